@@ -1,0 +1,1 @@
+"""Device profiles as data, and the command life cycle from demand to measured feedback."""

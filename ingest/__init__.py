@@ -1,0 +1,1 @@
+"""From MQTT messages to admitted frames: transport, decoding, gathering, admission, ledger, receipts."""

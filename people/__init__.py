@@ -1,0 +1,1 @@
+"""What follows the journal on behalf of persons: notification and the watchdog over `core`."""

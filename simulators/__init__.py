@@ -1,0 +1,1 @@
+"""Physics models and simulated devices that speak plain MQTT and know nothing of the service."""

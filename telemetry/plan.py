@@ -1,0 +1,143 @@
+"""The compiled configuration: sites, devices and points as numbers, kept across configuration changes.
+
+A number is given once, in the order of first appearance, and never reused: a device or point that leaves the configuration
+keeps its number and becomes inactive. Names are "site/device" and "site/device/point".
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from telemetry.site import ActuatorSpec, Origin, PointSpec, Profile, SiteConfig
+
+NS_PER_S: Final = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One device. `points[i]` is the number of profile.points[i]."""
+
+    number: int
+    site: str
+    name: str
+    area: str
+    profile: Profile
+    origin: Origin
+    points: tuple[int, ...]
+
+    @property
+    def key(self) -> str:
+        """ "site/device", the name used in decisions."""
+        return f"{self.site}/{self.name}"
+
+    def point(self, name: str) -> int | None:
+        """Number of a point by its name; None when the profile has none."""
+        for spec, number in zip(self.profile.points, self.points, strict=True):
+            if spec.name == name:
+                return number
+        return None
+
+    def actuator(self, name: str) -> ActuatorSpec | None:
+        """The actuator's specification; None when the profile has none."""
+        return next((a for a in self.profile.actuators if a.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class PointColumns:
+    """Limits of every point by number, for the vectorised checks. NaN = no limit; times in ns, 0 = off. shape (points,)."""
+
+    device: NDArray[np.int32]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    rate_per_s: NDArray[np.float64]
+    stuck_ns: NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class Plan:
+    """All sites of this core."""
+
+    sites: dict[str, SiteConfig] = field(default_factory=dict)
+    devices: list[Device] = field(default_factory=list)  # by number; inactive ones stay
+    device_number: dict[str, int] = field(default_factory=dict)
+    active: set[int] = field(default_factory=set)
+    point_owner: list[tuple[int, str]] = field(default_factory=list)  # by number: (device number, point name)
+    _columns: PointColumns | None = None
+
+    def apply(self, config: SiteConfig) -> None:
+        """Replace the site's configuration. Known devices and points keep their numbers."""
+        previous = [d.number for d in self.devices if d.site == config.site]
+        self.active.difference_update(previous)
+        self.sites[config.site] = config
+        for spec in config.devices:
+            profile = config.profiles[spec.profile]
+            for name in spec.names():
+                self._place(config, name, spec.area, profile)
+        self._columns = None
+
+    def _place(self, config: SiteConfig, name: str, area: str, profile: Profile) -> None:
+        key = f"{config.site}/{name}"
+        number = self.device_number.get(key)
+        known: dict[str, int] = {}
+        if number is None:
+            number = len(self.devices)
+            self.device_number[key] = number
+        else:
+            old = self.devices[number]
+            known = {p.name: n for p, n in zip(old.profile.points, old.points, strict=True)}
+            known |= {n: i for i, (owner, n) in enumerate(self.point_owner) if owner == number and n not in known}
+        points = tuple(known[p.name] if p.name in known else self._new_point(number, p.name) for p in profile.points)
+        device = Device(number, config.site, name, area, profile, config.origin, points)
+        if number == len(self.devices):
+            self.devices.append(device)
+        else:
+            self.devices[number] = device
+        self.active.add(number)
+
+    def _new_point(self, device: int, name: str) -> int:
+        self.point_owner.append((device, name))
+        return len(self.point_owner) - 1
+
+    def device(self, key: str) -> Device | None:
+        """The active device "site/device"; None when there is none."""
+        number = self.device_number.get(key)
+        return self.devices[number] if number is not None and number in self.active else None
+
+    def point_name(self, number: int) -> str:
+        """ "site/device/point" of a point number."""
+        owner, name = self.point_owner[number]
+        return f"{self.devices[owner].key}/{name}"
+
+    def point_spec(self, number: int) -> PointSpec | None:
+        """Specification of a point; None when its profile no longer has it."""
+        owner, name = self.point_owner[number]
+        return next((p for p in self.devices[owner].profile.points if p.name == name), None)
+
+    @property
+    def columns(self) -> PointColumns:
+        """Limits by point number; computed once per configuration."""
+        if self._columns is None:
+            self._columns = self._compute_columns()
+        return self._columns
+
+    def _compute_columns(self) -> PointColumns:
+        count = len(self.point_owner)
+        device = np.fromiter((owner for owner, _ in self.point_owner), np.int32, count)
+        low, high = np.full(count, -np.inf), np.full(count, np.inf)
+        rate, stuck = np.full(count, np.inf), np.zeros(count, np.int64)
+        for d in self.devices:
+            for spec, number in zip(d.profile.points, d.points, strict=True):
+                low[number], high[number] = spec.low, spec.high
+                rate[number] = np.inf if spec.rate_per_min is None else spec.rate_per_min / 60.0
+                stuck[number] = 0 if spec.stuck_s is None else int(spec.stuck_s * NS_PER_S)
+        return PointColumns(device, low, high, rate, stuck)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Names in number order and the configurations as text: enough to give every number again."""
+        return {
+            "sites": {name: config.canonical() for name, config in self.sites.items()},
+            "devices": [d.key for d in self.devices],
+            "points": [[owner, name] for owner, name in self.point_owner],
+        }

@@ -1,0 +1,51 @@
+"""Quality of a sample: a level in the two low bits, reasons above them.
+
+Level: GOOD 0, UNCERTAIN 1, BAD 2 (OPC UA's three classes). A rule sees a BAD sample as unknown (NaN): it neither raises nor
+clears. Reasons accumulate; the level is the worst any reason gave.
+"""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+GOOD: Final = 0
+UNCERTAIN: Final = 1
+BAD: Final = 2
+LEVEL_MASK: Final = 0b11
+
+OUT_OF_RANGE: Final = 1 << 2
+RATE: Final = 1 << 3
+STUCK: Final = 1 << 4
+NOT_A_NUMBER: Final = 1 << 5
+DEVICE_UNCERTAIN: Final = 1 << 6
+DEVICE_BAD: Final = 1 << 7
+SUBSTITUTED: Final = 1 << 8
+CLOCK_WRONG: Final = 1 << 9
+
+REASON_NAMES: Final[dict[int, str]] = {
+    OUT_OF_RANGE: "out_of_range",
+    RATE: "rate",
+    STUCK: "stuck",
+    NOT_A_NUMBER: "not_a_number",
+    DEVICE_UNCERTAIN: "device_uncertain",
+    DEVICE_BAD: "device_bad",
+    SUBSTITUTED: "substituted",
+    CLOCK_WRONG: "clock_wrong",
+}
+LEVEL_NAMES: Final = ("GOOD", "UNCERTAIN", "BAD")
+
+
+def level(quality: int) -> str:
+    """GOOD, UNCERTAIN or BAD."""
+    return LEVEL_NAMES[min(quality & LEVEL_MASK, BAD)]
+
+
+def reasons(quality: int) -> list[str]:
+    """Names of the reason bits that are set, in a fixed order."""
+    return [name for bit, name in REASON_NAMES.items() if quality & bit]
+
+
+def is_bad(quality: NDArray[np.uint16]) -> NDArray[np.bool_]:
+    """True where a rule must not use the value. Shape as given."""
+    return (quality & LEVEL_MASK) >= BAD

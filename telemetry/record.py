@@ -1,0 +1,61 @@
+"""Sparse journal records: everything that is neither a frame nor a tick. Small, typed, and JSON on disk."""
+
+from typing import Any
+
+import msgspec
+
+
+class Event(msgspec.Struct, frozen=True, tag="event", tag_field="t"):
+    """A small fact: birth, offline, reject, broker_lost, broker_up, drained. `device` is "site/device" or "" for the service."""
+
+    name: str
+    device: str = ""
+    body: dict[str, Any] = {}
+
+
+class Ack(msgspec.Struct, frozen=True, tag="ack", tag_field="t"):
+    """A device's answer to a command. status: accepted, refused, expired, superseded."""
+
+    device: str
+    command: str
+    status: str
+    reason: str = ""
+
+
+class Request(msgspec.Struct, frozen=True, tag="request", tag_field="t"):
+    """What a person or program asks, with its author; idempotent by id.
+
+    kind: acknowledge {alarm}, shelve {alarm, seconds, reason}, unshelve {alarm}, reset {alarm}, out_of_service {alarm},
+    in_service {alarm}, override {actuator, value, seconds, reason}, release {actuator}, config {text}. `alarm` is
+    "rule@site/device", `actuator` is "site/device/actuator".
+    """
+
+    id: str
+    kind: str
+    author: str
+    body: dict[str, Any] = {}
+
+
+class Config(msgspec.Struct, frozen=True, tag="config", tag_field="t"):
+    """A site's whole configuration as canonical JSON (`telemetry.site.SiteConfig`), named by its SHA-256."""
+
+    site: str
+    sha256: str
+    text: str
+    author: str = ""
+
+
+class Clock(msgspec.Struct, frozen=True, tag="clock", tag_field="t"):
+    """The wall clock jumped by `jump_ns` against the engine's time; running durations are untouched."""
+
+    jump_ns: int
+
+
+class Start(msgspec.Struct, frozen=True, tag="start", tag_field="t"):
+    """A core began: its epoch and build. Blind time runs from the last entry before it until the backlog is drained."""
+
+    epoch: int
+    version: str = ""
+
+
+Record = Event | Ack | Request | Config | Clock | Start

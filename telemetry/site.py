@@ -1,0 +1,237 @@
+"""Configuration of a site as data: the one definition that files are checked against and that `step` reads from CONFIG.
+
+Units are part of names (`travel_s`) or stand in `unit`. Unknown fields are errors: a misspelt limit must not be silently lost.
+"""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+from telemetry import topic
+
+Name = Annotated[str, StringConstraints(pattern=f"^{topic.NAME.pattern}$")]
+PointName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+Priority = Literal["P1", "P2", "P3", "P4"]
+Origin = Literal["LIVE", "SIMULATED", "REPLAY"]
+
+# Arbitration order of the field: personnel and equipment first, economy last.
+LEVELS = {
+    "personnel_safety": 1,
+    "equipment": 2,
+    "survival": 3,
+    "manual": 4,
+    "humidity_gas": 5,
+    "temperature": 6,
+    "economy": 7,
+}
+Level = Literal["personnel_safety", "equipment", "survival", "manual", "humidity_gas", "temperature", "economy"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Text(_Model):
+    """A message in both languages; `{value}` and `{device}` are filled in when it is shown."""
+
+    en: str = ""
+    zh: str = ""
+
+
+class PointSpec(_Model):
+    """One measured quantity of a profile."""
+
+    name: PointName
+    unit: str
+    low: float
+    high: float
+    rate_per_min: float | None = Field(default=None, gt=0)
+    stuck_s: float | None = Field(default=None, gt=0)
+    deadband: float = Field(default=0.0, ge=0)
+    heartbeat_s: float = Field(default=60.0, gt=0)
+    decimals: int = Field(default=1, ge=0, le=6)
+    members: int | None = Field(default=None, ge=1, le=65536)
+    labels: dict[int, str] | None = None
+    band: tuple[float, float] | None = None
+    label: Text = Text()
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "PointSpec":
+        if self.low >= self.high:
+            msg = f"low ({self.low}) must be below high ({self.high})"
+            raise ValueError(msg)
+        return self
+
+
+class ActuatorSpec(_Model):
+    """One thing that moves. `feedback` names the point that measures it; `fail_safe` is a position or "hold"."""
+
+    name: PointName
+    unit: str = "%"
+    kind: Literal["position", "switch", "pulse"] = "position"
+    low: float = 0.0
+    high: float = 100.0
+    rest: float = 0.0
+    travel_s: float = Field(default=0.0, ge=0)
+    min_on_s: float = Field(default=0.0, ge=0)
+    min_off_s: float = Field(default=0.0, ge=0)
+    min_step: float = Field(default=1.0, ge=0)
+    tolerance: float = Field(default=5.0, ge=0)
+    feedback: PointName | None = None
+    fail_safe: float | Literal["hold"] = "hold"
+    expiry_s: float = Field(default=30.0, gt=0, le=3600)
+    dedupes: bool = True
+    expires: bool = True
+    fences: bool = True
+    local_fallback: bool = True
+    choose: Literal["largest", "smallest"] = "largest"
+    label: Text = Text()
+
+
+class DemandSpec(_Model):
+    """What a rule asks of an actuator of its own device while it is on: a bound or a value at one of seven levels.
+
+    `value` is a number or an expression over the rule's points, evaluated at every sample while the rule is on.
+    """
+
+    actuator: PointName
+    bound: Literal["at_least", "at_most", "value"] = "value"
+    value: float | str
+    level: Level
+
+
+class RuleSpec(_Model):
+    """A condition with thresholds, hysteresis and delays; an alarm when `priority` is set; a demand when `demand` is set.
+
+    `when` and `clear` are expressions (docs/rules.md). Without `clear`, the rule clears when `when` is false by `hysteresis`.
+    """
+
+    id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")]
+    version: int = Field(default=1, ge=1)
+    enabled: bool = True
+    profile: Name | None = None
+    area: Name | None = None
+    devices: list[Name] | None = None
+    when: str = Field(max_length=2000)
+    clear: str | None = Field(default=None, max_length=2000)
+    hysteresis: float = Field(default=0.0, ge=0)
+    on_delay_s: float = Field(default=0.0, ge=0, le=7 * 86400)
+    off_delay_s: float = Field(default=0.0, ge=0, le=7 * 86400)
+    priority: Priority | None = None
+    latching: bool = False
+    message: Text = Text()
+    consequence: Text = Text()
+    action: Text = Text()
+    demand: DemandSpec | None = None
+
+
+class Profile(_Model):
+    """A kind of device: its points, actuators and default rules."""
+
+    name: Name
+    label: Text = Text()
+    lateness_s: float | None = Field(default=None, gt=0)
+    receipts: bool = True
+    points: list[PointSpec]
+    actuators: list[ActuatorSpec] = []
+    rules: list[RuleSpec] = []
+
+    @model_validator(mode="after")
+    def _names(self) -> "Profile":
+        names = [p.name for p in self.points]
+        for name in sorted({n for n in names if names.count(n) > 1}):
+            msg = f"point {name!r} is declared twice"
+            raise ValueError(msg)
+        for actuator in self.actuators:
+            if actuator.feedback is not None and actuator.feedback not in names:
+                msg = f"actuator {actuator.name!r} has feedback {actuator.feedback!r}, which is not one of the points"
+                raise ValueError(msg)
+        return self
+
+    def lateness(self) -> float:
+        """Seconds after which a frame is late: as set, else max(10 s, 3 heartbeats)."""
+        if self.lateness_s is not None:
+            return self.lateness_s
+        return max(10.0, 3.0 * max((p.heartbeat_s for p in self.points), default=0.0))
+
+
+class AreaSpec(_Model):
+    """A part of a site. `links` names the devices its rules read as `link.point`, such as the weather station."""
+
+    name: Name
+    label: Text = Text()
+    links: dict[PointName, Name] = {}
+
+
+class DeviceSpec(_Model):
+    """One device, or `count` devices named `{name}-0` .. `{name}-{count-1}`."""
+
+    name: Name
+    profile: Name
+    area: Name
+    count: int | None = Field(default=None, ge=1, le=200_000)
+    label: Text = Text()
+
+    def names(self) -> list[str]:
+        """The device names this line stands for."""
+        return [self.name] if self.count is None else [f"{self.name}-{i}" for i in range(self.count)]
+
+
+class SiteConfig(_Model):
+    """A whole site: what `fieldloom apply` sends and a CONFIG entry carries."""
+
+    v: Literal[1] = 1
+    site: Name
+    label: Text = Text()
+    origin: Origin = "LIVE"
+    region: list[str] = Field(default=[], max_length=4)
+    organisation: str = ""
+    latitude: float = Field(default=36.7, ge=-90, le=90)
+    longitude: float = Field(default=118.0, ge=-180, le=180)
+    zone: str = "Asia/Shanghai"
+    areas: list[AreaSpec]
+    devices: list[DeviceSpec]
+    profiles: dict[str, Profile]
+    rules: list[RuleSpec] = []
+
+    @field_validator("devices")
+    @classmethod
+    def _unique(cls, devices: list[DeviceSpec]) -> list[DeviceSpec]:
+        seen: set[str] = set()
+        for device in devices:
+            for name in device.names():
+                if name in seen:
+                    msg = f"device {name!r} is declared twice"
+                    raise ValueError(msg)
+                seen.add(name)
+        return devices
+
+    @model_validator(mode="after")
+    def _references(self) -> "SiteConfig":
+        errors = list(self._reference_errors())
+        if errors:
+            raise ValueError("; ".join(errors))
+        return self
+
+    def _reference_errors(self) -> Any:
+        areas = {area.name for area in self.areas}
+        names = {name for device in self.devices for name in device.names()}
+        for device in self.devices:
+            if device.area not in areas:
+                yield f"device {device.name!r} stands in area {device.area!r}, which does not exist"
+            if device.profile not in self.profiles:
+                yield f"device {device.name!r} has profile {device.profile!r}, which does not exist"
+        for area in self.areas:
+            for link, target in area.links.items():
+                if target not in names:
+                    yield f"area {area.name!r} links {link!r} to device {target!r}, which does not exist"
+
+    def canonical(self) -> str:
+        """The JSON text that a CONFIG entry carries; equal configurations give equal text."""
+        return json.dumps(self.model_dump(mode="json"), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+    def sha256(self) -> str:
+        """Content hash of `canonical`."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()

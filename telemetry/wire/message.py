@@ -1,0 +1,205 @@
+"""The device wire format, version 1: JSON messages and the packed form, for both ends. `docs/wire.md` is the contract.
+
+Decoding never raises on bad bytes: it returns a `Reject` with a reason code. Encoding is what simulators and outbox use.
+"""
+
+import struct
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+VERSION: Final = 1
+PAYLOAD_MAX: Final = 256 * 1024  # one message; twice the 64 KiB a 10,000-member float32 array with head needs
+ROWS_MAX: Final = 10_000  # rows of one message: what one commit takes
+UINT32: Final = range(1 << 32)
+POINTS_MAX: Final = 1024  # points of one row
+PACKED_MAGIC: Final = b"FL1\x00"
+PACKED_DTYPES: Final[dict[int, np.dtype[Any]]] = {
+    0: np.dtype("<f4"),
+    1: np.dtype("<f8"),
+    2: np.dtype("<i2"),
+    3: np.dtype("<u2"),
+    4: np.dtype("<i4"),
+    5: np.dtype("u1"),
+}
+_PACKED_HEAD: Final = struct.Struct("<4sBBHIIqII")  # magic, dtype, flags, point name bytes, boot, seq, ts ms, members, reserved
+_TS_LIMIT_MS: Final = 1 << 53  # integers a double holds exactly; beyond it JSON numbers are not portable
+
+Value = float | list[float] | None
+
+
+class Row(msgspec.Struct, forbid_unknown_fields=True):
+    """Samples of one device time. ts: ms since 1970 UTC, or None = arrival time. p: values; u: units; q: quality words."""
+
+    p: dict[str, Value]
+    ts: int | None = None
+    u: dict[str, str] | None = None
+    q: dict[str, str] | None = None
+
+
+class Message(msgspec.Struct, forbid_unknown_fields=True):
+    """One telemetry message: either one row inline (`p`, `ts`) or `rows`. boot and seq together, or neither."""
+
+    v: int = VERSION
+    boot: int | None = None
+    seq: int | None = None
+    ts: int | None = None
+    p: dict[str, Value] | None = None
+    u: dict[str, str] | None = None
+    q: dict[str, str] | None = None
+    rows: list[Row] | None = None
+
+
+class Command(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """Core to device. expires_s counts from receipt: a device's wall clock is never trusted for expiry."""
+
+    id: str
+    epoch: int
+    actuator: str
+    value: float
+    expires_s: float
+    v: int = VERSION
+    reason: str = ""
+
+
+class CommandAck(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """Device to core. status: accepted, refused, expired, superseded."""
+
+    id: str
+    status: str
+    v: int = VERSION
+    reason: str = ""
+
+
+class Receipt(msgspec.Struct, forbid_unknown_fields=True):
+    """Core to device: every message of `boot` up to and including `seq` is stored or rejected."""
+
+    boot: int
+    seq: int
+    v: int = VERSION
+
+
+class Status(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """Birth and last will. state: online, offline."""
+
+    state: str
+    v: int = VERSION
+    boot: int | None = None
+    lost_to: int | None = None  # the device gave up resending: everything up to this sequence is lost
+
+
+class Lease(msgspec.Struct, forbid_unknown_fields=True):
+    """Core to all devices of a site, every 5 s; three missed: the device goes to its local fail-safe."""
+
+    epoch: int
+    lifetime_s: float
+    v: int = VERSION
+
+
+class Reject(msgspec.Struct, frozen=True):
+    """Why bytes or a part of them were refused; `samples` counts what was lost with it when that is known."""
+
+    reason: str
+    detail: str = ""
+    samples: int = 0
+
+
+REASONS: Final[dict[str, str]] = {
+    "topic": "the topic is not fl/{site}/{device}/{channel} with valid names",
+    "unknown_device": "no site configuration names this device",
+    "unknown_point": "the device's profile has no such point",
+    "too_large": "payload over the size limit",
+    "too_many_rows": "more rows or points than a message may hold",
+    "malformed": "not valid JSON or not the message's shape",
+    "version": "unsupported version",
+    "value": "a value is not a finite number",
+    "unit": "the unit is not the point's unit",
+    "timestamp": "the time stamp is not an integer of ms in the representable range",
+    "sequence": "boot and seq must both be integers 0..4294967295, or both be absent",
+    "members": "the array's length is not the point's number of members",
+    "packed": "the packed form's head or length is wrong",
+}
+
+_message_decoder = msgspec.json.Decoder(Message)
+_encoder = msgspec.json.Encoder()
+
+
+def encode(message: Any) -> bytes:
+    """JSON bytes of any of the structs above."""
+    return _encoder.encode(message)
+
+
+def decode_message(payload: bytes) -> Message | Reject:
+    """A JSON telemetry message, or why it is none. Checks shape, version, sequence and limits; points are the caller's."""
+    if len(payload) > PAYLOAD_MAX:
+        return Reject("too_large", f"{len(payload)} bytes, limit {PAYLOAD_MAX}")
+    try:
+        message = _message_decoder.decode(payload)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        return Reject("malformed", str(error)[:200])
+    if message.v != VERSION:
+        return Reject("version", f"version {message.v}, supported {VERSION}")
+    if (message.boot is None) != (message.seq is None):
+        return Reject("sequence", "boot and seq must come together")
+    if message.boot is not None and message.seq is not None and not (message.boot in UINT32 and message.seq in UINT32):
+        return Reject("sequence", "boot or seq outside uint32")
+    if (message.p is None) == (message.rows is None):
+        return Reject("malformed", "exactly one of `p` and `rows` is needed")
+    if message.rows is not None and not 0 < len(message.rows) <= ROWS_MAX:
+        return Reject("too_many_rows", f"{len(message.rows)} rows, allowed 1..{ROWS_MAX}")
+    return message
+
+
+class Packed(msgspec.Struct):
+    """One array of one point in its wire type."""
+
+    point: str
+    boot: int
+    seq: int
+    has_seq: bool
+    ts_ms: int | None
+    values: Any
+
+
+def encode_packed(
+    point: str, values: NDArray[Any], *, ts_ms: int | None = None, boot: int | None = None, seq: int | None = None
+) -> bytes:
+    """The packed form: 36-byte head, point name, raw little-endian members."""
+    code = next(code for code, dtype in PACKED_DTYPES.items() if dtype == values.dtype.newbyteorder("<"))
+    name = point.encode()
+    flags = (1 if boot is not None else 0) | (2 if ts_ms is not None else 0)
+    head = _PACKED_HEAD.pack(PACKED_MAGIC, code, flags, len(name), boot or 0, seq or 0, ts_ms or 0, len(values), 0)
+    return head + name + values.astype(PACKED_DTYPES[code]).tobytes()
+
+
+def is_packed(payload: bytes) -> bool:
+    """True when the payload begins like the packed form; JSON cannot begin so."""
+    return payload[:4] == PACKED_MAGIC
+
+
+def decode_packed(payload: bytes) -> Packed | Reject:
+    """The packed form, or why it is none. Values view the payload."""
+    if len(payload) > PAYLOAD_MAX:
+        return Reject("too_large", f"{len(payload)} bytes, limit {PAYLOAD_MAX}")
+    if len(payload) < _PACKED_HEAD.size:
+        return Reject("packed", "shorter than its head")
+    _, code, flags, name_size, boot, seq, ts_ms, members, _reserved = _PACKED_HEAD.unpack_from(payload)
+    dtype = PACKED_DTYPES.get(code)
+    if dtype is None or flags > 3:
+        return Reject("packed", f"unknown type code {code} or flags {flags}")
+    at = _PACKED_HEAD.size + name_size
+    if len(payload) != at + members * dtype.itemsize:
+        return Reject("packed", f"{len(payload)} bytes, head says {at + members * dtype.itemsize}")
+    try:
+        point = payload[_PACKED_HEAD.size : at].decode("ascii")
+    except UnicodeDecodeError:
+        return Reject("packed", "point name is not ASCII")
+    values = np.frombuffer(payload, dtype, members, at)
+    return Packed(point, boot, seq, bool(flags & 1), ts_ms if flags & 2 else None, values)
+
+
+def is_valid_ts(ts_ms: int) -> bool:
+    """True when a ms time stamp fits int64 ns and is not before 1970."""
+    return 0 <= ts_ms < min(_TS_LIMIT_MS, (1 << 63) // 1_000_000)
