@@ -1,0 +1,293 @@
+"""Journal transactions as history rows: `project` is the pure function, `Projector` the follower that writes each exactly once.
+
+Samples keep the point numbers the core gave; names come from CONFIG entries, applied in journal order, so both sides number
+alike. Duplicates are not stored. A member array becomes five summary series and one row of changed members.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from store.history import AppendResult, History, MemberRow, RecordRow, SampleRows, Series, join_rows, make_rows
+from store.members import SUMMARIES, MemberTracker, summarise, summary_number
+from telemetry.decision import Decision
+from telemetry.errors import CorruptError
+from telemetry.frame import Admission, Entries, Flag, Frames, Verdict
+from telemetry.plan import Device, Plan
+from telemetry.quality import BAD, GOOD, NOT_A_NUMBER, REPEATED, UNCERTAIN
+from telemetry.record import Ack, Clock, Config, Event, Record, Request, Start
+from telemetry.site import Profile, SiteConfig
+from telemetry.transaction import Transaction
+
+NS_PER_MS: Final = 1_000_000
+REJECT_BODY_MAX: Final = 4096  # characters of a rejected payload's record; the rest is cut, and said so
+ROWS_MAX: Final = 10_000  # DuckDB appends 10k batches 7 times faster than 1k batches
+WAIT_S: Final = 1.0  # how long a row waits for company
+
+
+class ArraySample(NamedTuple):
+    """One sample of a member array: values (members,) in their wire type."""
+
+    point: int
+    ts_ms: int
+    values: NDArray[Any]
+
+
+class Projection(NamedTuple):
+    """What a transaction adds to history, in journal order."""
+
+    rows: SampleRows
+    series: list[Series]
+    records: list[RecordRow]
+    arrays: list[ArraySample]
+
+
+def project(transaction: Transaction, plan: Plan) -> Projection:
+    """Rows, new series and records of one transaction; applies its CONFIG entries to `plan`."""
+    entries = transaction.read_entries()
+    series = [row for _, record in entries.records if isinstance(record, Config) for row in _configure(plan, record)]
+    frames, admission = entries.frames, transaction.read_admission()
+    arrays, summaries = _project_arrays(frames, admission)
+    rows = join_rows([_project_samples(frames, admission), *summaries])
+    records = [_record_row(entries, index, record, plan) for index, record in entries.records]
+    records += [_decision_row(decision, plan) for decision in transaction.read_decisions()]
+    records.sort(key=lambda row: row.position)  # stable: an entry before what was decided on it
+    return Projection(rows, series, records, arrays)
+
+
+def _project_samples(frames: Frames, admission: Admission) -> SampleRows:
+    """Samples of every frame that is not a duplicate, without those admission saw before."""
+    sizes = np.diff(frames.offsets)
+    kept = np.repeat(admission.verdict != Verdict.DUPLICATE, sizes) & ((admission.quality & REPEATED) == 0)
+    return SampleRows(
+        point=frames.point[kept],
+        ts_ms=np.repeat(frames.ts_ns // NS_PER_MS, sizes)[kept],
+        value=frames.value[kept],
+        quality=admission.quality[kept],
+        check=np.repeat(_must_check(frames, admission), sizes)[kept],
+    )
+
+
+def _must_check(frames: Frames, admission: Admission) -> NDArray[np.bool_]:
+    """(n,) True where only the store can tell whether the frame is new: not live, or without a sequence number."""
+    unproved: NDArray[np.bool_] = (admission.verdict != Verdict.LIVE) | ((frames.flags & Flag.HAS_SEQ) == 0)
+    return unproved
+
+
+def _project_arrays(frames: Frames, admission: Admission) -> tuple[list[ArraySample], list[SampleRows]]:
+    arrays, summaries = [], []
+    check = _must_check(frames, admission)
+    for array in frames.arrays:
+        if admission.verdict[array.frame] == Verdict.DUPLICATE:
+            continue
+        ts_ms = int(frames.ts_ns[array.frame]) // NS_PER_MS
+        arrays.append(ArraySample(array.point, ts_ms, array.values))
+        summary = summarise(array.values)
+        quality = GOOD if summary[0] == len(array.values) else NOT_A_NUMBER | (UNCERTAIN if summary[0] else BAD)
+        numbers = [summary_number(array.point, k) for k in range(len(SUMMARIES))]
+        summaries.append(make_rows(numbers, ts_ms, summary, quality, check[array.frame]))
+    return arrays, summaries
+
+
+def _configure(plan: Plan, config: Config) -> list[Series]:
+    plan.apply(SiteConfig.model_validate_json(config.text))
+    return [
+        row for device in plan.devices if device.site == config.site and device.number in plan.active for row in _series(device)
+    ]
+
+
+def _series(device: Device) -> list[Series]:
+    """A device's points, and the summaries of those that are member arrays."""
+    rows = []
+    for spec, number in zip(device.profile.points, device.points, strict=True):
+        rows.append(Series(number, device.site, device.name, spec.name, spec.unit))
+        if spec.members is not None:
+            rows += [
+                Series(
+                    summary_number(number, k), device.site, device.name, f"{spec.name}.{name}", "" if name == "count" else spec.unit
+                )
+                for k, name in enumerate(SUMMARIES)
+            ]
+    return rows
+
+
+def place_of(subject: str, plan: Plan) -> tuple[str, str]:
+    """Site and device that "RULE@site/device", "site/device/actuator", "site/device" or "site" is about; "" where it has none."""
+    parts = subject.rsplit("@", 1)[-1].split("/")
+    if parts[0] not in plan.sites:
+        return "", ""
+    return parts[0], parts[1] if len(parts) > 1 else ""
+
+
+def _decision_row(decision: Decision, plan: Plan) -> RecordRow:
+    site, device = ("", "") if decision.kind == "answer" else place_of(decision.subject, plan)
+    body = _json(decision.body)
+    return RecordRow(decision.position, decision.time_ns // NS_PER_MS, decision.kind, site, device, decision.subject, body)
+
+
+def _record_row(entries: Entries, index: int, record: Record, plan: Plan) -> RecordRow:
+    kind, subject, about, body = _describe(record)
+    site, device = place_of(about, plan)
+    return RecordRow(entries.first + index, int(entries.time_ns[index]) // NS_PER_MS, kind, site, device, subject, body)
+
+
+def _describe(record: Record) -> tuple[str, str, str, str]:
+    """(kind, subject, what names the place, body) of a journal record."""
+    match record:
+        case Event(name, device, body):
+            text = _json(body)
+            return "event", name, device, text if name != "reject" else _bounded(text)
+        case Ack(device, command, status, reason):
+            return "ack", command, device, _json({"status": status, "reason": reason})
+        case Request(request_id, kind, author, body):
+            about = str(body.get("alarm") or body.get("actuator") or "")
+            return "request", request_id, about, _json({"kind": kind, "author": author, "body": body})
+        case Config(site, sha256, text, author):
+            return "config", sha256, site, _json({"author": author, "config": msgspec.Raw(text.encode())})
+        case Clock(jump_ns):
+            return "clock", "", "", _json({"jump_ns": jump_ns})
+        case Start(epoch, version):
+            return "start", str(epoch), "", _json({"epoch": epoch, "version": version})
+
+
+def _json(body: Any) -> str:
+    return msgspec.json.encode(body).decode()
+
+
+def _bounded(text: str) -> str:
+    if len(text) <= REJECT_BODY_MAX:
+        return text
+    return _json({"cut": True, "length": len(text), "begin": text[:REJECT_BODY_MAX]})
+
+
+def encode_plan(plan: Plan) -> bytes:
+    """`Plan.snapshot` as JSON."""
+    return msgspec.json.encode(plan.snapshot())
+
+
+def decode_plan(data: bytes) -> Plan:
+    """The plan with every number as it was; points and devices that left the configuration keep theirs. CorruptError."""
+    try:
+        saved = msgspec.json.decode(data)
+        sites = {name: SiteConfig.model_validate_json(text) for name, text in saved["sites"].items()}
+        plan = Plan(sites=sites, point_owner=[(int(owner), str(name)) for owner, name in saved["points"]])
+        keys = [str(key) for key in saved["devices"]]
+    except (msgspec.DecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CorruptError(f"the plan saved with the history cannot be read: {error}") from error
+    plan.device_number = {key: number for number, key in enumerate(keys)}
+    for number, key in enumerate(keys):
+        site, _, device = key.partition("/")
+        plan.devices.append(Device(number, site, device, "", _GONE, "LIVE", ()))
+    numbers: list[dict[str, int]] = [{} for _ in keys]
+    for number, (owner, name) in enumerate(plan.point_owner):
+        numbers[owner][name] = number
+    for config in sites.values():
+        for spec in config.devices:
+            profile = config.profiles[spec.profile]
+            for name in spec.names():
+                at = plan.device_number[f"{config.site}/{name}"]
+                points = tuple(numbers[at][point.name] for point in profile.points)
+                plan.devices[at] = Device(at, config.site, name, spec.area, profile, config.origin, points)
+                plan.active.add(at)
+    return plan
+
+
+_GONE: Final = Profile(name="gone", points=[])  # of a device that is in no configuration any more
+
+
+class JournalSource(Protocol):
+    """What the projector reads: `store.journal.JournalReader`."""
+
+    def read(self, after: int, *, rows_max: int = 1000) -> list[Transaction]:
+        """Transactions after a position, oldest first."""
+        ...
+
+
+class Projector:
+    """Follows a journal into a history, each transaction exactly once.
+
+    Rows wait at most `wait_s` or until there are `rows_max`. What is not yet written is only in memory; after a crash it is
+    read again, because position and plan are the history's own. When an append fails, nothing more is read until it succeeds.
+    """
+
+    def __init__(self, history: History, *, now_s: Callable[[], float], rows_max: int = ROWS_MAX, wait_s: float = WAIT_S) -> None:
+        self._history = history
+        self._now_s = now_s
+        self._rows_max = rows_max
+        self._wait_s = wait_s
+        self._waiting: list[Projection] = []
+        self.rows_waiting = 0  # samples and records taken and not yet written
+        self._since_s = 0.0
+        self._plan_changed = False
+        self._has_failed = False
+        self._tracker = MemberTracker(history.member_state)
+        self._members: list[MemberRow] = []
+        saved = history.saved_plan()
+        self.plan = Plan() if saved is None else decode_plan(saved)
+        self.position = history.position()  # of the last transaction taken, written or waiting
+
+    def follow(self, journal: JournalSource) -> int:
+        """One round: write if that is due, then take what is new. Returns how many transactions were taken; 0: come back later.
+
+        Raises StoreError of either side; the next round goes on where this one stopped.
+        """
+        if self.is_due():
+            self.flush()
+        transactions = journal.read(self.position)
+        for transaction in transactions:
+            self.take(transaction)
+            if self.is_due():
+                self.flush()
+        return len(transactions)
+
+    def take(self, transaction: Transaction) -> None:
+        """Keep one transaction for the next flush. It must follow the last one without a hole.
+
+        After a failed flush the same rows are tried first: nobody knows whether they were written, and only the same position
+        tells the history to write them once.
+        """
+        if self._has_failed:
+            self.flush()
+        if transaction.first != self.position + 1:
+            raise CorruptError(
+                f"history is at journal position {self.position}, the next transaction begins at {transaction.first}"
+            )
+        if not self._waiting:
+            self._since_s = self._now_s()
+        part = project(transaction, self.plan)
+        self._plan_changed |= any(record.kind == "config" for record in part.records)
+        self._tracker.know({array.point for array in part.arrays})
+        self._members += [self._tracker.row(*array, self._deadband(array.point)) for array in part.arrays]
+        self._waiting.append(part)
+        self.rows_waiting += len(part.rows) + len(part.records)
+        self.position = transaction.last
+
+    def is_due(self) -> bool:
+        """True when waiting any longer is not allowed."""
+        if not self._waiting:
+            return False
+        return self._has_failed or self.rows_waiting >= self._rows_max or self._now_s() - self._since_s >= self._wait_s
+
+    def flush(self) -> AppendResult:
+        """Write all that waits. On an error it goes on waiting."""
+        if not self._waiting:
+            return AppendResult(0, 0, 0)
+        self._has_failed = True
+        self._history.declare([row for part in self._waiting for row in part.series])
+        result = self._history.append(
+            join_rows([part.rows for part in self._waiting]),
+            [record for part in self._waiting for record in part.records],
+            self.position,
+            plan=encode_plan(self.plan) if self._plan_changed else None,
+            members=self._members,
+        )
+        self._waiting, self._members, self._plan_changed = [], [], False
+        self.rows_waiting, self._has_failed = 0, False
+        return result
+
+    def _deadband(self, point: int) -> float:
+        spec = self.plan.point_spec(point)
+        return 0.0 if spec is None else spec.deadband

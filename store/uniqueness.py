@@ -1,0 +1,71 @@
+"""Keeping (point, ts_ms) unique without asking the store about every row: order, repeats inside a batch, high-water marks."""
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from store.history import SampleRows
+
+NEVER: Final = np.iinfo(np.int64).min
+
+
+def same_value(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """True where the values are equal; two missing numbers are equal."""
+    same: NDArray[np.bool_] = (a == b) | (np.isnan(a) & np.isnan(b))
+    return same
+
+
+class Unique(NamedTuple):
+    """Rows in order of (point, ts_ms), each pair once, and how many repeated or contradicted an earlier row of the batch."""
+
+    rows: SampleRows
+    repeated: int
+    changed: int
+
+
+def sort_unique(rows: SampleRows) -> Unique:
+    """Sort by point and time and drop repeats; of equal pairs the earliest row stays. Non-finite values become NaN."""
+    order = np.lexsort((rows.ts_ms, rows.point))  # stable: equal pairs keep their order
+    rows = rows.take(order)
+    if not np.isfinite(rows.value).all():
+        value = np.where(np.isfinite(rows.value), rows.value, np.nan)
+        rows = SampleRows(rows.point, rows.ts_ms, value, rows.quality, rows.check)
+    new = np.ones(len(rows), np.bool_)
+    new[1:] = (rows.point[1:] != rows.point[:-1]) | (rows.ts_ms[1:] != rows.ts_ms[:-1])
+    if new.all():
+        return Unique(rows, 0, 0)
+    kept = np.flatnonzero(new)
+    first_value = rows.value[kept[np.cumsum(new) - 1]]
+    changed = int(np.count_nonzero(~new & ~same_value(rows.value, first_value)))
+    return Unique(rows.take(kept), len(rows) - len(kept) - changed, changed)
+
+
+class HighWater:
+    """The newest stored time of each point. A row above it cannot exist yet, so nobody needs to look."""
+
+    def __init__(self, points: NDArray[Any], ts_ms: NDArray[Any]) -> None:
+        order = np.argsort(points, kind="stable")
+        self._points = np.asarray(points, np.int32)[order]
+        self._ts_ms = np.asarray(ts_ms, np.int64)[order]
+
+    def may_exist(self, rows: SampleRows) -> NDArray[np.bool_]:
+        """(n,) True where a stored row with the same point and time is possible."""
+        if not len(self._points):
+            return np.zeros(len(rows), np.bool_)
+        at = np.minimum(np.searchsorted(self._points, rows.point), len(self._points) - 1)
+        newest = np.where(self._points[at] == rows.point, self._ts_ms[at], NEVER)
+        return rows.ts_ms <= newest
+
+    def rise(self, rows: SampleRows) -> None:
+        """Take rows that were written; they are sorted by (point, ts_ms)."""
+        if not len(rows):
+            return
+        ends = np.flatnonzero(np.append(rows.point[1:] != rows.point[:-1], True))
+        points, ts_ms = rows.point[ends], rows.ts_ms[ends]
+        union = np.union1d(self._points, points)
+        raised = np.full(len(union), NEVER)
+        raised[np.searchsorted(union, self._points)] = self._ts_ms
+        at = np.searchsorted(union, points)
+        raised[at] = np.maximum(raised[at], ts_ms)
+        self._points, self._ts_ms = union.astype(np.int32), raised
