@@ -71,23 +71,29 @@ class Plan:
         previous = [d.number for d in self.devices if d.site == config.site]
         self.active.difference_update(previous)
         self.sites[config.site] = config
+        known = self._known_points(set(previous))
         for spec in config.devices:
             profile = config.profiles[spec.profile]
             for name in spec.names():
-                self._place(config, name, spec.area, profile)
+                self._place(config, name, spec.area, profile, known)
         self._columns = None
 
-    def _place(self, config: SiteConfig, name: str, area: str, profile: Profile) -> None:
+    def _known_points(self, devices: set[int]) -> dict[int, dict[str, int]]:
+        """Every point ever numbered of these devices, by name."""
+        known: dict[int, dict[str, int]] = {}
+        if devices:
+            for number, (owner, name) in enumerate(self.point_owner):
+                if owner in devices:
+                    known.setdefault(owner, {})[name] = number
+        return known
+
+    def _place(self, config: SiteConfig, name: str, area: str, profile: Profile, numbered: dict[int, dict[str, int]]) -> None:
         key = f"{config.site}/{name}"
         number = self.device_number.get(key)
-        known: dict[str, int] = {}
         if number is None:
             number = len(self.devices)
             self.device_number[key] = number
-        else:
-            old = self.devices[number]
-            known = {p.name: n for p, n in zip(old.profile.points, old.points, strict=True)}
-            known |= {n: i for i, (owner, n) in enumerate(self.point_owner) if owner == number and n not in known}
+        known = numbered.get(number, {})
         points = tuple(known[p.name] if p.name in known else self._new_point(number, p.name) for p in profile.points)
         device = Device(number, config.site, name, area, profile, config.origin, points)
         if number == len(self.devices):
@@ -141,3 +147,19 @@ class Plan:
             "devices": [d.key for d in self.devices],
             "points": [[owner, name] for owner, name in self.point_owner],
         }
+
+    @staticmethod
+    def from_snapshot(saved: dict[str, Any]) -> "Plan":
+        """Inverse of `snapshot`: every device and point has its number again."""
+        plan = Plan()
+        plan.point_owner = [(int(owner), str(name)) for owner, name in saved["points"]]
+        reserved = list(saved["devices"])
+        configs = {name: SiteConfig.model_validate_json(text) for name, text in saved["sites"].items()}
+        placeholder = Profile(name="gone", points=[])
+        for number, key in enumerate(reserved):
+            site, _, name = key.partition("/")
+            plan.devices.append(Device(number, site, name, "", placeholder, "LIVE", ()))
+            plan.device_number[key] = number
+        for config in configs.values():
+            plan.apply(config)
+        return plan

@@ -22,6 +22,7 @@ DEVICE_UNCERTAIN: Final = 1 << 6
 DEVICE_BAD: Final = 1 << 7
 SUBSTITUTED: Final = 1 << 8
 CLOCK_WRONG: Final = 1 << 9
+REPEATED: Final = 1 << 10  # same point and time as a stored sample: not stored again
 
 REASON_NAMES: Final[dict[int, str]] = {
     OUT_OF_RANGE: "out_of_range",
@@ -32,6 +33,7 @@ REASON_NAMES: Final[dict[int, str]] = {
     DEVICE_BAD: "device_bad",
     SUBSTITUTED: "substituted",
     CLOCK_WRONG: "clock_wrong",
+    REPEATED: "repeated",
 }
 LEVEL_NAMES: Final = ("GOOD", "UNCERTAIN", "BAD")
 

@@ -158,11 +158,12 @@ class Profile(_Model):
 
 
 class AreaSpec(_Model):
-    """A part of a site. `links` names the devices its rules read as `link.point`, such as the weather station."""
+    """A part of a site. `links` names the devices its rules read as `link.point`, such as the weather station; a device of
+    another site is named "site/device"."""
 
     name: Name
     label: Text = Text()
-    links: dict[PointName, Name] = {}
+    links: dict[PointName, Annotated[str, StringConstraints(pattern=f"^({topic.NAME.pattern}/)?{topic.NAME.pattern}$")]] = {}
 
 
 class DeviceSpec(_Model):
@@ -225,7 +226,7 @@ class SiteConfig(_Model):
                 yield f"device {device.name!r} has profile {device.profile!r}, which does not exist"
         for area in self.areas:
             for link, target in area.links.items():
-                if target not in names:
+                if "/" not in target and target not in names:
                     yield f"area {area.name!r} links {link!r} to device {target!r}, which does not exist"
 
     def canonical(self) -> str:

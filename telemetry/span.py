@@ -54,9 +54,11 @@ class Span:
     entries: Entries
     plan: Plan
     admission: Admission | None = None
-    blind: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))  # (k,) per entry
+    blind: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))  # (k,) per entry; the same for all of a span
+    blind_from_ns: int = -1  # since when, while blind
     transitions: Any = None  # rules.condition.Transitions
     demands: list[DemandChange] = field(default_factory=list)
+    targets: list[Any] = field(default_factory=list)  # rules.arbitration.TargetChange
     decisions: list[Decision] = field(default_factory=list)
     commands: list[CommandOut] = field(default_factory=list)
 

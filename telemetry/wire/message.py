@@ -119,10 +119,12 @@ REASONS: Final[dict[str, str]] = {
     "timestamp": "the time stamp is not an integer of ms in the representable range",
     "sequence": "boot and seq must both be integers 0..4294967295, or both be absent",
     "members": "the array's length is not the point's number of members",
+    "retained": "a retained acknowledgement or event says nothing about now",
     "packed": "the packed form's head or length is wrong",
 }
 
 _message_decoder = msgspec.json.Decoder(Message)
+_object_decoder = msgspec.json.Decoder(dict[str, Any])
 _encoder = msgspec.json.Encoder()
 
 
@@ -131,25 +133,59 @@ def encode(message: Any) -> bytes:
     return _encoder.encode(message)
 
 
-def decode_message(payload: bytes) -> Message | Reject:
-    """A JSON telemetry message, or why it is none. Checks shape, version, sequence and limits; points are the caller's."""
+def decode_message(payload: bytes, bad: list[Reject]) -> Message | Reject:
+    """A JSON telemetry message, or why it is none. Values that are not numbers go to `bad`, one reject each, and the rest is kept.
+
+    Checks shape, version, sequence and limits; points, units and time stamps are the caller's.
+    """
     if len(payload) > PAYLOAD_MAX:
         return Reject("too_large", f"{len(payload)} bytes, limit {PAYLOAD_MAX}")
     try:
         message = _message_decoder.decode(payload)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        return Reject("malformed", str(error)[:200])
+        salvaged = _salvage(payload, Reject("malformed", str(error)[:200]), bad)
+        if isinstance(salvaged, Reject):
+            return salvaged
+        message = salvaged
     if message.v != VERSION:
         return Reject("version", f"version {message.v}, supported {VERSION}")
-    if (message.boot is None) != (message.seq is None):
-        return Reject("sequence", "boot and seq must come together")
-    if message.boot is not None and message.seq is not None and not (message.boot in UINT32 and message.seq in UINT32):
-        return Reject("sequence", "boot or seq outside uint32")
+    boot, seq = message.boot, message.seq
+    if (boot is None) != (seq is None) or (boot is not None and seq is not None and not (boot in UINT32 and seq in UINT32)):
+        return Reject("sequence", "boot and seq must come together, each 0..4294967295")
     if (message.p is None) == (message.rows is None):
         return Reject("malformed", "exactly one of `p` and `rows` is needed")
     if message.rows is not None and not 0 < len(message.rows) <= ROWS_MAX:
         return Reject("too_many_rows", f"{len(message.rows)} rows, allowed 1..{ROWS_MAX}")
     return message
+
+
+def _salvage(payload: bytes, problem: Reject, bad: list[Reject]) -> Message | Reject:
+    """What is sound of a message with bad values; a wrong shape is refused whole with `problem`."""
+    try:
+        raw = _object_decoder.decode(payload)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return problem
+    rows = raw.get("rows", [raw])
+    if not isinstance(rows, list):
+        return problem
+    found: list[Reject] = []
+    for row in rows:
+        values = row.get("p") if isinstance(row, dict) else None
+        if not isinstance(values, dict):
+            return problem
+        wrong = [name for name, value in values.items() if not _is_value(value)]
+        found += [Reject("value", f"{name[:100]}: {str(values.pop(name))[:40]!r} is not a finite number", 1) for name in wrong]
+    try:
+        message = msgspec.convert(raw, Message)
+    except msgspec.ValidationError:
+        return problem
+    bad += found
+    return message
+
+
+def _is_value(value: Any) -> bool:
+    numbers = value if isinstance(value, list) else [value]
+    return value is None or all(type(x) is float or (type(x) is int and abs(x) < _TS_LIMIT_MS) for x in numbers)
 
 
 class Packed(msgspec.Struct):

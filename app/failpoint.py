@@ -1,0 +1,30 @@
+"""Named places where a test may kill the process: FIELDLOOM_FAILPOINT="name" or "name:3" (the third pass). Nothing otherwise."""
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Final
+
+NAMES: Final = ("gathered", "stepped", "appended", "acknowledged", "published")
+
+
+def _make() -> Callable[[str], None]:
+    wanted, _, count = os.environ.get("FIELDLOOM_FAILPOINT", "").partition(":")
+    if not wanted:
+        return lambda _name: None
+    if wanted not in NAMES:
+        message = f"FIELDLOOM_FAILPOINT={wanted!r} is not one of {', '.join(NAMES)}"
+        raise SystemExit(message)
+    left = int(count or 1)
+
+    def pass_by(name: str) -> None:
+        nonlocal left
+        if name == wanted:
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return pass_by
+
+
+failpoint = _make()

@@ -1,0 +1,103 @@
+"""The ledger against a set of numbers: what is missing, what is a duplicate, what a receipt may say."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ingest.ledger import DUPLICATE, GAPS_MAX, NEW, REORDERED, Ledger
+from telemetry.frame import Flag
+
+SEEN = int(Flag.HAS_SEQ | Flag.FIRST)
+
+
+def book(ledger: Ledger, sequences: list[int], boot: int = 1, device: int = 0) -> list[int]:
+    n = len(sequences)
+    columns = (
+        np.full(n, device, np.int32),
+        np.full(n, boot, np.uint32),
+        np.array(sequences, np.uint32),
+        np.full(n, SEEN, np.uint8),
+    )
+    return ledger.book(*columns).tolist()
+
+
+def make(*, numba: bool = True) -> Ledger:
+    ledger = Ledger(numba=numba)
+    ledger.grow(2)
+    return ledger
+
+
+def test_consecutive_numbers_are_new_and_receipted() -> None:
+    ledger = make()
+    assert book(ledger, [5, 6, 7]) == [NEW] * 3
+    assert ledger.receipt(0) == (1, 7)
+    assert ledger.receipt(1) is None
+
+
+def test_gap_holds_the_receipt_until_it_is_filled() -> None:
+    ledger = make()
+    book(ledger, [0, 1, 4])
+    assert ledger.receipt(0) == (1, 1)
+    assert ledger.counts[0].tolist() == [2, 0, 0, 0]
+    assert book(ledger, [3, 2]) == [REORDERED, REORDERED]
+    assert ledger.receipt(0) == (1, 4)
+    assert ledger.counts[0].tolist() == [0, 0, 0, 2]
+
+
+def test_frames_of_one_message_share_its_verdict() -> None:
+    ledger = make()
+    flags = np.array([SEEN, int(Flag.HAS_SEQ), SEEN, int(Flag.HAS_SEQ)], np.uint8)
+    same = np.zeros(4, np.int32), np.ones(4, np.uint32), np.full(4, 9, np.uint32), flags
+    assert ledger.book(*same).tolist() == [NEW, NEW, DUPLICATE, DUPLICATE]
+
+
+def test_new_boot_starts_at_zero_and_the_old_boot_may_still_drain() -> None:
+    ledger = make()
+    book(ledger, [10, 12], boot=1)
+    assert book(ledger, [1], boot=2) == [NEW]
+    assert ledger.receipt(0) is None, "number 0 of the new boot is missing"
+    assert book(ledger, [11, 11], boot=1) == [REORDERED, DUPLICATE]
+    assert book(ledger, [0], boot=2) == [REORDERED]
+    assert ledger.receipt(0) == (2, 1)
+
+
+def test_device_that_gives_up_closes_its_gaps() -> None:
+    ledger = make()
+    book(ledger, [0, 4, 9])
+    assert ledger.give_up(0, 1, 6) == 5
+    assert ledger.receipt(0) == (1, 6)
+    assert ledger.counts[0].tolist() == [2, 5, 0, 0]
+
+
+def test_more_gaps_than_room_declares_the_oldest_lost() -> None:
+    ledger = make()
+    book(ledger, list(range(0, 2 * (GAPS_MAX + 2), 2)))
+    assert ledger.counts[0].tolist()[:2] == [GAPS_MAX, 1]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 40), max_size=60), st.integers(1, 7))
+def test_any_order_equals_a_set_of_numbers(sequences: list[int], cut: int) -> None:
+    """Compiled and plain loops, cut anywhere, agree with the obvious model."""
+    ledger, plain = make(), make(numba=False)
+    verdicts = [v for k in range(0, len(sequences), cut) for v in book(ledger, sequences[k : k + cut])]
+    assert verdicts == book(plain, sequences)
+    for name, column in ledger.snapshot().items():
+        np.testing.assert_array_equal(column, plain.snapshot()[name])
+    if not sequences or ledger.counts[0, 1]:
+        return
+    seen: set[int] = set()
+    high = sequences[0] - 1
+    for s, verdict in zip(sequences, verdicts, strict=True):
+        known = s in seen or s < sequences[0]
+        assert verdict == (DUPLICATE if known else NEW if s > high else REORDERED)
+        if s >= sequences[0]:
+            seen.add(s)
+        high = max(high, s)
+    missing = [s for s in range(sequences[0], high) if s not in seen]
+    assert ledger.counts[0, 0] == len(missing)
+    assert ledger.receipt(0) == (
+        (1, (min(missing) if missing else high + 1) - 1)
+        if (missing or high >= 0) and (min(missing) if missing else high + 1) > 0
+        else None
+    )
