@@ -1,0 +1,39 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from telemetry.site import Profile, SiteConfig
+
+ROOT = Path(__file__).parents[3]
+PROFILES = sorted((ROOT / "devices" / "profiles").glob("*.yaml"))
+
+
+def load_site(name: str) -> SiteConfig:
+    document = yaml.safe_load((ROOT / "sites" / name / "site.yaml").read_text(encoding="utf-8"))
+    names = document.pop("profiles")
+    document["profiles"] = {
+        n: yaml.safe_load((ROOT / "devices" / "profiles" / f"{n}.yaml").read_text(encoding="utf-8")) for n in names
+    }
+    return SiteConfig.model_validate(document)
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda p: p.stem)
+def test_profile_is_valid_and_named_after_its_file(path):
+    profile = Profile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    assert profile.name == path.stem
+    rules = [rule.id for rule in profile.rules]
+    assert len(rules) == len(set(rules))
+    actuators = {actuator.name for actuator in profile.actuators}
+    for rule in profile.rules:
+        assert rule.demand is None or rule.demand.actuator in actuators, rule.id
+        if rule.priority is not None:
+            assert all(text.en and text.zh for text in (rule.message, rule.consequence, rule.action)), rule.id
+        assert rule.priority is not None or rule.demand is not None, f"{rule.id} does nothing"
+    assert all(point.label.en and point.label.zh for point in profile.points)
+
+
+def test_demo_site_loads_and_is_simulated():
+    site = load_site("nursery")
+    assert site.origin == "SIMULATED"
+    assert [name for device in site.devices for name in device.names()] == ["weather-1", "climate-1", "climate-2", "climate-3"]
