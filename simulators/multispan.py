@@ -1,0 +1,269 @@
+"""Multi-span greenhouse, model MS1: air, vapour, mass, CO2 and heating pipes of any number of compartments at once.
+
+All fluxes are per m2 of floor. Structure of Van Henten [2] with cover, stomata, vents and pipes of GreenLight [1]. State, inputs
+and weather are arrays of shape (n,) or scalars; nothing here reads a clock or draws a random number.
+
+References
+----------
+.. [1] Katzin et al.: GreenLight - an open source model for greenhouses with supplemental lighting, Biosystems Engineering 194
+   (2020), doi:10.1016/j.biosystemseng.2020.03.010; Vanthoor: A model-based greenhouse design method (2011).
+.. [2] Van Henten: Sensitivity analysis of an optimal control problem in greenhouse climate management, Biosystems Engineering 85
+   (2003), doi:10.1016/S1537-5110(03)00068-0.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from telemetry import psychrometrics
+
+Array = NDArray[np.float64]
+
+VAPORISATION_J_KG: Final = 2.45e6
+AIR_J_M3_K: Final = 1200.0
+PSYCHROMETRIC_PA_K: Final = 65.8
+STEFAN_BOLTZMANN: Final = 5.67e-8
+KG_M3_PER_PPM: Final = 1.83e-6  # CO2 at 20 C
+OUTSIDE_CO2_KG_M3: Final = 7.4e-4
+# Euler is stable below 240 s (vapour at 30 air changes an hour); fog and dosing want 1-2 s, pipes 5 s.
+STEP_S_MAX: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """A compartment. Units in the names; defaults as in the handbook, per m2 of floor."""
+
+    height_m: float = 4.2
+    air_j_m2_k: float = 30_000.0
+    mass_j_m2_k: float = 173_000.0
+    air_mass_w_m2_k: float = 5.0
+    mass_soil_w_m2_k: float = 1.7
+    cover_w_m2_k: float = 6.1
+    screen_saving: float = 0.45
+    transmission: float = 0.70
+    albedo: float = 0.15
+    shade_cut: float = 0.50
+    leaf_area_index: float = 1.0
+    soil_c: float = 15.0
+    roof_vent_area: float = 0.10  # of floor, both sides fully open
+    pipe_diameter_m: float = 0.051
+    pipe_length_m_m2: float = 1.875
+    pipe_emissivity: float = 0.88
+    boiler_c: float = 80.0
+    boiler_w_m2: float = 150.0
+    pipe_turnover_s: float = 120.0  # the pump changes the loop's water once
+    co2_kg_m2_s: float = 1.4e-6  # 5 g/m2/h at a fully open valve
+    fog_kg_m2_s: float = 5.0e-5  # 180 g/m2/h
+
+
+class State(NamedTuple):
+    """What a compartment remembers; each (n,)."""
+
+    air_c: Any
+    vapour_kg_m3: Any
+    mass_c: Any
+    co2_kg_m3: Any
+    pipe_c: Any
+    heat_j_m2: Any  # given to the pipes since the start, a counter
+
+
+class Inputs(NamedTuple):
+    """Measured positions 0..1 of what acts on a compartment; `heat_w_m2` is heat that comes by another way than the pipes."""
+
+    vent_lee: ArrayLike = 0.0
+    vent_wind: ArrayLike = 0.0
+    mixing_valve: ArrayLike = 0.0
+    pump: ArrayLike = 0.0
+    thermal_screen: ArrayLike = 0.0
+    shade_screen: ArrayLike = 0.0
+    co2_valve: ArrayLike = 0.0
+    fog: ArrayLike = 0.0
+    heat_w_m2: ArrayLike = 0.0
+
+
+class Outside(NamedTuple):
+    """Weather at the house."""
+
+    temp_c: ArrayLike
+    rh_pct: ArrayLike
+    rad_w_m2: ArrayLike
+    wind_m_s: ArrayLike
+
+
+def initial_state(air_c: ArrayLike, rh_pct: ArrayLike, mass_c: ArrayLike, *, co2_ppm: ArrayLike = 420.0) -> State:
+    """A state with cold pipes.
+
+    Parameters
+    ----------
+    air_c : air temperature [C]
+    rh_pct : relative humidity [%]
+    mass_c : temperature of benches, pots and upper soil [C]
+    co2_ppm : [ppm]
+    """
+    air, humidity, mass, co2 = np.broadcast_arrays(*(np.atleast_1d(np.asarray(v, float)) for v in (air_c, rh_pct, mass_c, co2_ppm)))
+    vapour = psychrometrics.abs_humidity_g_m3(air, humidity) / 1000.0
+    return State(air.copy(), vapour, mass.copy(), co2 * KG_M3_PER_PPM, air.copy(), np.zeros_like(air))
+
+
+def vapour_pressure_pa(state: State) -> Any:
+    """Vapour pressure of the inside air from its vapour density, ea = X R_v T [Pa]."""
+    return state.vapour_kg_m3 * psychrometrics.GAS_CONSTANT_VAPOUR * (state.air_c + psychrometrics.ZERO_C_K)
+
+
+def relative_humidity_pct(state: State) -> Any:
+    """Relative humidity of the inside air [%]."""
+    return psychrometrics.relative_humidity_pct(state.air_c, vapour_pressure_pa(state))
+
+
+def co2_ppm(state: State) -> Any:
+    """CO2 of the inside air [ppm], counted at 20 C."""
+    return state.co2_kg_m3 / KG_M3_PER_PPM
+
+
+def vent_flow_m_s(opening: ArrayLike, inside_c: ArrayLike, outside_c: ArrayLike, wind_m_s: ArrayLike, area: float = 0.10) -> Any:
+    """Air through roof vents, u (Aroof/Af) Cd/2 sqrt(g hv |dT| / (2 Tm) + Cw w^2); Cd 0.75, Cw 0.09, hv 0.68 m [1].
+
+    Parameters
+    ----------
+    opening : 0..1, mean of both sides
+    inside_c, outside_c : [C]
+    wind_m_s : [m/s]
+    area : roof vent area of floor area [-]
+
+    Returns
+    -------
+    [m3 per m2 floor and s]. Fully open, dT 5 K, wind 3 m/s: 0.0349 (29.9 air changes an hour at 4.2 m).
+    """
+    inside, outside, wind = np.asarray(inside_c, float), np.asarray(outside_c, float), np.asarray(wind_m_s, float)
+    mean_k = (inside + outside) / 2.0 + psychrometrics.ZERO_C_K
+    buoyancy = 9.81 * 0.68 * np.abs(inside - outside) / (2.0 * mean_k)
+    return np.asarray(opening, float) * area * 0.75 / 2.0 * np.sqrt(buoyancy + 0.09 * wind**2)
+
+
+def leakage_m_s(wind_m_s: ArrayLike) -> Any:
+    """Air through cracks, 1e-4 max(0.25, w) [m3 per m2 floor and s] [1]."""
+    return 1e-4 * np.maximum(0.25, np.asarray(wind_m_s, float))
+
+
+def pipe_heat_w_m2(pipe_c: ArrayLike, air_c: ArrayLike, parameters: Parameters) -> Any:
+    """Heat from pipes to the house: convection 1.99 pi d l |dT|^1.32 and grey radiation [1]; negative when they are colder.
+
+    Parameters
+    ----------
+    pipe_c, air_c : [C]
+
+    Returns
+    -------
+    [W/m2]. Pipe 60 C in air of 20 C: 77.9 convection + 73.9 radiation.
+    """
+    pipe, air = np.asarray(pipe_c, float), np.asarray(air_c, float)
+    area = np.pi * parameters.pipe_diameter_m * parameters.pipe_length_m_m2
+    convection = 1.99 * area * np.sign(pipe - air) * np.abs(pipe - air) ** 1.32
+    kelvin = (pipe + psychrometrics.ZERO_C_K) ** 4 - (air + psychrometrics.ZERO_C_K) ** 4
+    return convection + area * parameters.pipe_emissivity * STEFAN_BOLTZMANN * kelvin
+
+
+def transpiration_w_m2(leaf_area_index: ArrayLike, canopy_w_m2: ArrayLike, co2: ArrayLike, vpd_pa: ArrayLike) -> Any:
+    """Latent heat of the crop, 2 rho cp LAI VPD / (gamma (rb + rs)) with the stomata of Vanthoor [1].
+
+    Parameters
+    ----------
+    leaf_area_index : [-]
+    canopy_w_m2 : radiation above the canopy [W/m2]; over 5 counts as day
+    co2 : [ppm]
+    vpd_pa : [Pa]
+
+    Returns
+    -------
+    [W/m2]. LAI 2, 300 W/m2, 400 ppm, 1000 Pa: 100.5.
+    """
+    light, vpd = np.asarray(canopy_w_m2, float), np.asarray(vpd_pa, float)
+    day = light > 5.0
+    by_co2 = np.minimum(1.5, 1.0 + np.where(day, 6.1e-7, 1.1e-11) * (np.asarray(co2, float) - 200.0) ** 2)
+    by_vpd = np.minimum(5.8, 1.0 + np.where(day, 4.3e-6, 5.2e-6) * vpd**2)
+    stomata = 82.0 * (light + 4.3) / (light + 0.54) * by_co2 * by_vpd
+    return 2.0 * AIR_J_M3_K * np.asarray(leaf_area_index, float) * vpd / (PSYCHROMETRIC_PA_K * (275.0 + stomata))
+
+
+def photosynthesis_kg_m2_s(temp_c: ArrayLike, co2_kg_m3: ArrayLike, rad_w_m2: ArrayLike) -> Any:
+    """Gross CO2 uptake of a full cover [2], a b / (a + b) with a = 3.55e-9 I, b = g(T) (C - 5.2e-5).
+
+    Parameters
+    ----------
+    temp_c : [C], held to 6..35 where g is valid
+    co2_kg_m3 : [kg/m3]
+    rad_w_m2 : global radiation outside [W/m2]
+
+    Returns
+    -------
+    [kg/(m2 s)]. 20 C, 7.2e-4 kg/m3, 300 W/m2: 0.583e-6; 0 in the dark.
+    """
+    temp = np.clip(np.asarray(temp_c, float), 6.0, 35.0)
+    by_light = 3.55e-9 * np.maximum(0.0, np.asarray(rad_w_m2, float))
+    by_co2 = (-5.11e-6 * temp**2 + 2.3e-4 * temp - 6.29e-4) * np.maximum(0.0, np.asarray(co2_kg_m3, float) - 5.2e-5)
+    total = by_light + by_co2
+    return np.where(total > 0.0, by_light * by_co2 / np.where(total > 0.0, total, 1.0), 0.0)
+
+
+def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, parameters: Parameters) -> State:
+    """The state `dt_s` later, in Euler steps of at most 5 s with inputs and weather held."""
+    assert dt_s >= 0.0
+    steps = int(np.ceil(dt_s / STEP_S_MAX))
+    for _ in range(steps):
+        state = _euler(state, dt_s / steps, inputs, outside, parameters)
+    return state
+
+
+def _euler(state: State, dt_s: float, inputs: Inputs, outside: Outside, p: Parameters) -> State:
+    opening = (np.asarray(inputs.vent_lee, float) + np.asarray(inputs.vent_wind, float)) / 2.0
+    wind = outside.wind_m_s
+    flow = vent_flow_m_s(opening, state.air_c, outside.temp_c, wind, p.roof_vent_area) + leakage_m_s(wind)
+    latent, absorbed, cover = _canopy(state, inputs, outside, p)
+    pipe_heat = pipe_heat_w_m2(state.pipe_c, state.air_c, p)
+    boiler_heat = _boiler(state, inputs, p)
+    fog = np.asarray(inputs.fog, float) * p.fog_kg_m2_s
+    warmer = state.air_c - np.asarray(outside.temp_c, float)
+    to_mass = p.air_mass_w_m2_k * (state.mass_c - state.air_c)
+    loss = (p.cover_w_m2_k * (1.0 - p.screen_saving * np.asarray(inputs.thermal_screen, float)) + AIR_J_M3_K * flow) * warmer
+    heat = cover * absorbed - latent + pipe_heat + np.asarray(inputs.heat_w_m2, float) + to_mass - loss - VAPORISATION_J_KG * fog
+    air = state.air_c + dt_s * heat / p.air_j_m2_k
+    mass_heat = (1.0 - cover) * absorbed - to_mass - p.mass_soil_w_m2_k * (state.mass_c - p.soil_c)
+    mass = state.mass_c + dt_s * mass_heat / p.mass_j_m2_k
+    outside_vapour = psychrometrics.abs_humidity_g_m3(outside.temp_c, outside.rh_pct) / 1000.0
+    vapour_in = (
+        latent / VAPORISATION_J_KG + fog - flow * (state.vapour_kg_m3 - outside_vapour) - _condensation(state, warmer, outside)
+    )
+    vapour = state.vapour_kg_m3 + dt_s * vapour_in / p.height_m
+    # What exceeds saturation is mist that falls out within a step.
+    vapour = np.minimum(vapour, psychrometrics.abs_humidity_g_m3(air, 100.0) / 1000.0)
+    uptake = cover * np.where(
+        np.asarray(outside.rad_w_m2, float) > 0.0, photosynthesis_kg_m2_s(state.air_c, state.co2_kg_m3, outside.rad_w_m2), -8e-8
+    )
+    dose = np.asarray(inputs.co2_valve, float) * p.co2_kg_m2_s
+    co2 = state.co2_kg_m3 + dt_s * (dose - uptake - flow * (state.co2_kg_m3 - OUTSIDE_CO2_KG_M3)) / p.height_m
+    water_j_m2_k = np.pi / 4.0 * p.pipe_diameter_m**2 * p.pipe_length_m_m2 * 4.18e6
+    pipe = state.pipe_c + dt_s * (boiler_heat - pipe_heat) / water_j_m2_k
+    return State(air, vapour, mass, co2, pipe, state.heat_j_m2 + dt_s * boiler_heat)
+
+
+def _canopy(state: State, inputs: Inputs, outside: Outside, p: Parameters) -> tuple[Any, Any, Any]:
+    shade = 1.0 - p.shade_cut * np.asarray(inputs.shade_screen, float)
+    absorbed = p.transmission * (1.0 - p.albedo) * shade * np.asarray(outside.rad_w_m2, float)
+    deficit = np.maximum(0.0, psychrometrics.saturation_vapour_pressure_pa(state.air_c) - vapour_pressure_pa(state))
+    latent = transpiration_w_m2(p.leaf_area_index, absorbed, co2_ppm(state), deficit)
+    return latent, absorbed, 1.0 - np.exp(-0.7 * p.leaf_area_index)
+
+
+def _boiler(state: State, inputs: Inputs, p: Parameters) -> Any:
+    # The mixing valve admits boiler water into the loop that the pump turns over; without the pump nothing flows.
+    water_j_m2_k = np.pi / 4.0 * p.pipe_diameter_m**2 * p.pipe_length_m_m2 * 4.18e6
+    admitted = np.asarray(inputs.mixing_valve, float) * np.asarray(inputs.pump, float) / p.pipe_turnover_s
+    return np.clip(admitted * water_j_m2_k * (p.boiler_c - state.pipe_c), 0.0, p.boiler_w_m2)
+
+
+def _condensation(state: State, warmer: Any, outside: Outside) -> Any:
+    # On the cover, whose temperature lies between outside and inside; mass transfer 6.4e-9 x 5 kg/(m2 s Pa) [1].
+    cover_c = np.asarray(outside.temp_c, float) + 0.45 * warmer
+    return np.maximum(0.0, 6.4e-9 * 5.0 * (vapour_pressure_pa(state) - psychrometrics.saturation_vapour_pressure_pa(cover_c)))

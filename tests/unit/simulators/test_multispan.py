@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+
+from simulators.multispan import (
+    KG_M3_PER_PPM,
+    Inputs,
+    Outside,
+    Parameters,
+    advance,
+    co2_ppm,
+    initial_state,
+    leakage_m_s,
+    photosynthesis_kg_m2_s,
+    pipe_heat_w_m2,
+    relative_humidity_pct,
+    transpiration_w_m2,
+    vent_flow_m_s,
+)
+
+HOUSE = Parameters()
+SUMMER = Parameters(leaf_area_index=2.0, soil_c=22.0)
+NO_PIPES = Parameters(pipe_length_m_m2=1e-6)  # the water of idle pipes stores half as much heat as the air; the reference has none
+AIR_CHANGES = 3600 / HOUSE.height_m
+
+
+def run(state, hours, *, inputs=None, outside, parameters=HOUSE):
+    return advance(state, hours * 3600.0, inputs=inputs or Inputs(), outside=outside, parameters=parameters)
+
+
+@pytest.mark.parametrize(("screen", "expected"), [(0.0, 151.3), (1.0, 88.2)])
+def test_check_1_heat_demand_is_the_design_boiler(screen, expected):
+    loss = HOUSE.cover_w_m2_k * (1 - HOUSE.screen_saving * screen) + 1200 * leakage_m_s(4.0)
+    assert loss * 23 == pytest.approx(expected, abs=0.1)
+
+
+@pytest.mark.parametrize(("hours", "air", "ppm"), [(1, 15.5, 279), (3, 18.5, 143), (6, 21.6, 102)])
+def test_check_2_closed_house_in_winter_sun(hours, air, ppm):
+    state = run(initial_state(12, 70, 14), hours, outside=Outside(-5, 60, 600, 2))
+    assert state.air_c[0] == pytest.approx(air, abs=0.5)
+    assert co2_ppm(state)[0] == pytest.approx(ppm, abs=5)
+
+
+@pytest.mark.parametrize(("hours", "air"), [(1, 7.7), (3, 3.8), (6, 2.3)])
+def test_check_3_unheated_winter_night(hours, air):
+    state = run(initial_state(18, 80, 18), hours, outside=Outside(-5, 80, 0, 2), parameters=NO_PIPES)
+    assert state.air_c[0] == pytest.approx(air, abs=0.5)
+
+
+def test_check_3b_heated_winter_night():
+    state = run(initial_state(18, 80, 18), 6, outside=Outside(-5, 80, 0, 2), inputs=Inputs(heat_w_m2=110), parameters=NO_PIPES)
+    assert state.air_c[0] == pytest.approx(13.1, abs=0.5)
+
+
+@pytest.mark.parametrize(("wind", "changes"), [(3, 29.9), (0, 7.6)])
+def test_check_4_air_changes_of_open_vents(wind, changes):
+    assert vent_flow_m_s(1.0, 27.5, 22.5, wind) * NO_PIPES = Parameters(pipe_length_m_m2=1e-6)  # the water of idle pipes stores half as much heat as the air; the reference has none
+AIR_CHANGES == pytest.approx(changes, abs=0.1)
+
+
+@pytest.mark.parametrize(("opening", "air"), [(1.0, 33.6), (0.2, 39.2)])
+def test_check_5_summer_with_vents(opening, air):
+    state = run(initial_state(30, 60, 28), 3, outside=Outside(30, 50, 800, 2), inputs=Inputs(opening, opening), parameters=SUMMER)
+    assert state.air_c[0] == pytest.approx(air, abs=0.5)
+
+
+def test_check_6_pipe_heat():
+    assert pipe_heat_w_m2(60, 20, Parameters(pipe_emissivity=0.0)) == pytest.approx(77.9, abs=0.1)
+    assert pipe_heat_w_m2(60, 20, HOUSE) == pytest.approx(77.9 + 73.9, abs=0.2)
+    assert pipe_heat_w_m2(20, 20, HOUSE) == 0
+    assert pipe_heat_w_m2(10, 20, HOUSE) < 0
+
+
+@pytest.mark.parametrize(("rad", "uptake"), [(100, 0.278), (300, 0.583), (600, 0.802), (0, 0.0)])
+def test_check_7_photosynthesis(rad, uptake):
+    assert photosynthesis_kg_m2_s(20, 7.2e-4, rad) * 1e6 == pytest.approx(uptake, abs=5e-4)
+
+
+@pytest.mark.parametrize(("light", "co2", "vpd", "latent"), [(300, 400, 1000, 100.5), (300, 400, 500, 80.8), (0, 400, 300, 17.7)])
+def test_check_8_transpiration(light, co2, vpd, latent):
+    assert transpiration_w_m2(2, light, co2, vpd) == pytest.approx(latent, abs=0.05)
+
+
+def test_compartments_together_equal_compartments_alone():
+    airs, vents = np.array([12.0, 20.0, 31.0]), np.array([0.0, 0.3, 1.0])
+    outside = Outside(8, 60, 500, 3)
+    together = run(initial_state(airs, 70, 15), 1, outside=outside, inputs=Inputs(vents, vents, mixing_valve=0.5, pump=1))
+    for i in range(3):
+        alone = run(initial_state(airs[i], 70, 15), 1, outside=outside, inputs=Inputs(vents[i], vents[i], mixing_valve=0.5, pump=1))
+        for field, value in zip(together, alone, strict=True):
+            assert field[i] == pytest.approx(value[0], rel=1e-12)
+
+
+def test_half_the_step_gives_the_same_climate():
+    state, outside, inputs = initial_state(20, 60, 18), Outside(5, 70, 400, 4), Inputs(0.5, 0.5, 1, 1, fog=1, co2_valve=1)
+    coarse = run(state, 1, outside=outside, inputs=inputs)
+    fine = state
+    for _ in range(1800):
+        fine = advance(fine, 2.0, inputs=inputs, outside=outside, parameters=HOUSE)
+    assert coarse.air_c[0] == pytest.approx(fine.air_c[0], abs=0.05)
+    assert relative_humidity_pct(coarse)[0] == pytest.approx(relative_humidity_pct(fine)[0], abs=0.5)
+
+
+def test_pipes_warm_only_with_valve_and_pump_and_carry_what_the_boiler_gave():
+    cold = Outside(0, 80, 0, 2)
+    idle = run(initial_state(15, 80, 15), 1, outside=cold, inputs=Inputs(mixing_valve=1))
+    warm = run(initial_state(15, 80, 15), 1, outside=cold, inputs=Inputs(mixing_valve=1, pump=1))
+    assert idle.heat_j_m2[0] == 0
+    assert warm.pipe_c[0] > idle.pipe_c[0] + 20
+    assert warm.air_c[0] > idle.air_c[0] + 5
+    assert warm.heat_j_m2[0] <= HOUSE.boiler_w_m2 * 3600 * 1.0001
+
+
+def test_vents_cool_fog_moistens_screen_saves_shade_cuts_co2_doses():
+    sunny, night = Outside(20, 40, 700, 2), Outside(-5, 80, 0, 2)
+    base = run(initial_state(26, 50, 22), 1, outside=sunny)
+    assert run(initial_state(26, 50, 22), 1, outside=sunny, inputs=Inputs(1, 1)).air_c[0] < base.air_c[0] - 3
+    foggy = run(initial_state(26, 50, 22), 1, outside=sunny, inputs=Inputs(fog=1))
+    assert relative_humidity_pct(foggy)[0] > relative_humidity_pct(base)[0] + 3
+    assert foggy.air_c[0] < base.air_c[0]
+    assert run(initial_state(26, 50, 22), 1, outside=sunny, inputs=Inputs(shade_screen=1)).air_c[0] < base.air_c[0] - 1
+    assert co2_ppm(run(initial_state(26, 50, 22), 1, outside=sunny, inputs=Inputs(co2_valve=1)))[0] > co2_ppm(base)[0] + 100
+    open_night = run(initial_state(18, 80, 18), 3, outside=night)
+    assert run(initial_state(18, 80, 18), 3, outside=night, inputs=Inputs(thermal_screen=1)).air_c[0] > open_night.air_c[0] + 1
+
+
+def test_air_never_holds_more_than_saturation():
+    state = run(initial_state(20, 99, 20), 2, outside=Outside(5, 100, 0, 0), inputs=Inputs(fog=1))
+    assert relative_humidity_pct(state)[0] <= 100.0 + 1e-6
+
+
+def test_inputs_of_no_time_change_nothing():
+    state = initial_state([20.0, 21.0], 60, 18, co2_ppm=500)
+    assert advance(state, 0.0, inputs=Inputs(), outside=Outside(0, 50, 0, 1), parameters=HOUSE) is state
+    assert state.co2_kg_m3 == pytest.approx(500 * KG_M3_PER_PPM)
