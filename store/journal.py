@@ -62,11 +62,13 @@ class Journal:
         clock: Clock,
         segment_bytes: int = 512 << 20,
         segment_s: float = 3600.0,
+        wal_bytes_max: int = WAL_BYTES_MAX,
         is_takeover: bool = False,
     ) -> None:
         self._directory = directory
         self._clock = clock
         self._segment_bytes = segment_bytes
+        self._wal_bytes_max = wal_bytes_max
         self._segment_ns = int(segment_s * 1e9)
         self._synchronous = "OFF" if os.environ.get("FIELDLOOM_SABOTAGE") == "no_fsync" else "FULL"
         self._epoch = 0
@@ -280,7 +282,7 @@ class Journal:
         if self.last_position < self._meta.first:
             return False  # an empty segment has nothing to be rotated away from
         is_old = self._clock.now_ns() - self._meta.created_ns >= self._segment_ns
-        return is_old or self._bytes >= self._segment_bytes or self._wal_stuck_bytes >= WAL_BYTES_MAX
+        return is_old or self._bytes >= self._segment_bytes or self._wal_stuck_bytes >= self._wal_bytes_max
 
     def _rotate(self) -> None:
         """Seal the segment, then make the next. A kill between the two leaves a sealed newest one: the next start goes on."""
