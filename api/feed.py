@@ -1,0 +1,243 @@
+"""The live feed: what changed, to each client that may see it, never more than it can take.
+
+A client owns one mark per point ("changed since you last took it") and a bounded list of alarms, commands and rejects. A point that
+changes again before the client took it is sent once, with its newest value; the older one is dropped and counted. So a slow client
+costs its own marks and nothing else, and a client that does not take anything for TAKE_LIMIT_S is disconnected.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from api.auth import Gate, Principal, feed_principal
+from api.limits import host_name
+from api.state import NEVER, Delta, LiveState
+from api.views import alarm_view, command_view, reject_view, request_view
+from telemetry.clock import Clock
+
+CLIENTS_MAX: Final = 1_000
+ITEMS_MAX: Final = 2_000  # alarms, commands and rejects waiting for one client; over it the client is disconnected
+POINTS_PER_MESSAGE: Final = 5_000
+INTERVAL_S: Final = 0.25  # between two messages to one client: people read, programs that need more read the history
+BEAT_S: Final = 1.0  # a client that hears nothing for some beats must say so on its screen
+TAKE_LIMIT_S: Final = 10.0
+NS_PER_MS: Final = 1_000_000
+
+CLOSE_LOGIN: Final = 4401
+CLOSE_NOT_FOUND: Final = 4404
+CLOSE_SLOW: Final = 4408
+CLOSE_FULL: Final = 4429
+
+
+class FeedClient:
+    """What one client has not taken yet."""
+
+    def __init__(self, sites: frozenset[str]) -> None:
+        self.sites = sites
+        self.allowed = np.zeros(0, np.bool_)  # (points,) True for points of its sites
+        self.dirty = np.zeros(0, np.bool_)
+        self.items: deque[dict[str, Any]] = deque()
+        self.dropped = 0
+        self.is_overrun = False
+
+    def mark(self, points: NDArray[np.int64]) -> int:
+        """Points changed; returns how many older changes are dropped because the client had not taken them."""
+        mine = points[self.allowed[points]]
+        dropped = int(np.count_nonzero(self.dirty[mine]))
+        self.dirty[mine] = True
+        self.dropped += dropped
+        return dropped
+
+    def add(self, item: dict[str, Any]) -> None:
+        """An alarm, command or reject; over the limit the client is given up, because a lost alarm change would look like calm."""
+        if len(self.items) >= ITEMS_MAX:
+            self.is_overrun = True
+            return
+        self.items.append(item)
+
+    def take_points(self) -> NDArray[np.int64]:
+        """At most POINTS_PER_MESSAGE changed points, unmarked."""
+        points = np.flatnonzero(self.dirty)[:POINTS_PER_MESSAGE]
+        self.dirty[points] = False
+        return points
+
+
+class FeedHub:
+    """All clients of the live feed. Used on the event loop only."""
+
+    def __init__(self, state: LiveState, clock: Clock, *, clients_max: int = CLIENTS_MAX) -> None:
+        self._state = state
+        self._clock = clock
+        self._clients_max = clients_max
+        self._clients: set[FeedClient] = set()
+        self.dropped_points = 0
+        self.disconnected_slow = 0
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    def open(self, sites: frozenset[str]) -> FeedClient | None:
+        """A client that will be sent everything of its sites, from what stands now on; None when there are too many clients."""
+        if len(self._clients) >= self._clients_max:
+            return None
+        client = FeedClient(sites)
+        self._allow(client)
+        known = np.flatnonzero(self._state.ts_ns[: len(client.allowed)] != NEVER)
+        client.dirty[known] = client.allowed[known]
+        self._clients.add(client)
+        return client
+
+    def close(self, client: FeedClient) -> None:
+        """Forget a client."""
+        self._clients.discard(client)
+
+    def _allow(self, client: FeedClient) -> None:
+        """Compute the points of the client's sites again; marks it has stay."""
+        plan = self._state.plan
+        of_site = np.array([d.site in client.sites for d in plan.devices], np.bool_)
+        owners = np.array([owner for owner, _ in plan.point_owner], np.int64)
+        client.allowed = of_site[owners] if len(owners) else np.zeros(0, np.bool_)
+        dirty = np.zeros(len(client.allowed), np.bool_)
+        dirty[: len(client.dirty)] = client.dirty
+        client.dirty = dirty
+
+    def publish(self, delta: Delta) -> None:
+        """Hand a change to every client that may see it."""
+        items = list(_items(delta))
+        for client in self._clients:
+            if delta.sites:
+                self._allow(client)
+            self.dropped_points += client.mark(delta.points)
+            for site, item in items:
+                if site in client.sites:
+                    client.add(item)
+
+    def beat(self) -> dict[str, Any]:
+        """What proves that both this process and the core are alive."""
+        state = self._state
+        return {
+            "type": "beat",
+            "now_ms": self._clock.now_ns() // NS_PER_MS,
+            "engine_ms": state.engine_ns // NS_PER_MS,
+            "position": state.position,
+            "epoch": state.epoch,
+        }
+
+    def point_rows(self, points: NDArray[np.int64]) -> list[tuple[int, float, int, int]]:
+        """[number, value, time in ms, quality] of each point; NaN becomes null in JSON."""
+        state = self._state
+        return list(
+            zip(
+                points.tolist(),
+                state.value[points].tolist(),
+                (state.ts_ns[points] // NS_PER_MS).tolist(),
+                state.quality[points].tolist(),
+                strict=True,
+            )
+        )
+
+    def standing(self, sites: frozenset[str]) -> list[dict[str, Any]]:
+        """The messages a new client begins with: all standing alarms and the newest commands."""
+        alarms = [alarm_view(a).model_dump(mode="json") for a in self._state.alarms.values() if a.site in sites]
+        newest = [c for c in reversed(self._state.commands.values()) if c.site in sites][:200]
+        commands = [command_view(c).model_dump(mode="json") for c in newest]
+        return [{"type": "alarms", "items": alarms}, {"type": "commands", "items": commands}]
+
+
+def _items(delta: Delta) -> Iterable[tuple[str, dict[str, Any]]]:
+    for alarm in delta.alarms:
+        yield alarm.site, {"type": "alarm", "item": alarm_view(alarm).model_dump(mode="json")}
+    for command in delta.commands:
+        yield command.site, {"type": "command", "item": command_view(command).model_dump(mode="json")}
+    for reject in delta.rejects:
+        yield reject.site, {"type": "reject", "item": reject_view(reject).model_dump(mode="json")}
+    for request in delta.requests:
+        yield request.site, {"type": "request", "item": request_view(request).model_dump(mode="json")}
+    for site in delta.sites:
+        yield site, {"type": "config", "site": site}
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+async def serve_feed(socket: WebSocket, *, gate: Gate, hub: FeedHub, state: LiveState, hosts: frozenset[str]) -> None:
+    """One client from its handshake to its end. `?site=` (repeated) chooses sites; none means all the principal may see."""
+    principal = await feed_principal(socket, gate)
+    host = host_name(socket.headers.get("host", ""))
+    await socket.accept()
+    if principal is None or ("*" not in hosts and host not in hosts):
+        await socket.close(CLOSE_LOGIN, "Log in first.")
+        return
+    wanted = socket.query_params.getlist("site")
+    seen = frozenset(site for site in state.plan.sites if principal.may_see(site))
+    if any(site not in seen for site in wanted):
+        await socket.close(CLOSE_NOT_FOUND, "There is no such site, or you may not see it.")
+        return
+    client = hub.open(frozenset(wanted) or seen)
+    if client is None:
+        await socket.close(CLOSE_FULL, "Too many clients.")
+        return
+    try:
+        await _serve_until_gone(socket, principal, client, gate=gate, hub=hub)
+    finally:
+        hub.close(client)
+
+
+async def _serve_until_gone(socket: WebSocket, principal: Principal, client: FeedClient, *, gate: Gate, hub: FeedHub) -> None:
+    sender = asyncio.create_task(_send(socket, principal, client, gate=gate, hub=hub), name="feed-sender")
+    listener = asyncio.create_task(_listen(socket), name="feed-listener")
+    try:
+        await asyncio.wait((sender, listener), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (sender, listener):
+            task.cancel()
+        results = await asyncio.gather(sender, listener, return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception) and not isinstance(result, WebSocketDisconnect | RuntimeError | OSError):
+            raise result
+
+
+async def _listen(socket: WebSocket) -> None:
+    """Clients have nothing to say: what they send is read, so that a close is seen, and ignored."""
+    while True:
+        message = await socket.receive()
+        if message["type"] == "websocket.disconnect":
+            return
+
+
+async def _send(socket: WebSocket, principal: Principal, client: FeedClient, *, gate: Gate, hub: FeedHub) -> None:
+    loop = asyncio.get_running_loop()
+    try:
+        for message in hub.standing(client.sites):
+            await _send_one(socket, message)
+        beat_due = loop.time()
+        while not client.is_overrun:
+            if loop.time() >= beat_due:
+                beat_due = loop.time() + BEAT_S
+                if not await gate.run(lambda: gate.sessions.stands(principal.session)):
+                    await socket.close(CLOSE_LOGIN, "The session has ended.")
+                    return
+                await _send_one(socket, hub.beat())
+            while client.items:
+                await _send_one(socket, client.items.popleft())
+            points = client.take_points()
+            if len(points):
+                await _send_one(socket, {"type": "points", "now_ms": hub.beat()["now_ms"], "rows": hub.point_rows(points)})
+            await asyncio.sleep(INTERVAL_S)
+    except TimeoutError:
+        client.is_overrun = True
+    hub.disconnected_slow += 1
+    async with asyncio.timeout(1.0):
+        await socket.close(CLOSE_SLOW, "You take the data too slowly.")
+
+
+async def _send_one(socket: WebSocket, message: dict[str, Any]) -> None:
+    """Send, waiting at most TAKE_LIMIT_S for the client to take it."""
+    async with asyncio.timeout(TAKE_LIMIT_S):
+        await socket.send_text(_encode(message).decode())

@@ -1,0 +1,152 @@
+"""Alarms that stand, their history, and what a person can do about one. The core decides; requests answer 202."""
+
+import json
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from api import problem
+from api.auth import Principal, requires
+from api.parts import RequestId, UseParts
+from api.problem import FieldError, ProblemError, not_found
+from api.routes.sites import Viewer, site_config
+from api.state import Alarm
+from api.views import AlarmView, RequestView, View, alarm_view, request_view
+
+router = APIRouter(tags=["alarms"])
+Operator = Annotated[Principal, Depends(requires("operator"))]
+Action = Literal["acknowledge", "shelve", "unshelve", "reset", "out_of_service", "in_service"]
+
+SHELVE_MAX_S = 7 * 86400
+UNACKNOWLEDGED = ("UNACK", "RTNUN")
+
+
+class AlarmList(View):
+    """Worst first: priority, then unacknowledged, then newest."""
+
+    items: list[AlarmView]
+    now_ms: int = Field(examples=[1767225660000])
+    engine_ms: int = Field(
+        examples=[1767225659900], description="Time of the newest journal entry; an old one means: not known now"
+    )
+
+
+class AlarmEvent(View):
+    """One change of an alarm, from history."""
+
+    position: int = Field(examples=[4711])
+    time_ms: int = Field(examples=[1767225660000])
+    subject: str = Field(examples=["MS-T-HH@nursery/ms-1"])
+    device: str = Field(examples=["ms-1"])
+    evidence: dict[str, Any] = Field(examples=[{"from": "NORM", "to": "UNACK"}])
+
+
+class AlarmEvents(View):
+    """Newest first."""
+
+    items: list[AlarmEvent]
+
+
+class AlarmRequest(BaseModel):
+    """What is asked. `id` makes a repeated call harmless; seconds and reason belong to shelve."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"id": "8c1f0a7e2b94", "seconds": 1800, "reason": "sensor swap"}]}
+    )
+
+    id: RequestId | None = None
+    seconds: float | None = Field(default=None, gt=0, le=SHELVE_MAX_S, allow_inf_nan=False)
+    reason: str = Field(default="", max_length=500)
+
+
+class Submitted(View):
+    """The request is kept and will be answered by the core; look it up by its id."""
+
+    request: str = Field(examples=["wang.8c1f0a7e2b94"])
+    is_new: bool = Field(examples=[True], description="False when this id was sent before")
+
+
+def worst_first(alarm: Alarm) -> tuple[str, bool, int]:
+    """Sort key of a list of alarms."""
+    return (alarm.priority or "P9", alarm.state not in UNACKNOWLEDGED, -alarm.changed_ns)
+
+
+@router.get("/alarms", responses=problem.documented(401, 404))
+async def alarms(parts: UseParts, principal: Viewer, site: str | None = None) -> AlarmList:
+    """Standing alarms of all sites you may see, or of one."""
+    if site is not None and not (principal.may_see(site) and site in parts.state.plan.sites):
+        raise not_found("site")
+    seen = [a for a in parts.state.alarms.values() if principal.may_see(a.site) and site in (None, a.site)]
+    items = [alarm_view(alarm) for alarm in sorted(seen, key=worst_first)]
+    return AlarmList(items=items, now_ms=parts.now_ms(), engine_ms=parts.state.engine_ns // 1_000_000)
+
+
+@router.get("/sites/{site}/alarms/history", responses=problem.documented(401, 404, 422, 503, 504))
+async def alarm_history(
+    site: str,
+    parts: UseParts,
+    principal: Viewer,
+    start_ms: Annotated[int | None, Query(ge=0, le=1 << 53)] = None,
+    end_ms: Annotated[int | None, Query(ge=0, le=1 << 53)] = None,
+    subject: Annotated[str | None, Query(max_length=300)] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+) -> AlarmEvents:
+    """Every change of every alarm of a site, for ever."""
+    del principal
+    site_config(parts, site)
+    rows = await parts.queries.run(
+        lambda: parts.history.records(kind="alarm", site=site, subject=subject, start_ms=start_ms, end_ms=end_ms, limit=limit)
+    )
+    return AlarmEvents(
+        items=[
+            AlarmEvent(
+                position=r.position, time_ms=r.time_ms, subject=r.subject, device=r.device, evidence=json.loads(r.body or "{}")
+            )
+            for r in rows
+        ]
+    )
+
+
+@router.post(
+    "/sites/{site}/alarms/{device}/{rule}/{action}", status_code=202, responses=problem.documented(401, 403, 404, 413, 422, 503)
+)
+async def act(
+    site: str, device: str, rule: str, action: Action, parts: UseParts, principal: Operator, asked: AlarmRequest | None = None
+) -> Submitted:
+    """Acknowledge, shelve (with `seconds`), unshelve, reset, or take out of and into service."""
+    asked = asked or AlarmRequest()
+    _check_known(parts.state.plan.device(f"{site}/{device}") is not None, parts, f"{rule}@{site}/{device}", rule)
+    if (action == "shelve") != (asked.seconds is not None):
+        message = "needed to shelve" if action == "shelve" else "only for shelve"
+        raise ProblemError(422, "invalid", "What was sent is not valid.", errors=[FieldError(path="body.seconds", message=message)])
+    body: dict[str, Any] = {"alarm": f"{rule}@{site}/{device}"}
+    if action == "shelve":
+        body |= {"seconds": asked.seconds, "reason": asked.reason}
+    elif asked.reason:
+        body["reason"] = asked.reason
+    request, is_new = await parts.desk.put(principal, action, body, asked.id)
+    return Submitted(request=request, is_new=is_new)
+
+
+def _check_known(device_exists: bool, parts: UseParts, subject: str, rule: str) -> None:
+    """404 unless the alarm stands or a rule of that name exists for the device."""
+    if subject in parts.state.alarms:
+        return
+    site, _, device = subject.partition("@")[2].partition("/")
+    config = parts.state.plan.sites.get(site)
+    found = parts.state.plan.device(f"{site}/{device}")
+    if not device_exists or config is None or found is None:
+        raise not_found("alarm")
+    if all(spec.id != rule for spec in (*config.rules, *found.profile.rules)):
+        raise not_found("alarm")
+
+
+@router.get("/sites/{site}/requests/{request}", responses=problem.documented(401, 404))
+async def request_state(site: str, request: str, parts: UseParts, principal: Viewer) -> RequestView:
+    """What became of a request. 404 also for the moment before the core has taken it."""
+    del principal
+    found = parts.state.requests.get(request)
+    if found is None or found.site != site:
+        raise not_found("request")
+    return request_view(found)

@@ -1,0 +1,138 @@
+"""Devices of a site: what they are, when they last spoke, what they can move."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+
+from api import problem
+from api.parts import Parts, UseParts
+from api.problem import not_found
+from api.routes.sites import Viewer, site_config
+from api.state import NEVER
+from api.views import LatestView, View, finite, latest_view
+from telemetry.frame import Verdict
+from telemetry.plan import Device
+from telemetry.site import ActuatorSpec
+
+router = APIRouter(tags=["devices"])
+
+
+class ActuatorView(View):
+    """A thing that moves: what was commanded, what is measured."""
+
+    actuator: str = Field(examples=["roof_vent"])
+    label: dict[str, str] = Field(examples=[{"en": "Roof vent", "zh": "天窗"}])
+    unit: str = Field(examples=["%"])
+    kind: str = Field(examples=["position"])
+    low: float = Field(examples=[0.0])
+    high: float = Field(examples=[100.0])
+    tolerance: float = Field(examples=[5.0])
+    fail_safe: str = Field(examples=["0.0"])
+    command: str | None = Field(
+        examples=["nursery/ms-1/roof_vent:17"], description="Id of the newest command; null before the first"
+    )
+    commanded: float | None = Field(examples=[80.0])
+    state: str | None = Field(examples=["confirmed"])
+    reason: str | None = Field(examples=["MS-T-H@nursery/ms-1"])
+    feedback_point: str | None = Field(examples=["roof_vent_pct"])
+    measured: LatestView | None = Field(description="Measured position; never taken from the command. Null without feedback")
+
+
+class DeviceView(View):
+    """A device."""
+
+    site: str = Field(examples=["nursery"])
+    device: str = Field(examples=["ms-1"])
+    area: str = Field(examples=["ms"])
+    profile: str = Field(examples=["multi_span"])
+    label: dict[str, str] = Field(examples=[{"en": "Multi-span greenhouse", "zh": "连栋温室"}])
+    origin: str = Field(examples=["SIMULATED"])
+    is_silent: bool = Field(examples=[False])
+    last_seen_ms: int | None = Field(examples=[1767225660000])
+    frames: int = Field(examples=[86400], description="Frames taken since the journal began, without duplicates")
+    last_verdict: str | None = Field(examples=["LIVE"])
+    status: str | None = Field(examples=["birth"])
+    actuators: list[ActuatorView]
+
+
+class DeviceList(View):
+    """Devices in order of number; `next` continues, null at the end."""
+
+    items: list[DeviceView]
+    next: int | None = Field(examples=[None])
+
+
+def find_device(parts: Parts, site: str, device: str) -> Device:
+    """The active device; 404 when there is none."""
+    found = parts.state.plan.device(f"{site}/{device}")
+    if found is None:
+        raise not_found("device")
+    return found
+
+
+def _actuator_view(parts: Parts, device: Device, spec: ActuatorSpec) -> ActuatorView:
+    state = parts.state
+    command = state.commands.get(state.actuators.get(f"{device.key}/{spec.name}", ""))
+    feedback = None if spec.feedback is None else device.point(spec.feedback)
+    return ActuatorView(
+        actuator=spec.name,
+        label=spec.label.model_dump(),
+        unit=spec.unit,
+        kind=spec.kind,
+        low=spec.low,
+        high=spec.high,
+        tolerance=spec.tolerance,
+        fail_safe=str(spec.fail_safe),
+        command=None if command is None else command.id,
+        commanded=None if command is None else finite(command.value),
+        state=None if command is None else command.state,
+        reason=None if command is None else command.reason,
+        feedback_point=spec.feedback,
+        measured=None if feedback is None else latest_view(state, feedback, parts.now_ms()),
+    )
+
+
+def device_view(parts: Parts, device: Device) -> DeviceView:
+    """Its view now."""
+    state = parts.state
+    seen_ns = state.seen_ns(device)
+    return DeviceView(
+        site=device.site,
+        device=device.name,
+        area=device.area,
+        profile=device.profile.name,
+        label=device.profile.label.model_dump(),
+        origin=device.origin,
+        is_silent=state.is_silent(device),
+        last_seen_ms=None if seen_ns == NEVER else seen_ns // 1_000_000,
+        frames=int(state.device_frames[device.number]) if seen_ns != NEVER else 0,
+        last_verdict=None if seen_ns == NEVER else Verdict(int(state.device_verdict[device.number])).name,
+        status=state.device_status.get(device.key),
+        actuators=[_actuator_view(parts, device, spec) for spec in device.profile.actuators],
+    )
+
+
+@router.get("/sites/{site}/devices", responses=problem.documented(401, 404, 422))
+async def devices(
+    site: str,
+    parts: UseParts,
+    principal: Viewer,
+    after: Annotated[int, Query(ge=-1, description="`next` of the page before")] = -1,
+    limit: Annotated[int, Query(ge=1, le=500)] = 200,
+) -> DeviceList:
+    """Devices of a site with commanded and measured positions."""
+    del principal
+    site_config(parts, site)
+    plan = parts.state.plan
+    numbers = [d.number for d in plan.devices if d.site == site and d.number > after and d.number in plan.active]
+    page = numbers[:limit]
+    return DeviceList(items=[device_view(parts, plan.devices[n]) for n in page], next=page[-1] if len(numbers) > limit else None)
+
+
+@router.get("/sites/{site}/devices/{device}", responses=problem.documented(401, 404))
+async def device(site: str, device: str, parts: UseParts, principal: Viewer) -> DeviceView:
+    """One device."""
+    del principal
+    site_config(parts, site)
+    return device_view(parts, find_device(parts, site, device))

@@ -1,0 +1,108 @@
+"""Points with their newest value, unit, quality and age."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+
+from api import problem
+from api.parts import Parts, UseParts
+from api.problem import not_found
+from api.routes.devices import find_device
+from api.routes.sites import Viewer, site_config
+from api.views import LatestView, View, latest_view
+from telemetry.plan import Device
+from telemetry.site import PointSpec
+
+router = APIRouter(tags=["points"])
+
+
+class PointView(View):
+    """A point, its limits and its newest sample."""
+
+    number: int = Field(examples=[17], description="Names the point in the live feed; never reused")
+    site: str = Field(examples=["nursery"])
+    device: str = Field(examples=["ms-1"])
+    point: str = Field(examples=["air_temp_c"])
+    label: dict[str, str] = Field(examples=[{"en": "Air temperature", "zh": "气温"}])
+    unit: str = Field(examples=["°C"])
+    low: float = Field(examples=[-30.0], description="Physical range")
+    high: float = Field(examples=[60.0])
+    band: tuple[float, float] | None = Field(examples=[[18.0, 30.0]], description="Normal range")
+    decimals: int = Field(examples=[1])
+    heartbeat_s: float = Field(examples=[60.0])
+    labels: dict[int, str] | None = Field(examples=[None], description="Words of an enumeration")
+    members: int | None = Field(examples=[None])
+    latest: LatestView
+
+
+class PointList(View):
+    """Points in order of number; `next` continues, null at the end."""
+
+    items: list[PointView]
+    next: int | None = Field(examples=[None])
+    now_ms: int = Field(examples=[1767225660000])
+
+
+def _point_view(parts: Parts, device: Device, spec: PointSpec, number: int) -> PointView:
+    return PointView(
+        number=number,
+        site=device.site,
+        device=device.name,
+        point=spec.name,
+        label=spec.label.model_dump(),
+        unit=spec.unit,
+        low=spec.low,
+        high=spec.high,
+        band=spec.band,
+        decimals=spec.decimals,
+        heartbeat_s=spec.heartbeat_s,
+        labels=spec.labels,
+        members=spec.members,
+        latest=latest_view(parts.state, number, parts.now_ms()),
+    )
+
+
+@router.get("/sites/{site}/points", responses=problem.documented(401, 404, 422))
+async def points(
+    site: str,
+    parts: UseParts,
+    principal: Viewer,
+    device: str | None = None,
+    after: Annotated[int, Query(ge=-1, description="`next` of the page before")] = -1,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 500,
+) -> PointList:
+    """Points of a site, or of one of its devices, with their newest sample."""
+    del principal
+    site_config(parts, site)
+    plan = parts.state.plan
+    if device is not None:
+        chosen = [find_device(parts, site, device)]
+    else:
+        chosen = [d for d in plan.devices if d.site == site and d.number in plan.active]
+    found = sorted(
+        (
+            (number, owner, spec)
+            for owner in chosen
+            for spec, number in zip(owner.profile.points, owner.points, strict=True)
+            if number > after
+        ),
+        key=lambda row: row[0],
+    )
+    page = found[:limit]
+    return PointList(
+        items=[_point_view(parts, owner, spec, number) for number, owner, spec in page],
+        next=page[-1][0] if len(found) > limit else None,
+        now_ms=parts.now_ms(),
+    )
+
+
+@router.get("/sites/{site}/devices/{device}/points/{point}", responses=problem.documented(401, 404))
+async def point(site: str, device: str, point: str, parts: UseParts, principal: Viewer) -> PointView:
+    """One point with its newest sample."""
+    del principal
+    owner = find_device(parts, site, device)
+    for spec, number in zip(owner.profile.points, owner.points, strict=True):
+        if spec.name == point:
+            return _point_view(parts, owner, spec, number)
+    raise not_found("point")

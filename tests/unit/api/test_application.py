@@ -1,0 +1,307 @@
+import json
+import math
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from api.application import make_app
+from telemetry.frame import Verdict
+from telemetry.quality import BAD, OUT_OF_RANGE
+from telemetry.record import Event
+from tests.faults.web_world import SECOND_NS, START_NS, World, fill, make_world, site
+
+PROBLEM = "application/problem+json"
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    made = make_world(tmp_path)
+    fill(made)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+async def client(world: World) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(make_app(world.parts), raise_app_exceptions=False)
+    headers = {"Authorization": f"Bearer {world.token('ann', 'admin', None)}"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://testserver", headers=headers) as made:
+        yield made
+
+
+async def test_latest_values_carry_unit_age_and_quality(world: World, client: httpx.AsyncClient) -> None:
+    world.write(frames=[("north/house-0", {"air_temp_c": 99.0}, 0.0)], quality=BAD | OUT_OF_RANGE)
+    world.clock.advance(3 * SECOND_NS)
+    point = (await client.get("/api/v1/sites/north/devices/house-0/points/air_temp_c")).json()
+    assert point["unit"] == "°C"
+    assert point["latest"] == {
+        "value": 99.0,
+        "ts_ms": world.writer.now_ns // 1_000_000,
+        "age_ms": 3000,
+        "quality": "BAD",
+        "reasons": ["out_of_range"],
+        "members": None,
+    }
+
+
+async def test_nan_is_null_and_the_json_is_strict(world: World, client: httpx.AsyncClient) -> None:
+    world.write(
+        frames=[("north/house-0", {"air_temp_c": math.nan, "air_rh_pct": math.inf}, 0.0)],
+        decisions=[("condition", "HOT@north/house-0", {"on": False, "value": math.nan})],
+    )
+    for path in ("sites/north/points", "sites/north/decisions", "sites/north/devices/house-0/points/air_temp_c/history", "sites"):
+        answer = await client.get(f"/api/v1/{path}")
+        assert answer.status_code == 200, answer.text
+        json.loads(answer.text, parse_constant=lambda word: pytest.fail(f"{word} in {answer.text}"))  # noqa: B023
+
+
+async def test_point_list_pages_through_everything_once(client: httpx.AsyncClient) -> None:
+    seen, after = [], -1
+    while after is not None:
+        page = (await client.get("/api/v1/sites/north/points", params={"limit": 3, "after": after})).json()
+        seen += [(p["device"], p["point"]) for p in page["items"]]
+        after = page["next"]
+    assert len(seen) == len(set(seen)) == 8
+
+
+async def test_history_keeps_extremes_and_gaps_when_downsampled(world: World, client: httpx.AsyncClient) -> None:
+    for i in range(300):
+        spike = 55.5 if i == 137 else 20.0 + i % 3
+        world.write(frames=[("north/house-1", {"air_temp_c": spike}, 0.0)], after_s=120.0 if i == 200 else 1.0)
+    path = "/api/v1/sites/north/devices/house-1/points/air_temp_c/history"
+    answer = (await client.get(path, params={"points": 20, "start_ms": START_NS // 1_000_000})).json()
+    assert answer["samples"] is None
+    assert len(answer["buckets"]) <= 20
+    assert max(b["max"] for b in answer["buckets"]) == 55.5
+    assert sum(b["count"] for b in answer["buckets"]) == 301
+    assert any(to - since >= 90_000 for since, to in answer["gaps"])
+
+
+async def test_history_of_a_short_range_is_raw_with_quality(client: httpx.AsyncClient) -> None:
+    answer = (await client.get("/api/v1/sites/north/devices/house-0/points/air_temp_c/history")).json()
+    assert answer["buckets"] is None
+    assert [(s["value"], s["quality"]) for s in answer["samples"]] == [(39.5, "GOOD")]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [{"points": 0}, {"points": 10**6}, {"start_ms": 5, "end_ms": 5}, {"start_ms": -1}, {"end_ms": 10**30}, {"points": "1e9"}],
+)
+async def test_impossible_history_range_is_422(client: httpx.AsyncClient, query: dict[str, int]) -> None:
+    answer = await client.get("/api/v1/sites/north/devices/house-0/points/air_temp_c/history", params=query)
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == PROBLEM
+    assert answer.json()["errors"]
+
+
+async def test_member_arrays_show_as_mean_with_extremes(world: World, client: httpx.AsyncClient) -> None:
+    world.write(frames=[("north/house-0", {"air_temp_c": 20.0}, 0.0)], members={"north/house-0/ends": [1.0, 2.0, 9.0]})
+    point = (await client.get("/api/v1/sites/north/devices/house-0/points/ends")).json()
+    assert point["latest"]["value"] == 4.0
+    assert point["latest"]["members"] == {"count": 3.0, "min": 1.0, "max": 9.0}
+    history = (await client.get("/api/v1/sites/north/devices/house-0/points/ends/history")).json()
+    assert [s["value"] for s in history["samples"]] == [4.0]
+    history = (await client.get("/api/v1/sites/north/devices/house-0/points/ends.max/history")).json()
+    assert [s["value"] for s in history["samples"]] == [9.0]
+
+
+async def test_alarms_are_worst_first(world: World, client: httpx.AsyncClient) -> None:
+    world.write(decisions=[("alarm", "FIRE@south/house-1", {"from": "NORM", "to": "UNACK", "event": "raise", "priority": "P1"})])
+    world.write(
+        decisions=[("alarm", "HOT@north/house-0", {"from": "UNACK", "to": "ACKED", "event": "acknowledge", "priority": "P2"})]
+    )
+    items = (await client.get("/api/v1/alarms")).json()["items"]
+    assert [a["subject"] for a in items] == ["FIRE@south/house-1", "HOT@south/house-0", "HOT@north/house-0"]
+    assert items[2]["message"]["en"] == "Too hot at north"
+    assert items[2]["raised_ms"] < items[2]["changed_ms"]
+
+
+async def test_alarm_that_returned_to_normal_leaves_the_list_and_stays_in_history(world: World, client: httpx.AsyncClient) -> None:
+    world.write(decisions=[("alarm", "HOT@north/house-0", {"from": "ACKED", "to": "NORM", "event": "clear", "priority": "P2"})])
+    assert [a["site"] for a in (await client.get("/api/v1/alarms")).json()["items"]] == ["south"]
+    events = (await client.get("/api/v1/sites/north/alarms/history")).json()["items"]
+    assert [e["evidence"]["to"] for e in events] == ["NORM", "UNACK"]
+
+
+async def test_acknowledge_becomes_a_request_of_the_session_s_person(world: World, client: httpx.AsyncClient) -> None:
+    path = "/api/v1/sites/north/alarms/house-0/HOT/acknowledge"
+    first = await client.post(path, json={"id": "abcdefgh"})
+    again = await client.post(path, json={"id": "abcdefgh"})
+    assert (first.status_code, first.json()["is_new"], again.json()["is_new"]) == (202, True, False)
+    request = world.inbox.requests["ann.abcdefgh"]
+    assert (request.kind, request.author, request.body) == ("acknowledge", "ann", {"alarm": "HOT@north/house-0"})
+
+
+async def test_shelving_needs_seconds_and_nothing_else_takes_them(client: httpx.AsyncClient) -> None:
+    for action, body in (
+        ("shelve", {}),
+        ("acknowledge", {"seconds": 60}),
+        ("shelve", {"seconds": 10**9}),
+        ("shelve", {"seconds": -1}),
+    ):
+        answer = await client.post(f"/api/v1/sites/north/alarms/house-0/HOT/{action}", json=body)
+        assert answer.status_code == 422, (action, body)
+
+
+@pytest.mark.parametrize("path", ["house-0/NOPE/acknowledge", "house-9/HOT/acknowledge"])
+async def test_unknown_alarm_is_404(client: httpx.AsyncClient, path: str) -> None:
+    assert (await client.post(f"/api/v1/sites/north/alarms/{path}")).status_code == 404
+
+
+async def test_override_is_limited_and_always_ends(world: World, client: httpx.AsyncClient) -> None:
+    path = "/api/v1/sites/north/devices/house-0/actuators/roof_vent/override"
+    good = {"value": 50, "seconds": 600, "reason": "inspection", "id": "override-1"}
+    assert (await client.post(path, json=good)).status_code == 202
+    assert world.inbox.requests["ann.override-1"].body == {
+        "actuator": "north/house-0/roof_vent",
+        "value": 50.0,
+        "seconds": 600.0,
+        "reason": "inspection",
+    }
+    for wrong in ({"value": 101}, {"seconds": 0}, {"seconds": 10**6}, {"reason": ""}, {"author": "boss"}, {"value": "NaN"}):
+        assert (await client.post(path, json=good | wrong)).status_code == 422, wrong
+    assert len(world.inbox.requests) == 1
+
+
+async def test_request_is_answered_when_the_core_has_decided(client: httpx.AsyncClient) -> None:
+    answer = (await client.get("/api/v1/sites/north/requests/north-person.request1")).json()
+    assert answer["accepted"] is True
+    assert (await client.get("/api/v1/sites/south/requests/north-person.request1")).status_code == 404
+
+
+async def test_commands_show_every_step_with_its_reason(world: World, client: httpx.AsyncClient) -> None:
+    world.write(
+        decisions=[("command", "north/house-0/roof_vent", {"id": "north/house-0/roof_vent:1", "state": "lost", "reason": "no ack"})]
+    )
+    [command] = (await client.get("/api/v1/sites/north/commands")).json()["items"]
+    assert (command["state"], command["reason"], command["value"]) == ("lost", "no ack", 80.0)
+    assert [step[0] for step in command["steps"]] == ["sent", "lost"]
+    one = await client.get("/api/v1/sites/north/commands/north/house-0/roof_vent:1")
+    assert one.json() == command
+    device = (await client.get("/api/v1/sites/north/devices/house-0")).json()
+    assert device["actuators"][0]["commanded"] == 80.0
+    assert device["actuators"][0]["measured"]["value"] == 12.5
+
+
+async def test_rejects_show_reason_and_inert_payload(world: World, client: httpx.AsyncClient) -> None:
+    hostile = "<img onerror=x>\x1b[2J\u202e"
+    world.write(
+        records=[
+            Event(
+                "reject",
+                "north/house-0",
+                {"reason": "bad_json", "topic": "fl/north/house-0/telemetry", "payload": b64encode(hostile.encode()).decode()},
+            )
+        ]
+    )
+    newest = (await client.get("/api/v1/rejects", params={"site": "north"})).json()["items"][0]
+    assert newest["payload_text"] == "<img onerror=x>\\x1b[2J\\u202e"
+    assert newest["reason"] == "bad_json"
+
+
+async def test_config_with_mistakes_names_every_one(client: httpx.AsyncClient) -> None:
+    config = site("north").model_dump(mode="json")
+    config["areas"][0]["name"] = "NOT A NAME"
+    config["latitude"] = 1000
+    config["wrong"] = 1
+    answer = await client.post("/api/v1/sites/north/config", json=config)
+    assert answer.status_code == 422
+    assert {e["path"] for e in answer.json()["errors"]} >= {"body.areas.0.name", "body.latitude", "body.wrong"}
+
+
+async def test_exported_config_can_be_posted_again(world: World, client: httpx.AsyncClient) -> None:
+    exported = (await client.get("/api/v1/sites/north/config")).json()
+    answer = await client.post("/api/v1/sites/north/config", json=exported["config"])
+    assert (answer.status_code, answer.json()["sha256"]) == (202, exported["sha256"])
+    [request] = world.inbox.requests.values()
+    assert request.body["text"] == site("north").canonical()
+
+
+async def test_config_of_another_site_than_the_address_is_422(client: httpx.AsyncClient) -> None:
+    assert (await client.post("/api/v1/sites/south/config", json=site("north").model_dump(mode="json"))).status_code == 422
+
+
+async def test_every_error_has_the_one_shape(client: httpx.AsyncClient) -> None:
+    answers = [
+        (404, await client.get("/nowhere")),
+        (404, await client.get("/api/v1/sites/east")),
+        (405, await client.put("/api/v1/sites")),
+        (422, await client.get("/api/v1/sites/north/points", params={"limit": "x"})),
+        (413, await client.post("/api/v1/sites/north/alarms/house-0/HOT/shelve", content=b"x" * 100_000)),
+        (401, await client.get("/api/v1/sites", headers={"Authorization": "Bearer nonsense"})),
+        (421, await client.get("/api/v1/health", headers={"Host": "evil.example"})),
+    ]
+    for status, answer in answers:
+        assert answer.status_code == status
+        assert answer.headers["content-type"] == PROBLEM
+        assert {"type", "title", "status", "detail"} <= set(answer.json())
+        assert answer.json()["status"] == status
+
+
+async def test_failure_inside_is_a_problem_without_details(world: World, client: httpx.AsyncClient) -> None:
+    world.parts.state.plan.sites["north"] = None  # type: ignore[assignment]
+    world.parts.state.commands["x"] = "not a command"  # type: ignore[assignment]
+    answer = await client.get("/api/v1/sites/south/commands")
+    assert (answer.status_code, answer.headers["content-type"]) == (500, PROBLEM)
+    assert "not a command" not in answer.text
+
+
+async def test_body_without_length_is_refused_while_it_arrives(client: httpx.AsyncClient) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            yield b"x" * 10_000
+
+    answer = await client.post("/api/v1/sites/north/alarms/house-0/HOT/shelve", content=endless())
+    assert (answer.status_code, answer.headers["content-type"]) == (413, PROBLEM)
+
+
+async def test_readiness_says_what_is_missing(world: World, client: httpx.AsyncClient) -> None:
+    assert (await client.get("/ready")).status_code == 200
+    world.clock.advance(30 * SECOND_NS)
+    answer = await client.get("/api/v1/ready")
+    assert (answer.status_code, "30 s" in answer.json()["detail"]) == (503, True)
+    assert (await client.get("/health")).status_code == 200
+
+
+async def test_metrics_balance(world: World, client: httpx.AsyncClient) -> None:
+    text = (await client.get("/metrics")).text
+    fates = {
+        line.split('"')[1]: float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith("fieldloom_messages{")
+    }
+    assert fates.pop("received") == sum(fates.values()) == 4
+    assert 'fieldloom_alarms{priority="P2",state="UNACK"} 2' in text
+    token = world.token("bob", "viewer", ["north"])
+    assert (await client.get("/metrics", headers={"Authorization": f"Bearer {token}"})).status_code == 403
+
+
+async def test_future_and_older_samples_never_become_the_latest(world: World, client: httpx.AsyncClient) -> None:
+    world.write(frames=[("north/house-0", {"air_temp_c": 70.0}, 3600.0)], verdict=Verdict.FUTURE)
+    world.write(frames=[("north/house-0", {"air_temp_c": 71.0}, -3600.0)], verdict=Verdict.LATE)
+    world.write(frames=[("north/house-0", {"air_temp_c": 72.0}, 0.0)], verdict=Verdict.DUPLICATE)
+    point = (await client.get("/api/v1/sites/north/devices/house-0/points/air_temp_c")).json()
+    assert point["latest"]["value"] == 39.5
+
+
+async def test_openapi_has_examples_and_documents_every_problem(client: httpx.AsyncClient) -> None:
+    schema = (await client.get("/api/v1/openapi.json")).json()
+    for path, operations in schema["paths"].items():
+        for method, operation in operations.items():
+            problems = [r for code, r in operation["responses"].items() if code == "default" or int(code) >= 400]
+            assert problems, (method, path)
+            assert all(PROBLEM in r["content"] for r in problems), (method, path)
+    assert "HTTPValidationError" not in schema["components"]["schemas"]
+    for name, model in schema["components"]["schemas"].items():
+        for field, spec in model.get("properties", {}).items():
+            if name.endswith("View") and "$ref" not in str(spec):
+                assert "examples" in spec, (name, field)
+
+
+async def test_pages_have_a_strict_content_policy(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/")
+    assert answer.status_code == 200
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+    assert "<script>" not in answer.text
+    assert " style=" not in answer.text
