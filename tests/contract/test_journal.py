@@ -1,12 +1,14 @@
 """The promises of a journal: durable, contiguous, fenced, followed without gaps. A second implementation joins by the fixtures."""
 
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import pytest
 
 from store.journal import Journal
 from store.journal_reader import Gap, JournalReader
-from store.segment import list_segments
+from store.segment import list_segments, meta_row, read_meta, segment_path
 from telemetry.clock import ManualClock
 from telemetry.errors import CorruptError, FencedError, StoreError
 from tests.faults.journal_rows import make_transaction
@@ -200,3 +202,64 @@ def test_follower_ahead_of_the_journal_is_told_that_entries_are_lost(journal, re
     append_many(journal, 1)
     with pytest.raises(CorruptError):
         reader.read(50)
+
+
+def test_kill_between_sealing_and_the_next_segment_is_recovered(tmp_path, clock, journal, reader):
+    made = append_many(journal, 2)
+    journal.close()
+    with contextlib.closing(sqlite3.connect(segment_path(tmp_path, 0))) as connection:
+        meta = read_meta(connection, segment_path(tmp_path, 0))._replace(sealed=19)
+        connection.execute("UPDATE meta SET schema=?, first=?, created_ns=?, epoch=?, sealed=?, crc32=?", meta_row(meta))
+        connection.commit()
+    half_made, orphan = tmp_path / f"{20:020d}.sqlite.new", tmp_path / f"{7:020d}.sqlite-wal"
+    half_made.write_bytes(b"half")
+    orphan.write_bytes(b"")
+    assert read_all(reader) == made
+    again = Journal(tmp_path, clock=clock)
+    assert not half_made.exists()
+    assert not orphan.exists()
+    again.begin(2)
+    made += append_many(again, 1, epoch=2)
+    assert list_segments(tmp_path) == [0, 20]
+    assert read_all(reader) == made
+    again.close()
+
+
+def test_rotation_that_failed_half_way_goes_on_at_the_next_try(tmp_path, clock, journal, reader):
+    made = append_many(journal, 1)
+    clock.advance(HOUR_NS)
+    blocker = tmp_path / f"{10:020d}.sqlite.new"
+    blocker.mkdir()
+    following = make_transaction(10)
+    for _ in range(2):
+        with pytest.raises(StoreError):
+            journal.append(following)
+    with pytest.raises(StoreError):
+        journal.reopen()
+    blocker.rmdir()
+    journal.reopen()
+    journal.append(following)
+    assert read_all(reader) == [*made, following]
+
+
+def test_missing_segment_in_the_middle_is_damage(tmp_path, clock, journal, reader):
+    for _ in range(3):
+        append_many(journal, 1)
+        clock.advance(HOUR_NS)
+    segment_path(tmp_path, 10).unlink()
+    assert len(reader.read(-1)) == 1
+    with pytest.raises(CorruptError, match="ends at position 9"):
+        reader.read(9)
+
+
+def test_reader_goes_on_through_restarts_of_the_writer(tmp_path, clock, journal, reader):
+    made = append_many(journal, 1)
+    assert read_all(reader) == made
+    journal.close()
+    for epoch in (2, 3):
+        again = Journal(tmp_path, clock=clock)
+        again.begin(epoch)
+        made += append_many(again, 1, epoch=epoch)
+        assert reader.read(made[-2].last) == made[-1:]
+        again.close()
+    assert read_all(reader) == made
