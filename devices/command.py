@@ -1,0 +1,651 @@
+"""Commands: from the targets of arbitration to commands, their answers, and what follows when an answer does not come.
+
+One table says how a command moves; `docs/commands.md` draws it. An actuator has at most one open command and one wake time, so all
+deadlines (resend, expiry, fail to move, pacing, retry) are one heap. Wake times are always later than the engine time at which they
+are set; therefore a run may be cut anywhere.
+
+A command is named once, "epoch-position-actuator", and keeps its name over resends and restarts. Times of a device's clock decide
+nothing here except that a measurement older than the command confirms nothing.
+"""
+
+import heapq
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from devices.drive import NEVER, Command, Drive, Wanted, differs, load_drive, save_drive
+from devices.failsafe import RETRY_NS, fail_safe_value, move_limit_ns
+from telemetry import quality
+from telemetry.frame import Verdict
+from telemetry.plan import NS_PER_S, Plan
+from telemetry.record import Ack, Event, Start
+from telemetry.site import ActuatorSpec
+from telemetry.span import ENTRY, TIMER, CommandOut, Span
+
+SENDS_MAX: Final = 3
+REMEMBERED_COMMANDS: Final = 2_000  # closed ids kept to recognise late answers; the oldest is forgotten and then counts as unknown
+LEASE_LIFETIME_NS: Final = 15 * NS_PER_S  # devices that were without us for so long have gone local
+SABOTEURS: Final = frozenset({"ignore_expiry", "double_send_pulse", "skip_fail_safe", "ignore_pacing", "apply_late_ack"})
+
+# (state, event) -> (state, effects). A pair that is missing changes nothing.
+TABLE: Final[dict[tuple[str, str], tuple[str, tuple[str, ...]]]] = {
+    ("requested", "authorise"): ("authorised", ()),
+    ("requested", "supersede"): ("superseded", ("close",)),
+    ("requested", "deadline"): ("expired", ("close", "fault", "fail")),
+    ("authorised", "send"): ("sent", ("publish",)),
+    ("sent", "send"): ("sent", ("publish",)),
+    ("sent", "accepted"): ("accepted", ()),
+    ("sent", "refused"): ("refused", ("close", "fault", "fail")),
+    ("sent", "expired"): ("expired", ("close", "fault", "fail", "fail_safe")),
+    ("sent", "superseded"): ("superseded", ("close", "fail")),
+    ("sent", "supersede"): ("superseded", ("close",)),
+    ("sent", "deadline"): ("lost", ("close", "fault", "fail", "fail_safe")),
+    ("sent", "restart"): ("lost", ("close", "fault", "fail", "fail_safe")),
+    ("accepted", "measured"): ("confirmed", ("close",)),
+    ("accepted", "supersede"): ("superseded", ("close",)),
+    ("accepted", "deadline"): ("lost", ("close", "fault", "fail", "fail_safe")),
+    ("lost", "fail_safe"): ("failed_safe", ()),
+    ("expired", "fail_safe"): ("failed_safe", ()),
+}
+STATES: Final = (
+    "requested", "authorised", "sent", "accepted", "confirmed", "refused", "expired", "superseded", "lost", "failed_safe",
+)  # fmt: skip
+FAULTS: Final = {"refused": "COMMAND_REFUSED", "expired": "COMMAND_EXPIRED", "lost": "COMMAND_LOST"}
+ACK_STATUSES: Final = ("accepted", "refused", "expired", "superseded")
+
+
+class Moment(NamedTuple):
+    """Where a thing happens. time_ns is stamped on decisions; now_ns is the engine time, at_ns that of the entry."""
+
+    entry: int
+    phase: int
+    time_ns: int
+    now_ns: int
+    at_ns: int
+
+
+_Key = tuple[int, int, int]
+_EARLY, _RECORD, _MEASURED, _TARGET = 0, 1, 2, 3  # order inside one entry
+
+
+class Commands:
+    """The stage. `sabotage` breaks a promise on purpose, so that a test can be seen to fail (names in SABOTEURS)."""
+
+    rank = 70
+
+    def __init__(self, *, sabotage: frozenset[str] = frozenset()) -> None:
+        self._sabotage = sabotage & SABOTEURS
+        self._plan = Plan()
+        self._drives: dict[str, Drive] = {}
+        self._specs: dict[str, ActuatorSpec | None] = {}
+        self._feedback_table = np.zeros(0, np.bool_)
+        self._heap: list[tuple[int, str]] = []
+        self._active: set[str] = set()  # drives that are not at rest: open, failed, or waiting for something
+        self._blocked: set[str] = set()  # waiting for the end of blindness or for their device
+        self._proven: set[str] = set()  # devices heard since the last START, loss of the broker or last will
+        self._closed: dict[str, tuple[str, str]] = {}  # id -> (actuator, last state), oldest first
+        self._epoch = 0
+        self._last_ns = 0
+        self._blind_from_ns = -1
+        self._is_reconfigured = False
+        self.unknown_acks = 0
+        self.late_acks = 0
+
+    def configure(self, plan: Plan) -> None:
+        """Take the plan. Commands of actuators that are gone end, the others are looked at again, at the next entry."""
+        self._plan = plan
+        self._specs.clear()
+        self._feedback_table = np.zeros(len(plan.point_owner), np.bool_)
+        with_feedback = {
+            id(p): [i for i, point in enumerate(p.points) if any(a.feedback == point.name for a in p.actuators)]
+            for p in {id(d.profile): d.profile for d in plan.devices}.values()
+        }
+        for device in plan.devices:
+            for i in with_feedback[id(device.profile)] if device.points else ():
+                self._feedback_table[device.points[i]] = True
+        self._is_reconfigured = bool(self._drives)
+
+    def open_commands(self) -> list[tuple[str, Command]]:
+        """(actuator, command) of every command that is still on its way, by actuator name."""
+        return [(name, d.open) for name in sorted(self._active) if (d := self._drives[name]).open is not None]
+
+    # -- one run -----------------------------------------------------------------------------------------------------
+
+    def run(self, span: Span) -> None:
+        """Walk everything that concerns commands through the table, in the order of the journal."""
+        if not len(span.entries):
+            return
+        times = span.entries.time_ns
+        last = int(times[-1])
+        events = self._gather(span)
+        if events or (self._heap and self._heap[0][0] <= last):
+            events.sort(key=lambda event: event[:2])
+            for key, _, payload in events:
+                self._fire_before(span, key)
+                self._happen(span, self._moment(span, key), payload)
+            self._fire_before(span, (len(times), TIMER, 0))
+        self._last_ns = last
+        self._blind_from_ns = span.blind_from_ns if _is_blind(span) else -1
+
+    def _gather(self, span: Span) -> list[tuple[_Key, int, Any]]:
+        """(key, order inside the entry, what happens)."""
+        events: list[tuple[_Key, int, Any]] = []
+        if self._is_reconfigured:
+            self._is_reconfigured = False
+            events.append(((0, ENTRY, 0), _EARLY, "configured"))
+        if self._blind_from_ns >= 0 and not _is_blind(span):
+            events.append(((0, ENTRY, 0), _EARLY, "sighted"))
+        is_wide = False
+        for entry, record in span.entries.records:
+            if isinstance(record, Ack | Start) or (
+                isinstance(record, Event) and record.name in {"birth", "offline", "broker_lost"}
+            ):
+                events.append(((entry, ENTRY, 0), _RECORD, record))
+                is_wide = is_wide or not isinstance(record, Ack)
+        events += [((t.entry, t.phase, t.time_ns if t.phase == TIMER else 0), _TARGET, t) for t in span.targets]
+        if len(span.entries.frames):
+            watched = set(self._drives) if is_wide or (events[:1] and events[0][1] == _EARLY) else set(self._active)
+            watched.update(t.actuator for t in span.targets)
+            if watched:
+                events += self._measured(span, watched)
+                events += self._heard(span, watched, every=is_wide)
+        return events
+
+    def _measured(self, span: Span, watched: set[str]) -> list[tuple[_Key, int, Any]]:
+        """Usable feedback samples of watched actuators."""
+        frames, admission = span.entries.frames, span.admission
+        assert admission is not None
+        rows = np.flatnonzero(self._feedback_table[frames.point])
+        if not len(rows):
+            return []
+        by_point: dict[int, list[str]] = {}
+        for name in sorted(watched):
+            number = self._feedback_point(name)
+            if number is not None:
+                by_point.setdefault(number, []).append(name)
+        rows = rows[np.isin(frames.point[rows], np.fromiter(by_point, np.int64, len(by_point)))]
+        frame = np.searchsorted(frames.offsets, rows, side="right") - 1
+        q = admission.quality[rows]
+        usable = (admission.verdict[frame] == Verdict.LIVE) & ~quality.is_bad(q) & ((q & quality.REPEATED) == 0)
+        return [
+            ((int(frames.entry[f]), ENTRY, 0), _MEASURED, (name, float(frames.value[row]), int(frames.ts_ns[f])))
+            for row, f in zip(rows[usable], frame[usable], strict=True)
+            for name in by_point[int(frames.point[row])]
+        ]
+
+    def _heard(self, span: Span, watched: set[str], *, every: bool) -> list[tuple[_Key, int, Any]]:
+        """Live frames of devices that must be proven online before anything is sent to them."""
+        devices = {
+            number: key
+            for name in watched
+            if (spec := self._spec(name)) is not None and not spec.expires
+            and (number := self._plan.device_number[key := name.rpartition("/")[0]]) >= 0
+            and (every or key not in self._proven)
+        }  # fmt: skip
+        if not devices:
+            return []
+        frames, admission = span.entries.frames, span.admission
+        assert admission is not None
+        live = np.flatnonzero((admission.verdict == Verdict.LIVE) & np.isin(frames.device, sorted(devices)))
+        return [((int(frames.entry[f]), ENTRY, 0), _RECORD, devices[int(frames.device[f])]) for f in live]
+
+    def _moment(self, span: Span, key: _Key) -> Moment:
+        entry, phase, due = key
+        times = span.entries.time_ns
+        at = int(times[entry])
+        if phase == ENTRY:
+            return Moment(entry, phase, at, at, at)
+        return Moment(entry, phase, due, max(due, int(times[entry - 1]) if entry else self._last_ns), at)
+
+    def _fire_before(self, span: Span, key: _Key) -> None:
+        """Wake the actuators whose time comes before `key`."""
+        times = span.entries.time_ns
+        while self._heap:
+            due, name = self._heap[0]
+            place = int(np.searchsorted(times, due)), TIMER, due
+            if due > times[-1] or place >= key:
+                return
+            heapq.heappop(self._heap)
+            drive = self._drives.get(name)
+            if drive is not None and drive.wake_ns == due:
+                drive.wake_ns = NEVER
+                self._advance(span, drive, self._moment(span, place))
+
+    # -- what happens --------------------------------------------------------------------------------------------------
+
+    def _happen(self, span: Span, m: Moment, what: Any) -> None:
+        if isinstance(what, tuple) and len(what) == 3:
+            self._on_measured(span, m, *what)
+        elif isinstance(what, Ack):
+            self._on_ack(span, m, what)
+        elif isinstance(what, Start):
+            self._on_start(span, m, what)
+        elif isinstance(what, Event):
+            self._on_event(span, m, what)
+        elif what == "configured":
+            self._on_configured(span, m)
+        elif what == "sighted":
+            self._on_sighted(span, m)
+        elif isinstance(what, str):
+            self._on_heard(span, m, what)
+        else:
+            self._on_target(span, m, what)
+
+    def _on_target(self, span: Span, m: Moment, target: Any) -> None:
+        spec = self._spec(target.actuator)
+        if spec is None:
+            return
+        drive = self._drives.setdefault(target.actuator, Drive(target.actuator))
+        winner = target.winner
+        level = 8 if winner is None else winner.level
+        evidence = None if winner is None else winner.body()
+        wanted = Wanted(target.value, level, target.reason, evidence, [loser.body() for loser in target.losers])
+        drive.wanted = wanted
+        if spec.kind == "pulse":
+            # A dose is given when its demand begins, not when it comes to the top again because another one ended.
+            is_new = winner is not None and winner.since == span.entries.first + m.entry and target.value != spec.rest
+            drive.pulse = wanted if is_new else None if target.value == spec.rest else drive.pulse
+        if level <= 4:  # safety, survival and people do not wait for the retry
+            drive.is_failed, drive.retry_ns = False, NEVER
+        self._advance(span, drive, m)
+
+    def _on_measured(self, span: Span, m: Moment, name: str, value: float, ts_ns: int) -> None:
+        drive = self._drives.get(name)
+        spec = self._spec(name)
+        if drive is None or spec is None or drive.open is None or drive.open.state != "accepted":
+            return
+        if ts_ns >= drive.open.sent_ns and abs(value - drive.open.value) <= spec.tolerance:
+            drive.unmoved_since_ns = -1
+            self._move(span, drive, "measured", m, measured=value)
+            self._advance(span, drive, m)
+
+    def _on_ack(self, span: Span, m: Moment, ack: Ack) -> None:
+        self._proven.add(ack.device)
+        name = ack.command.split("-", 2)[-1].partition(".")[0]
+        drive = self._drives.get(name)
+        if drive is None or name.rpartition("/")[0] != ack.device or ack.status not in ACK_STATUSES:
+            self.unknown_acks += 1
+            return
+        if drive.open is not None and drive.open.id == ack.command and drive.open.state in {"sent", "accepted"}:
+            drive.silent_since_ns = -1
+            if drive.open.state == "sent":
+                self._accept(span, drive, m, ack)
+        elif ack.command in self._closed:
+            self._on_late_ack(span, drive, m, ack)
+        else:
+            self.unknown_acks += 1
+        self._advance(span, drive, m)
+
+    def _accept(self, span: Span, drive: Drive, m: Moment, ack: Ack) -> None:
+        """The answer of the device to the open command."""
+        command, spec = drive.open, self._spec(drive.name)
+        assert command is not None
+        self._move(span, drive, ack.status, m, answer=ack.reason)
+        if command.state != "accepted":
+            return
+        command.accepted_ns = m.now_ns
+        if spec is None or spec.feedback is None or spec.kind == "pulse":
+            self._close(drive, command)  # nothing measures it: the answer is all there will be
+        elif drive.unmoved_since_ns < 0:
+            drive.unmoved_since_ns = m.now_ns
+
+    def _on_late_ack(self, span: Span, drive: Drive, m: Moment, ack: Ack) -> None:
+        """Recorded, not applied; it only proves that the device is there."""
+        self.late_acks += 1
+        drive.silent_since_ns = -1 if drive.open is None or drive.open.state != "sent" else drive.open.sent_ns
+        state = self._closed[ack.command][1]
+        if "apply_late_ack" in self._sabotage:
+            state = ack.status
+        self._decide(span, m, drive.name, {"id": ack.command, "state": state, "late_answer": ack.status, "answer": ack.reason})
+
+    def _on_event(self, span: Span, m: Moment, event: Event) -> None:
+        if event.name == "broker_lost":
+            self._proven.clear()
+        elif event.name == "offline":
+            self._proven.discard(event.device)
+        else:
+            self._proven.add(event.device)
+            for drive in self._of_device(event.device):
+                if drive.open is None:
+                    drive.position = None  # it began anew: say again where things shall stand
+                drive.is_failed, drive.retry_ns = False, NEVER
+                self._advance(span, drive, m)
+
+    def _on_heard(self, span: Span, m: Moment, device: str) -> None:
+        if device not in self._proven:
+            self._proven.add(device)
+            for drive in self._of_device(device):
+                if drive.is_failed and drive.retry_ns == NEVER:
+                    drive.is_failed = False
+                self._advance(span, drive, m)
+
+    def _on_sighted(self, span: Span, m: Moment) -> None:
+        """Blindness ended. Devices that were without a lease for too long went local: every position is said again."""
+        is_long = m.now_ns - self._blind_from_ns >= LEASE_LIFETIME_NS
+        for name in sorted(self._drives if is_long else self._blocked):
+            drive = self._drives[name]
+            if is_long and drive.open is None:
+                drive.position = None
+            self._advance(span, drive, m)
+
+    def _on_configured(self, span: Span, m: Moment) -> None:
+        for name in sorted(self._drives):
+            drive = self._drives[name]
+            if self._spec(name) is not None:
+                self._advance(span, drive, m)
+                continue
+            self._move(span, drive, "supersede", m, why="the actuator left the configuration")
+            del self._drives[name]
+            self._active.discard(name)
+            self._blocked.discard(name)
+
+    def _on_start(self, span: Span, m: Moment, start: Start) -> None:
+        """A new epoch. Positions are asked for anew when sight returns; an unanswered pulse is sent again under its own id when the
+        device executes an id at most once, and is lost otherwise."""
+        self._epoch = start.epoch
+        self._proven.clear()
+        for name in sorted(self._drives):
+            drive, spec = self._drives[name], self._spec(name)
+            drive.silent_since_ns = drive.unmoved_since_ns = -1
+            command = drive.open
+            if spec is not None and spec.kind != "pulse":
+                self._move(span, drive, "supersede", m, why="restart")
+                drive.position, drive.is_failed, drive.retry_ns = None, False, NEVER
+            elif command is not None and command.state == "sent":
+                if spec is not None and self._may_resend(spec):
+                    command.sends, command.next_send_ns = min(command.sends, SENDS_MAX - 1), m.now_ns
+                else:
+                    self._move(span, drive, "restart", m, why="restart")
+            self._advance(span, drive, m)
+
+    def _of_device(self, device_key: str) -> list[Drive]:
+        device = self._plan.device(device_key)
+        names = [] if device is None else [f"{device_key}/{a.name}" for a in device.profile.actuators]
+        return [self._drives[name] for name in names if name in self._drives]
+
+    # -- one actuator --------------------------------------------------------------------------------------------------
+
+    def _advance(self, span: Span, drive: Drive, m: Moment) -> None:
+        """Do all that is due for an actuator, and set when to look again."""
+        spec = self._spec(drive.name)
+        if spec is None:
+            return
+        self._check_deadlines(span, drive, spec, m)
+        self._want(span, drive, spec, m)
+        self._push(span, drive, spec, m)
+        self._set_wake(span, drive, spec, m)
+
+    def _check_deadlines(self, span: Span, drive: Drive, spec: ActuatorSpec, m: Moment) -> None:
+        command = drive.open
+        if command is None or m.now_ns < self._deadline_ns(drive, command, spec):
+            return
+        if command.state == "accepted":
+            self._move(span, drive, "deadline", m, why="FAIL_TO_MOVE")
+        elif command.state == "requested":
+            self._move(span, drive, "deadline", m, why="never sent: " + self._withheld(span, drive, command, spec, m))
+        else:
+            self._move(span, drive, "deadline", m, why="no answer")
+
+    def _deadline_ns(self, drive: Drive, command: Command, spec: ActuatorSpec) -> int:
+        """When the open command has waited long enough."""
+        if command.state == "requested":
+            is_bound = spec.kind == "pulse" or not self._is_reachable(drive, spec)
+            return command.asked_ns + _expiry_ns(spec) if is_bound else NEVER
+        if command.state == "sent":
+            # Superseding does not stop the clock of a device that has not answered anything.
+            since = command.sent_ns if drive.silent_since_ns < 0 else min(drive.silent_since_ns, command.sent_ns)
+            return since + _expiry_ns(spec)
+        limit = move_limit_ns(spec, self._heartbeat_s(drive.name))
+        return min(command.accepted_ns + limit, drive.unmoved_since_ns + 3 * limit)
+
+    def _want(self, span: Span, drive: Drive, spec: ActuatorSpec, m: Moment) -> None:
+        """Ask for a command where the wanted value needs one."""
+        wanted, command = drive.wanted, drive.open
+        if spec.kind == "pulse":
+            if command is not None and command.state == "requested" and wanted is not None and wanted.value == spec.rest:
+                self._move(span, drive, "supersede", m, why="no longer wanted")
+            if drive.pulse is not None and (drive.open is None or drive.open.state == "requested"):
+                self._move(span, drive, "supersede", m, why="another dose")
+                drive.open, drive.pulse = self._request(span, drive, drive.pulse, m), None
+            return
+        if wanted is None or (drive.is_failed and m.now_ns < drive.retry_ns):
+            return
+        drive.is_failed, drive.retry_ns = False, NEVER
+        if command is not None and command.state == "requested":
+            if command.value == wanted.value and not command.is_fail_safe:
+                return
+            self._move(span, drive, "supersede", m, why="another target")
+        elif command is not None:
+            if not differs(spec, wanted.value, command.value) or self._waits(span, drive, wanted, spec, m):
+                return  # the old one is watched until the new one may go
+            self._move(span, drive, "supersede", m, why="another target")
+        if differs(spec, wanted.value, drive.position):
+            drive.open = self._request(span, drive, wanted, m)
+
+    def _waits(self, span: Span, drive: Drive, wanted: Wanted, spec: ActuatorSpec, m: Moment) -> bool:
+        is_paced = drive.may_move_ns(wanted.value, wanted.level, spec) > m.now_ns and "ignore_pacing" not in self._sabotage
+        return _is_blind(span) or is_paced or not self._is_reachable(drive, spec)
+
+    def _request(self, span: Span, drive: Drive, wanted: Wanted, m: Moment) -> Command:
+        return Command(
+            self._new_id(span, drive, m), wanted.value, wanted.level, wanted.reason, wanted.winner, wanted.losers, asked_ns=m.now_ns
+        )
+
+    def _new_id(self, span: Span, drive: Drive, m: Moment) -> str:
+        position = span.entries.first + m.entry
+        drive.numbered = [position, drive.numbered[1] + 1 if drive.numbered[0] == position else 1]
+        again = f".{drive.numbered[1]}" if drive.numbered[1] > 1 else ""  # a timer and the entry may both command here
+        return f"{self._epoch}-{position}-{drive.name}{again}"
+
+    def _push(self, span: Span, drive: Drive, spec: ActuatorSpec, m: Moment) -> None:
+        """Send what may be sent now: the first time, or again."""
+        command = drive.open
+        if command is None:
+            return
+        if command.state == "requested":
+            why = self._withheld(span, drive, command, spec, m)
+            if not why:
+                self._move(span, drive, "authorise", m)
+                self._move(span, drive, "send", m)
+            elif not command.is_announced:
+                command.is_announced = True
+                self._decide(span, m, drive.name, {**_evidence(command), "withheld": why})
+        elif command.state == "sent" and self._may_resend(spec) and not _is_blind(span):
+            is_due = command.sends < SENDS_MAX and m.now_ns >= command.next_send_ns
+            if is_due and self._is_reachable(drive, spec):
+                self._move(span, drive, "send", m)
+
+    def _withheld(self, span: Span, drive: Drive, command: Command, spec: ActuatorSpec, m: Moment) -> str:
+        """Why a command may not be sent now; "" when it may. A fail-safe waits for nothing but its device."""
+        if not self._is_reachable(drive, spec):
+            return "the device is not proven online"
+        if command.is_fail_safe:
+            return ""
+        if _is_blind(span):
+            return "blind"
+        is_paced = drive.may_move_ns(command.value, command.level, spec) > m.now_ns and "ignore_pacing" not in self._sabotage
+        return "travel or minimum on/off time" if is_paced else ""
+
+    def _is_reachable(self, drive: Drive, spec: ActuatorSpec) -> bool:
+        return spec.expires or drive.name.rpartition("/")[0] in self._proven
+
+    def _may_resend(self, spec: ActuatorSpec) -> bool:
+        return spec.dedupes or spec.kind != "pulse" or "double_send_pulse" in self._sabotage
+
+    def _set_wake(self, span: Span, drive: Drive, spec: ActuatorSpec, m: Moment) -> None:
+        command, wanted, due = drive.open, drive.wanted, NEVER
+        self._blocked.discard(drive.name)
+        if command is not None:
+            due = self._deadline_ns(drive, command, spec)
+            is_stopped = _is_blind(span) or not self._is_reachable(drive, spec)
+            if is_stopped:
+                self._blocked.add(drive.name)
+            elif command.state == "requested":
+                due = min(due, drive.may_move_ns(command.value, command.level, spec))
+            else:
+                if command.state == "sent" and command.sends < SENDS_MAX and self._may_resend(spec):
+                    due = min(due, command.next_send_ns)
+                if spec.kind != "pulse" and wanted is not None and differs(spec, wanted.value, command.value):
+                    due = min(
+                        due, max(drive.retry_ns if drive.is_failed else 0, drive.may_move_ns(wanted.value, wanted.level, spec))
+                    )
+        elif drive.is_failed:
+            due = drive.retry_ns
+        due = max(due, m.now_ns + 1)
+        if due != drive.wake_ns:
+            drive.wake_ns = due
+            if due < NEVER:
+                heapq.heappush(self._heap, (due, drive.name))
+        if command is not None or drive.is_failed or drive.pulse is not None:
+            self._active.add(drive.name)
+        else:
+            self._active.discard(drive.name)
+
+    # -- the table in motion ---------------------------------------------------------------------------------------
+
+    def _move(self, span: Span, drive: Drive, event: str, m: Moment, **evidence: Any) -> None:
+        """Walk the open command one step through the table; a pair that is missing changes nothing."""
+        command = drive.open
+        step = TABLE.get((command.state, event)) if command is not None else None
+        if command is None or step is None:
+            return
+        before = command.state
+        command.state, effects = step
+        if "publish" in effects:
+            evidence |= self._publish(span, drive, command, m)
+        if command.state != "authorised":  # it is sent in the same instant: one decision says both
+            self._decide(span, m, drive.name, {**_evidence(command), **evidence})
+        if "fault" in effects:
+            fault = "FAIL_TO_MOVE" if before == "accepted" else FAULTS[command.state]
+            body = {
+                "fault": fault,
+                "id": command.id,
+                "value": command.value,
+                "why": str(evidence.get("why", evidence.get("answer", ""))),
+            }
+            span.decide(
+                entry=m.entry, phase=m.phase, time_ns=m.time_ns, stage=self.rank, kind="fault", subject=drive.name, body=body
+            )
+        if "close" in effects:
+            self._close(drive, command)
+        if "fail" in effects:
+            self._fail(drive, m, is_reachable=before != "requested")
+        if "fail_safe" in effects and not command.is_fail_safe and "skip_fail_safe" not in self._sabotage:
+            self._order_fail_safe(span, drive, command, m)
+
+    def _publish(self, span: Span, drive: Drive, command: Command, m: Moment) -> dict[str, Any]:
+        spec = self._spec(drive.name)
+        assert spec is not None
+        expiry_ns = _expiry_ns(spec)
+        if command.sent_ns < 0:
+            command.sent_ns = m.now_ns
+            drive.note_sent(command.value, spec, m.now_ns)
+            if drive.silent_since_ns < 0:
+                drive.silent_since_ns = m.now_ns
+        command.sends += 1
+        command.next_send_ns = m.now_ns + expiry_ns // SENDS_MAX
+        # Whole seconds, rounded down: the broker counts in seconds and no device may act after our deadline. The entry's time
+        # counts here, not the timer's, since that is when the command really leaves.
+        left_s = (command.sent_ns + expiry_ns - m.at_ns) // NS_PER_S
+        if "ignore_expiry" in self._sabotage:
+            left_s = 86_400
+        is_before_start = m.phase == TIMER and any(i == m.entry and isinstance(r, Start) for i, r in span.entries.records)
+        if left_s >= 1 and not is_before_start:  # what fired in the gap before START would leave under the old epoch
+            device = drive.name.rpartition("/")[0]
+            span.commands.append(
+                CommandOut(device, drive.name, command.id, self._epoch, command.value, float(left_s), command.reason)
+            )
+        return {"sends": command.sends, "epoch": self._epoch}
+
+    def _close(self, drive: Drive, command: Command) -> None:
+        drive.open = None
+        self._closed[command.id] = (drive.name, command.state)
+        while len(self._closed) > REMEMBERED_COMMANDS:
+            del self._closed[next(iter(self._closed))]
+
+    def _fail(self, drive: Drive, m: Moment, *, is_reachable: bool) -> None:
+        """A failed position is unknown and tried again later; a failed pulse is never tried again."""
+        drive.silent_since_ns = drive.unmoved_since_ns = -1
+        spec = self._spec(drive.name)
+        if spec is not None and spec.kind != "pulse":
+            drive.position, drive.is_failed = None, True
+            drive.retry_ns = m.now_ns + RETRY_NS if is_reachable else NEVER
+
+    def _order_fail_safe(self, span: Span, drive: Drive, command: Command, m: Moment) -> None:
+        spec = self._spec(drive.name)
+        if spec is None:
+            return
+        value = fail_safe_value(spec)
+        command.state = TABLE[command.state, "fail_safe"][0]
+        self._closed[command.id] = (drive.name, command.state)
+        self._decide(span, m, drive.name, {**_evidence(command), "fail_safe": "hold" if value is None else value})
+        if value is not None:
+            reason = f"fail-safe after {command.id}"
+            drive.open = Command(
+                self._new_id(span, drive, m), value, 0, reason, None, [], asked_ns=m.now_ns, is_fail_safe=True
+            )  # fmt: skip
+
+    def _decide(self, span: Span, m: Moment, name: str, body: dict[str, Any]) -> None:
+        span.decide(entry=m.entry, phase=m.phase, time_ns=m.time_ns, stage=self.rank, kind="command", subject=name, body=body)
+
+    # -- configuration and state -----------------------------------------------------------------------------------
+
+    def _spec(self, name: str) -> ActuatorSpec | None:
+        """The actuator's specification; None when it is gone."""
+        if name not in self._specs:
+            device_key, _, actuator = name.rpartition("/")
+            device = self._plan.device(device_key)
+            is_movable = device is not None and device.origin != "REPLAY"
+            self._specs[name] = device.actuator(actuator) if device is not None and is_movable else None
+        return self._specs[name]
+
+    def _feedback_point(self, name: str) -> int | None:
+        spec, device = self._spec(name), self._plan.device(name.rpartition("/")[0])
+        return None if spec is None or device is None or spec.feedback is None else device.point(spec.feedback)
+
+    def _heartbeat_s(self, name: str) -> float:
+        number = self._feedback_point(name)
+        point = None if number is None else self._plan.point_spec(number)
+        return 0.0 if point is None else point.heartbeat_s
+
+    def snapshot(self) -> dict[str, Any]:
+        """Drives and commands by actuator name; wake times are part of the drives."""
+        return {
+            "drives": {name: save_drive(drive) for name, drive in self._drives.items()},
+            "active": sorted(self._active),
+            "blocked": sorted(self._blocked),
+            "proven": sorted(self._proven),
+            "closed": [[command, name, state] for command, (name, state) in self._closed.items()],
+            "epoch": self._epoch,
+            "last_ns": self._last_ns,
+            "blind_from_ns": self._blind_from_ns,
+            "is_reconfigured": self._is_reconfigured,
+            "unknown_acks": self.unknown_acks,
+            "late_acks": self.late_acks,
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Inverse of `snapshot`."""
+        self._drives = {name: load_drive(fields) for name, fields in saved["drives"].items()}
+        self._heap = sorted((d.wake_ns, name) for name, d in self._drives.items() if d.wake_ns < NEVER)
+        self._active, self._blocked, self._proven = set(saved["active"]), set(saved["blocked"]), set(saved["proven"])
+        self._closed = {command: (name, state) for command, name, state in saved["closed"]}
+        self._epoch, self._last_ns = saved["epoch"], saved["last_ns"]
+        self._blind_from_ns, self._is_reconfigured = saved["blind_from_ns"], saved["is_reconfigured"]
+        self.unknown_acks, self.late_acks = saved["unknown_acks"], saved["late_acks"]
+
+
+def _evidence(command: Command) -> dict[str, Any]:
+    return {
+        "id": command.id, "state": command.state, "value": command.value, "reason": command.reason, "winner": command.winner,
+        "losers": command.losers,
+    }  # fmt: skip
+
+
+def _expiry_ns(spec: ActuatorSpec) -> int:
+    """Whole seconds, at least one: what MQTT's message expiry can say."""
+    return max(1, int(spec.expiry_s)) * NS_PER_S
+
+
+def _is_blind(span: Span) -> bool:
+    return len(span.blind) > 0 and bool(span.blind[0])

@@ -1,0 +1,26 @@
+"""What happens when a command is not answered, not obeyed or expires: the declared fail-safe, and when to try again.
+
+A pulse never has a fail-safe pulse: doing nothing is the only safe dose.
+"""
+
+from typing import Final
+
+from telemetry.plan import NS_PER_S
+from telemetry.site import ActuatorSpec
+
+# After a failure the wanted position is tried again this often, so that a device that recovers without a word is found.
+RETRY_NS: Final = 60 * NS_PER_S
+FAIL_TO_MOVE_FACTOR: Final = 1.5  # DOMAIN 0.3: FAIL_TO_MOVE after 1.5 x travel time
+MARGIN_S: Final = 5.0  # network and ramp beside the travel itself
+
+
+def fail_safe_value(spec: ActuatorSpec) -> float | None:
+    """The position to order after a failure; None: hold, nothing is sent."""
+    if spec.kind == "pulse" or spec.fail_safe == "hold":
+        return None
+    return min(max(float(spec.fail_safe), spec.low), spec.high)
+
+
+def move_limit_ns(spec: ActuatorSpec, heartbeat_s: float) -> int:
+    """How long an accepted command may go unconfirmed. A position already inside the deadband is only told by the heartbeat."""
+    return int((FAIL_TO_MOVE_FACTOR * spec.travel_s + max(MARGIN_S, heartbeat_s)) * NS_PER_S)

@@ -1,0 +1,362 @@
+"""Arbitration: of all demands on one actuator, the one value it shall have, who won, and who lost (the "why").
+
+From the highest level (1) down, bounds cut the interval that is left; a bound that would empty it loses. At levels 1-4 the first
+value met fixes the interval to itself, moved inside what is left; among levels 5-7 the largest value wins, or the smallest where
+the actuator says so. Without any demand the target is the actuator's rest position.
+
+People ask by REQUEST (override, release) at level 4; an override ends by itself. An actuator of a REPLAY site is never moved, and
+a demand never crosses sites.
+"""
+
+import heapq
+import math
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from telemetry.plan import NS_PER_S, Plan
+from telemetry.record import Request
+from telemetry.site import LEVELS, ActuatorSpec, RuleSpec
+from telemetry.span import ENTRY, TIMER, DemandChange, Span
+
+MANUAL: Final = LEVELS["manual"]
+OVERRIDE_DEFAULT_S: Final = 3600.0  # DOMAIN 0.3: a manual override has a time-out, default 60 min
+OVERRIDE_MAX_S: Final = 24 * 3600.0
+REMEMBERED_REQUESTS: Final = 10_000  # the oldest answer is forgotten first
+REQUESTS: Final = ("override", "release")
+_WITHIN_LEVEL: Final = {"at_most": 0, "at_least": 1, "value": 2}  # the most restrictive limit first (DOMAIN 0.4)
+
+
+class Demand(NamedTuple):
+    """An active demand. `since` is the journal position at which it began or last changed."""
+
+    source: str
+    bound: str  # at_least, at_most, value
+    level: int
+    value: float
+    reason: str = ""
+    since: int = -1
+    version: str = ""  # of the rule that asks; "" for a request
+
+    def body(self) -> dict[str, Any]:
+        """As evidence in a decision."""
+        return {"source": self.source, "bound": self.bound, "level": self.level, "value": self.value, "reason": self.reason}
+
+
+class Outcome(NamedTuple):
+    """What arbitration says: the value, whose demand gives it (None: rest), and the demands it does not satisfy."""
+
+    value: float
+    winner: Demand | None
+    losers: tuple[Demand, ...]
+
+
+class TargetChange(NamedTuple):
+    """An actuator shall have another value, or the same for another reason. `winner` None: nobody asks, it goes to rest."""
+
+    entry: int
+    phase: int
+    time_ns: int
+    actuator: str
+    value: float
+    winner: Demand | None
+    losers: tuple[Demand, ...]
+    reason: str
+
+
+def arbitrate(demands: Iterable[Demand], spec: ActuatorSpec) -> Outcome:
+    """The value of an actuator under `demands`. A demand that is not finite is not a demand."""
+    asked = sorted((d for d in demands if math.isfinite(d.value)), key=_order)
+    low, high = spec.low, spec.high
+    floor: Demand | None = None
+    ceiling: Demand | None = None
+    fixed: Demand | None = None
+    chosen: Demand | None = None
+    for demand in asked:
+        if demand.bound == "at_most":
+            if low <= demand.value < high:
+                high, ceiling = demand.value, demand
+        elif demand.bound == "at_least":
+            if low < demand.value <= high:
+                low, floor = demand.value, demand
+        elif demand.level > MANUAL:
+            chosen = demand if chosen is None or _is_preferred(demand, chosen, spec) else chosen
+        elif fixed is None:
+            fixed = _preferred_of_level(asked, demand.level, spec)
+            limit = ceiling if fixed.value > high else floor if fixed.value < low else fixed
+            low = high = min(max(fixed.value, low), high)
+            floor = ceiling = limit
+    base = spec.rest if chosen is None else chosen.value
+    value = min(max(base, low), high)
+    winner = floor if base < low else ceiling if base > high else chosen
+    if fixed is not None:
+        winner = floor if floor is not None else fixed  # a range limit of the actuator itself holds it: still the one who asked
+    elif winner is None:
+        winner = chosen
+    return Outcome(value, winner, tuple(d for d in asked if d is not winner and not _is_satisfied(d, value)))
+
+
+def _order(demand: Demand) -> tuple[int, int, str]:
+    return demand.level, _WITHIN_LEVEL[demand.bound], demand.source
+
+
+def _is_preferred(demand: Demand, other: Demand, spec: ActuatorSpec) -> bool:
+    """Strictly: of equal values the first in order keeps its place."""
+    return demand.value > other.value if spec.choose == "largest" else demand.value < other.value
+
+
+def _preferred_of_level(asked: list[Demand], level: int, spec: ActuatorSpec) -> Demand:
+    values = [d for d in asked if d.level == level and d.bound == "value"]
+    return max(values, key=lambda d: d.value) if spec.choose == "largest" else min(values, key=lambda d: d.value)
+
+
+def _is_satisfied(demand: Demand, value: float) -> bool:
+    if demand.bound == "at_least":
+        return value >= demand.value
+    return value <= demand.value if demand.bound == "at_most" else value == demand.value
+
+
+class Arbitration:
+    """The stage. Holds active demands and overrides per actuator; writes `span.targets`, "demand" and "answer" decisions."""
+
+    rank = 60
+
+    def __init__(self) -> None:
+        self._plan = Plan()
+        self._active: dict[str, dict[str, Demand]] = {}  # actuator -> source -> demand
+        self._last: dict[str, Outcome] = {}
+        self._override_due: dict[str, int] = {}  # actuator -> when its override ends
+        self._heap: list[tuple[int, str]] = []  # the same, for order; entries that no longer agree with the dict are skipped
+        self._answers: dict[str, tuple[bool, str]] = {}
+        self._dirty: set[str] = set()
+        self._versions: dict[str, str | None] = {}
+
+    def configure(self, plan: Plan) -> None:
+        """Take the plan. Demands of rules, versions or actuators that are gone end at the next entry."""
+        self._plan = plan
+        self._versions.clear()
+        for actuator, demands in self._active.items():
+            for source, demand in list(demands.items()):
+                if self._spec(actuator) is None or (demand.version and self._version(source) != demand.version):
+                    del demands[source]
+            if not self._override_source(actuator):
+                self._override_due.pop(actuator, None)
+        self._dirty |= self._active.keys()
+
+    def run(self, span: Span) -> None:
+        """Apply demand changes, requests and overrides that end, in the order of the journal."""
+        if not len(span.entries):
+            return
+        events = self._events(span)
+        if not events and not self._dirty and not self._heap:
+            return
+        times, last = span.entries.time_ns, int(span.entries.time_ns[-1])
+        if self._dirty:
+            # Before anything else that happens at this entry, so stamped no later than its first timer.
+            first_ns = min(
+                [int(times[0]), *(key[2] for key, _ in events[:1] if key[:2] == (0, TIMER)), *(due for due, _ in self._heap[:1])]
+            )
+            self._settle(span, (0, TIMER, first_ns), sorted(self._dirty))
+            self._dirty = set()
+        at = 0
+        while at < len(events) or (self._heap and self._heap[0][0] <= last):
+            key = events[at][0] if at < len(events) else (len(times), 0, 0)
+            if self._heap and self._heap[0][0] <= last:
+                due = self._heap[0][0]
+                key = min(key, (int(np.searchsorted(times, due)), TIMER, due))
+            touched = self._end_overrides(span, key)
+            while at < len(events) and events[at][0] == key:
+                touched |= self._apply(span, key, events[at][1])
+                at += 1
+            entry, phase, time_ns = key
+            self._settle(span, (entry, phase, time_ns if phase == TIMER else int(times[entry])), sorted(touched))
+
+    @staticmethod
+    def _events(span: Span) -> list[tuple[tuple[int, int, int], DemandChange | Request]]:
+        """(entry, phase, due time in the timer phase) and what happens there; demands before requests."""
+        events: list[tuple[tuple[int, int, int], DemandChange | Request]] = [
+            ((d.entry, d.phase, d.time_ns if d.phase == TIMER else 0), d) for d in span.demands
+        ]
+        for entry, record in span.entries.records:
+            if isinstance(record, Request) and record.kind in REQUESTS:
+                events.append(((entry, ENTRY, 0), record))
+        events.sort(key=lambda event: event[0])
+        return events
+
+    # -- what changes demands ----------------------------------------------------------------------------------------
+
+    def _apply(self, span: Span, key: tuple[int, int, int], event: DemandChange | Request) -> set[str]:
+        if isinstance(event, Request):
+            return self._request(span, key[0], event)
+        spec = self._spec(event.actuator)
+        if spec is None or _site_of(event.source) != event.actuator.split("/", 1)[0]:
+            return set()
+        demands = self._active.setdefault(event.actuator, {})
+        if event.value is None or not math.isfinite(event.value):
+            demands.pop(event.source, None)
+        else:
+            version = self._version(event.source) or ""
+            since = span.entries.first + event.entry
+            demands[event.source] = Demand(event.source, event.bound, event.level, float(event.value), event.reason, since, version)
+        return {event.actuator}
+
+    def _end_overrides(self, span: Span, key: tuple[int, int, int]) -> set[str]:
+        ended, times = set(), span.entries.time_ns
+        while self._heap:
+            due, actuator = self._heap[0]
+            if due > times[-1] or (int(np.searchsorted(times, due)), TIMER, due) > key:
+                break
+            heapq.heappop(self._heap)
+            if self._override_due.get(actuator) == due:
+                self._end_override(actuator)
+                ended.add(actuator)
+        return ended
+
+    def _end_override(self, actuator: str) -> bool:
+        source = self._override_source(actuator)
+        self._override_due.pop(actuator, None)
+        return bool(source) and self._active[actuator].pop(source, None) is not None
+
+    def _override_source(self, actuator: str) -> str:
+        return next((s for s in self._active.get(actuator, {}) if s.startswith("request:")), "")
+
+    def _request(self, span: Span, entry: int, request: Request) -> set[str]:
+        known = self._answers.get(request.id)
+        problem = known[1] if known is not None else self._problem(request)
+        self._answer(span, entry, request, problem)
+        if known is not None or problem:
+            return set()
+        actuator = str(request.body["actuator"])
+        self._end_override(actuator)
+        if request.kind == "override":
+            seconds = float(request.body.get("seconds") or OVERRIDE_DEFAULT_S)
+            due = int(span.entries.time_ns[entry]) + int(seconds * NS_PER_S)
+            source, reason = f"request:{request.id}", f"{request.author}: {request.body.get('reason', '')}"
+            since = span.entries.first + entry
+            self._active.setdefault(actuator, {})[source] = Demand(
+                source, "value", MANUAL, float(request.body["value"]), reason, since
+            )
+            self._override_due[actuator] = due
+            heapq.heappush(self._heap, (due, actuator))
+        return {actuator}
+
+    def _problem(self, request: Request) -> str:
+        """Why a request is refused; "" when it is not."""
+        actuator = request.body.get("actuator")
+        spec = self._spec(actuator) if isinstance(actuator, str) else None
+        if spec is None:
+            return f"no actuator {actuator!r} that may be moved; it is named site/device/actuator, and replayed sites do not move"
+        if request.kind == "release":
+            return "" if self._override_source(str(actuator)) else f"{actuator} has no override to release"
+        value: Any = request.body.get("value")
+        seconds: Any = request.body.get("seconds", OVERRIDE_DEFAULT_S)
+        if not _is_number(value):
+            return "an override needs a number as `value`"
+        if not spec.low <= value <= spec.high:
+            return f"`value` must be between {spec.low:g} and {spec.high:g} {spec.unit}"
+        if not _is_number(seconds) or not 1 <= seconds <= OVERRIDE_MAX_S:
+            return f"`seconds` must be between 1 and {OVERRIDE_MAX_S:g}"
+        return ""
+
+    def _answer(self, span: Span, entry: int, request: Request, problem: str) -> None:
+        self._answers.setdefault(request.id, (not problem, problem))
+        while len(self._answers) > REMEMBERED_REQUESTS:
+            del self._answers[next(iter(self._answers))]
+        body = {"accepted": not problem, "reason": problem, "request": request.kind}
+        time_ns = int(span.entries.time_ns[entry])
+        span.decide(entry=entry, phase=ENTRY, time_ns=time_ns, stage=self.rank, kind="answer", subject=request.id, body=body)
+
+    # -- outcome -----------------------------------------------------------------------------------------------------
+
+    def _settle(self, span: Span, place: tuple[int, int, int], actuators: list[str]) -> None:
+        """Arbitrate anew; say what changed."""
+        for actuator in actuators:
+            spec, demands = self._spec(actuator), self._active.get(actuator, {})
+            if spec is None:
+                self._active.pop(actuator, None)
+                self._last.pop(actuator, None)
+                continue
+            new, old = arbitrate(demands.values(), spec), self._last.get(actuator, Outcome(spec.rest, None, ()))
+            if demands:
+                self._last[actuator] = new
+            else:
+                self._active.pop(actuator, None)
+                self._last.pop(actuator, None)
+            if new != old:
+                self._say(span, place, actuator, old, new)
+
+    def _say(self, span: Span, place: tuple[int, int, int], actuator: str, old: Outcome, new: Outcome) -> None:
+        entry, phase, time_ns = place
+        body = {
+            "value": new.value,
+            "winner": None if new.winner is None else new.winner.body(),
+            "losers": [loser.body() for loser in new.losers],
+        }
+        span.decide(entry=entry, phase=phase, time_ns=time_ns, stage=self.rank, kind="demand", subject=actuator, body=body)
+        if (new.value, new.winner) != (old.value, old.winner):
+            reason = "nobody asks: rest" if new.winner is None else new.winner.reason
+            span.targets.append(TargetChange(entry, phase, time_ns, actuator, new.value, new.winner, new.losers, reason))
+
+    # -- configuration ----------------------------------------------------------------------------------------------
+
+    def _spec(self, actuator: str) -> ActuatorSpec | None:
+        """The actuator's specification; None when there is none or its site is a recording."""
+        device_key, _, name = actuator.rpartition("/")
+        device = self._plan.device(device_key)
+        return None if device is None or device.origin == "REPLAY" else device.actuator(name)
+
+    def _version(self, source: str) -> str | None:
+        """Version of the rule behind a source "RULE@site/device"; None when no such rule stands there now."""
+        if source not in self._versions:
+            spec = self._rule(source)
+            self._versions[source] = None if spec is None else f"v{spec.version}"
+        return self._versions[source]
+
+    def _rule(self, source: str) -> RuleSpec | None:
+        rule_id, _, device_key = source.partition("@")
+        device = self._plan.device(device_key)
+        if device is None:
+            return None
+        own = [r for r in self._plan.sites[device.site].rules if r.id == rule_id]
+        for rule in own or [r for r in device.profile.rules if r.id == rule_id]:  # a site's rule replaces the profile's
+            in_scope = rule.profile in {None, device.profile.name} and rule.area in {None, device.area}
+            if rule.enabled and in_scope and (rule.devices is None or device.name in rule.devices):
+                return rule
+        return None
+
+    # -- state ---------------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, Any]:
+        """Demands, overrides and last outcomes by actuator; answers by request id, oldest first."""
+        return {
+            "active": {actuator: [list(d) for d in demands.values()] for actuator, demands in self._active.items()},
+            "last": {
+                actuator: [o.value, None if o.winner is None else list(o.winner), [list(d) for d in o.losers]]
+                for actuator, o in self._last.items()
+            },
+            "override_due": dict(self._override_due),
+            "answers": [[request, accepted, reason] for request, (accepted, reason) in self._answers.items()],
+            "dirty": sorted(self._dirty),
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Inverse of `snapshot`."""
+        self._active = {a: {d[0]: Demand(*d) for d in demands} for a, demands in saved["active"].items()}
+        self._last = {
+            actuator: Outcome(value, None if winner is None else Demand(*winner), tuple(Demand(*d) for d in losers))
+            for actuator, (value, winner, losers) in saved["last"].items()
+        }
+        self._override_due = dict(saved["override_due"])
+        self._heap = sorted((due, actuator) for actuator, due in self._override_due.items())
+        self._answers = {request: (accepted, reason) for request, accepted, reason in saved["answers"]}
+        self._dirty = set(saved["dirty"])
+
+
+def _site_of(source: str) -> str:
+    """Site of the device a rule's demand comes from."""
+    return source.partition("@")[2].split("/", 1)[0]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
