@@ -208,7 +208,9 @@ class Journal:
                 self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=32
             )
             self._connection = connection
-            for pragma in (f"synchronous={self._synchronous}", "wal_autocheckpoint=0", "journal_size_limit=0", "cache_size=-4096"):
+            # journal_size_limit=-1: the WAL is overwritten in place; shrinking and growing again made each commit dearer
+            # (0.46 ms against 0.26 ms), since the file's size changed.
+            for pragma in (f"synchronous={self._synchronous}", "wal_autocheckpoint=0", "journal_size_limit=-1", "cache_size=-4096"):
                 connection.execute(f"PRAGMA {pragma}")
             if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
                 raise CorruptError(f"{self._path}: the file is no longer in WAL mode")
@@ -346,7 +348,7 @@ class Journal:
         self.last_position, self.last_engine_ns = transaction.last, transaction.engine_ns
         size = sum(map(len, (transaction.entries, transaction.admission, transaction.decisions, transaction.accounting)))
         self._bytes += size
-        self._wal_bytes += size + 3 * PAGE_BYTES
+        self._wal_bytes += size + PAGE_BYTES
         write_mark(self._mark_fd, self.last_position)
 
     def _close_connection(self) -> None:

@@ -18,7 +18,7 @@ SCHEMA: Final = 1
 SUFFIX: Final = ".sqlite"
 NEW_SUFFIX: Final = ".sqlite.new"  # a segment under construction: never read, removed at the next start
 MARK_NAME: Final = "mark"
-PAGE_BYTES: Final = 4096  # a lone tick costs two pages; 16 KiB pages were no faster for 1,000-row commits
+PAGE_BYTES: Final = 8192  # checkpoints take 4.4 ms against 6.4 ms with 4 KiB pages; 16 KiB: 3 ms, but more bytes for a lone tick
 
 COLUMNS: Final = "first, count, epoch, engine_ns, sample_rows, entries, admission, decisions, accounting, crc32"
 CREATE: Final = """

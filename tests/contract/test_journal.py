@@ -94,7 +94,7 @@ def test_restart_goes_on_where_it_ended(tmp_path, clock, journal, reader):
 
 
 def test_rotation_by_time_and_by_size_keeps_positions_contiguous(tmp_path, clock, reader):
-    journal = Journal(tmp_path, clock=clock, segment_bytes=20_000)
+    journal = Journal(tmp_path, clock=clock, segment_bytes=40_000)
     journal.begin(1)
     made = append_many(journal, 100)
     assert len(list_segments(tmp_path)) > 2
