@@ -3,19 +3,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from telemetry.site import Profile, SiteConfig
+from telemetry.site import Profile
+from tests.unit.simulators.shipped import load_site
 
 ROOT = Path(__file__).parents[3]
 PROFILES = sorted((ROOT / "devices" / "profiles").glob("*.yaml"))
-
-
-def load_site(name: str) -> SiteConfig:
-    document = yaml.safe_load((ROOT / "sites" / name / "site.yaml").read_text(encoding="utf-8"))
-    names = document.pop("profiles")
-    document["profiles"] = {
-        n: yaml.safe_load((ROOT / "devices" / "profiles" / f"{n}.yaml").read_text(encoding="utf-8")) for n in names
-    }
-    return SiteConfig.model_validate(document)
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda p: p.stem)

@@ -1,0 +1,255 @@
+"""Simulated devices of a site as ordinary MQTT v5 clients, each with its own connection, client id and user name "site/device".
+
+The edge of `simulators/device.py`: sockets, the clock and FIELDLOOM_SABOTAGE live here. A lost broker is met with backoff and
+jitter for ever; meanwhile the device goes on living and keeps its samples.
+"""
+
+import asyncio
+import contextlib
+import os
+import ssl
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import aiomqtt
+import numpy as np
+import structlog
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from simulators.device import Incoming, Options, Outgoing, SimulatedDevice
+from simulators.plant import PLANTS, Plant, Steady
+from simulators.weather import Scenario, Weather
+from telemetry.clock import Clock
+from telemetry.site import Profile, SiteConfig
+
+KEEPALIVE_S: Final = 10
+SESSION_EXPIRY_S: Final = 300  # commands wait that long in the broker; each dies earlier by its own expiry
+BACKOFF_S: Final = (0.5, 30.0)  # first and longest pause between attempts
+OUTBOX_MAX: Final = 1000  # messages waiting for the socket; beyond it they are dropped: telemetry is kept, commands are asked again
+INBOX_MAX: Final = 1000
+IDLE_S_MAX: Final = 0.5  # plants and leases are looked at at least so often
+GOODBYE_S: Final = 2.0
+
+# A clear spring morning, 09:00 in Shandong: closed houses warm up past the vent set point within a quarter of an hour of plant
+# time; a gale comes up towards the evening.
+DEMO_START_S: Final = 1_775_782_800.0  # 2026-04-10 01:00 UTC
+DEMO: Final = Scenario(mean_temp_c=13.0, daily_range_k=10.0, dew_point_c=5.0, wind_peak_m_s=12.0, wind_peak_hour=17.5, sky="clear")
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """Where the broker is and how to log in; `password_of` gets the user name "site/device", None = no password."""
+
+    host: str
+    port: int
+    password_of: Callable[[str], str | None]
+    tls: ssl.SSLContext | None = None
+
+
+def at_speed(site: SiteConfig, speed: float) -> SiteConfig:
+    """The site as its plants look when they run `speed` times faster than the wall: rates of change are larger, frozen values show
+    earlier. A service fed by such a fleet is given this configuration, or it would rightly call every change impossible."""
+    return site.model_copy(update={"profiles": {name: _faster(profile, speed) for name, profile in site.profiles.items()}})
+
+
+def _faster(profile: Profile, speed: float) -> Profile:
+    points = [
+        point if point.rate_per_min is None else point.model_copy(update={"rate_per_min": point.rate_per_min * speed})
+        for point in profile.points
+    ]
+    return profile.model_copy(update={"points": points})
+
+
+def build_devices(
+    site: SiteConfig, *, seed: int, options: Options, scenario: Scenario = DEMO, only: frozenset[str] | None = None
+) -> list[SimulatedDevice]:
+    """The site's devices in one weather, deterministic by seed and name. `only` names those wanted; None = all."""
+    weather = Weather(
+        start_s=options.plant_start_s,
+        latitude=site.latitude,
+        longitude=site.longitude,
+        scenario=scenario,
+        random=_generator(seed, site.site),
+    )
+    return [
+        _build(site, name, site.profiles[device.profile], weather, seed, options)
+        for device in site.devices
+        for name in device.names()
+        if only is None or name in only
+    ]
+
+
+def _generator(seed: int, name: str) -> np.random.Generator:
+    # Keyed by name: adding a device to a site leaves the others as they were.
+    return np.random.default_rng([seed, zlib.crc32(name.encode())])
+
+
+def _build(site: SiteConfig, name: str, profile: Profile, weather: Weather, seed: int, options: Options) -> SimulatedDevice:
+    random = _generator(seed, f"{site.site}/{name}")
+    make = PLANTS.get(profile.name)
+    plant: Plant
+    if make is None:
+        ranges = {point.name: (point.low, point.high) for point in profile.points if point.members is None}
+        plant = Steady(ranges, options.plant_start_s, random)
+    else:
+        plant = make(weather, options.plant_start_s, random)
+    return SimulatedDevice(site.site, name, profile, plant, options=options, random=random)
+
+
+async def run_fleet(
+    site: SiteConfig,
+    *,
+    host: str,
+    port: int,
+    password_of: Callable[[str], str | None],
+    seed: int,
+    clock: Clock,
+    speed: float = 1.0,
+    sample_s: float = 10.0,
+    plant_start_s: float = DEMO_START_S,
+    scenario: Scenario = DEMO,
+    only: frozenset[str] | None = None,
+    tls: ssl.SSLContext | None = None,
+    stop: asyncio.Event | None = None,
+) -> list[SimulatedDevice]:
+    """Run the devices of a site until `stop` is set or the task is cancelled; returns them for their counters.
+
+    `clock` gives wall time that never decreases. Every start is a new boot of every device. Nothing is durable here.
+    """
+    options = Options(
+        boot=(clock.now_ns() // 1_000_000_000) & 0xFFFF_FFFF,
+        plant_start_s=plant_start_s,
+        speed=speed,
+        sample_s=sample_s,
+        sabotage=os.environ.get("FIELDLOOM_SABOTAGE", ""),
+    )
+    devices = build_devices(site, seed=seed, options=options, scenario=scenario, only=only)
+    broker = Broker(host, port, password_of, tls)
+    ending = stop or asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        for device in devices:
+            client = DeviceClient(device, broker, clock=clock, random=_generator(seed, f"{site.site}/{device.name}/link"))
+            group.create_task(client.run(ending), name=f"device {site.site}/{device.name}")
+    return devices
+
+
+class DeviceClient:
+    """One device on one MQTT connection."""
+
+    def __init__(self, device: SimulatedDevice, broker: Broker, *, clock: Clock, random: np.random.Generator) -> None:
+        self._device = device
+        self._broker = broker
+        self._clock = clock
+        self._random = random
+        self._inbox: list[Incoming] = []
+        self._outbox: asyncio.Queue[Outgoing] = asyncio.Queue(OUTBOX_MAX)
+        self._wake = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Live and stay connected until `stop`; then say goodbye and end."""
+        name = f"{self._device.site}/{self._device.name}"
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._live(), name=f"live {name}"),
+                group.create_task(self._stay_connected(), name=f"link {name}"),
+            ]
+            await stop.wait()
+            for task in tasks:
+                task.cancel()
+
+    async def _live(self) -> None:
+        while True:
+            inbox, self._inbox = self._inbox, []
+            for outgoing in self._device.step(self._clock.now_ns(), inbox):
+                self._put(outgoing)
+            wait_s = min(IDLE_S_MAX, max(0.001, (self._device.next_due_ns() - self._clock.now_ns()) * 1e-9))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), wait_s)
+            self._wake.clear()
+
+    def _put(self, outgoing: Outgoing) -> None:
+        with contextlib.suppress(asyncio.QueueFull):
+            self._outbox.put_nowait(outgoing)
+
+    async def _stay_connected(self) -> None:
+        pause_s = BACKOFF_S[0]
+        is_reported = False
+        # Spread the first attempts: a fleet that starts at one instant is a connection storm.
+        await asyncio.sleep(float(self._random.uniform(0.0, 0.2)))
+        while True:
+            try:
+                async with self._client() as client:
+                    pause_s, is_reported = BACKOFF_S[0], False
+                    await self._talk(client)
+            except* (aiomqtt.MqttError, OSError) as errors:
+                # One line per outage, not per attempt.
+                if not is_reported:
+                    log.warning(
+                        "device_link_down", site=self._device.site, device=self._device.name, reason=str(errors.exceptions[0])
+                    )
+                is_reported = True
+            self._device.disconnected()
+            await asyncio.sleep(pause_s * float(self._random.uniform(0.5, 1.0)))
+            pause_s = min(BACKOFF_S[1], pause_s * 2)
+
+    def _client(self) -> aiomqtt.Client:
+        name = f"{self._device.site}/{self._device.name}"
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.SessionExpiryInterval = SESSION_EXPIRY_S
+        will = self._device.will()
+        return aiomqtt.Client(
+            self._broker.host,
+            self._broker.port,
+            username=name,
+            password=self._broker.password_of(name),
+            identifier=name,
+            protocol=aiomqtt.ProtocolVersion.V5,
+            will=aiomqtt.Will(will.topic, will.payload, qos=will.qos, retain=will.retain),
+            clean_start=False,
+            properties=properties,
+            keepalive=KEEPALIVE_S,
+            tls_context=self._broker.tls,
+            timeout=10,
+        )
+
+    async def _talk(self, client: aiomqtt.Client) -> None:
+        await client.subscribe([(name, 1) for name in self._device.subscriptions()])
+        self._outbox = asyncio.Queue(OUTBOX_MAX)  # what an old link did not take is in the backlog or void
+        for outgoing in self._device.connected():
+            self._put(outgoing)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._read(client), name="read")
+                group.create_task(self._write(client), name="write")
+        except asyncio.CancelledError:
+            # An orderly disconnect suppresses the last will, so the device says it itself.
+            with contextlib.suppress(aiomqtt.MqttError, TimeoutError):
+                async with asyncio.timeout(GOODBYE_S):
+                    await _publish(client, self._device.will())
+            raise
+
+    async def _read(self, client: aiomqtt.Client) -> None:
+        async for message in client.messages:
+            if len(self._inbox) >= INBOX_MAX or not isinstance(message.payload, bytes):
+                continue  # a flood: the sender asks again
+            left_s = getattr(message.properties, "MessageExpiryInterval", None)
+            incoming = Incoming(message.topic.value, message.payload, message.retain, self._clock.now_ns(), left_s)
+            self._inbox.append(incoming)
+            self._wake.set()
+
+    async def _write(self, client: aiomqtt.Client) -> None:
+        while True:
+            await _publish(client, await self._outbox.get())
+
+
+async def _publish(client: aiomqtt.Client, outgoing: Outgoing) -> None:
+    properties = None
+    if outgoing.expiry_s is not None:
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        properties.MessageExpiryInterval = max(1, int(outgoing.expiry_s))
+    await client.publish(outgoing.topic, outgoing.payload, qos=outgoing.qos, retain=outgoing.retain, properties=properties)
