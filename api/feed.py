@@ -41,6 +41,7 @@ class FeedClient:
     def __init__(self, sites: frozenset[str]) -> None:
         self.sites = sites
         self.allowed = np.zeros(0, np.bool_)  # (points,) True for points of its sites
+        self.devices = np.zeros(0, np.bool_)  # (devices,) of its sites
         self.dirty = np.zeros(0, np.bool_)
         self.items: deque[dict[str, Any]] = deque()
         self.dropped = 0
@@ -102,6 +103,7 @@ class FeedHub:
         plan = self._state.plan
         of_site = np.array([d.site in client.sites for d in plan.devices], np.bool_)
         owners = np.array([owner for owner, _ in plan.point_owner], np.int64)
+        client.devices = of_site
         client.allowed = of_site[owners] if len(owners) else np.zeros(0, np.bool_)
         dirty = np.zeros(len(client.allowed), np.bool_)
         dirty[: len(client.dirty)] = client.dirty
@@ -118,12 +120,18 @@ class FeedHub:
                 if site in client.sites:
                     client.add(item)
 
-    def beat(self) -> dict[str, Any]:
-        """What proves that both this process and the core are alive."""
+    def now_ms(self) -> int:
+        """The server's time."""
+        return self._clock.now_ns() // NS_PER_MS
+
+    def beat(self, client: FeedClient) -> dict[str, Any]:
+        """What proves that both this process and the core are alive, and how many messages the client's sites have sent so far."""
         state = self._state
         return {
             "type": "beat",
-            "now_ms": self._clock.now_ns() // NS_PER_MS,
+            "now_ms": self.now_ms(),
+            "core_silent_ms": state.silent_ms(self._clock.now_ns()),
+            "messages": int(state.device_messages[: len(client.devices)][client.devices].sum()),
             "engine_ms": state.engine_ns // NS_PER_MS,
             "position": state.position,
             "epoch": state.epoch,
@@ -223,12 +231,12 @@ async def _send(socket: WebSocket, principal: Principal, client: FeedClient, *, 
                 if not await gate.run(lambda: gate.sessions.stands(principal.session)):
                     await socket.close(CLOSE_LOGIN, "The session has ended.")
                     return
-                await _send_one(socket, hub.beat())
+                await _send_one(socket, hub.beat(client))
             while client.items:
                 await _send_one(socket, client.items.popleft())
             points = client.take_points()
             if len(points):
-                await _send_one(socket, {"type": "points", "now_ms": hub.beat()["now_ms"], "rows": hub.point_rows(points)})
+                await _send_one(socket, {"type": "points", "now_ms": hub.now_ms(), "rows": hub.point_rows(points)})
             await asyncio.sleep(INTERVAL_S)
     except TimeoutError:
         client.is_overrun = True

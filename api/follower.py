@@ -27,6 +27,7 @@ SLICE_S: Final = 0.02  # of the event loop at a time
 ROWS_MAX: Final = 5_000  # samples of one read: a quarter second at 20,000/s
 SNAPSHOT_S: Final = 30.0
 LAG_PROBE_S: Final = 0.25
+LAST_S: Final = 3.0  # for the last snapshot when the process ends
 
 
 class Keeper(Protocol):
@@ -106,6 +107,8 @@ class LiveFollower:
                 if not taken:
                     await asyncio.sleep(RETRY_S if self._lag.live_error else POLL_S)
         finally:
+            async with asyncio.timeout(LAST_S):
+                await self._keep()
             self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def _restore(self) -> None:
@@ -145,7 +148,7 @@ class LiveFollower:
         self._fault.ends()
         await self._apply(parsed)
         if self._lag.live_ready and parsed:
-            self._lag.heard_ns = self._clock.now_ns()
+            self._state.heard_ns = self._clock.now_ns()
         self._lag.live_ready |= not parsed
         return bool(parsed)
 

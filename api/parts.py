@@ -61,7 +61,6 @@ class Lag:
 
     live_ready: bool = False  # the live state has caught up once
     live_error: str = ""
-    heard_ns: int = 0  # when the core last wrote something new; 0 before that
     history_position: int = -1
     history_error: str = ""
     loop_lag_s: float = 0.0
@@ -89,8 +88,8 @@ class Parts:
     secure_cookie: bool = False
 
     def core_silent_ms(self) -> int:
-        """How long the core has written nothing new, by our own clock: its engine time may differ from our wall clock."""
-        return max(0, self.clock.now_ns() - self.lag.heard_ns) // NS_PER_MS
+        """How long the core has written nothing new."""
+        return self.state.silent_ms(self.clock.now_ns())
 
     def now_ms(self) -> int:
         """The server's time in ms since 1970 UTC."""

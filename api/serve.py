@@ -90,7 +90,7 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise EnvironmentFault(
-            f"cannot listen on {host}:{port} ({error.strerror}); stop what uses it or set another port"
+            f"cannot listen on {host}:{port} ({error.strerror}); stop what uses it, or set another port"
         ) from error
     listener.setblocking(False)
     return listener

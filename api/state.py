@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from telemetry.decision import Decision
-from telemetry.frame import Entries, Verdict
+from telemetry.frame import Entries, Flag, Verdict
 from telemetry.plan import Device, Plan
 from telemetry.quality import REPEATED
 from telemetry.record import Clock, Config, Event, Request, Start
@@ -161,6 +161,7 @@ class LiveState:
         self.epoch = 0
         self.version = ""
         self.engine_ns = 0
+        self.heard_ns = 0  # by our own clock: when the core last wrote something new; 0 before that
         self.blind: dict[str, Any] | None = None
         self.skipped = 0  # journal positions that were trimmed before we read them
         self.accounting = Accounting()
@@ -169,7 +170,7 @@ class LiveState:
         self.quality = np.zeros(0, np.uint16)
         self.members: dict[int, dict[str, float]] = {}
         self.device_seen_ns = np.zeros(0, np.int64)  # engine time of the last frame that is no duplicate
-        self.device_frames = np.zeros(0, np.int64)
+        self.device_messages = np.zeros(0, np.int64)
         self.device_verdict = np.zeros(0, np.uint8)
         self.device_status: dict[str, str] = {}
         self.alarms: dict[str, Alarm] = {}
@@ -192,6 +193,10 @@ class LiveState:
         """True when it has sent nothing for three of its longest heartbeats (at least 10 s), or never."""
         seen_ns = self.seen_ns(device)
         return seen_ns == NEVER or self.engine_ns - seen_ns > device.profile.lateness() * 1e9
+
+    def silent_ms(self, now_ns: int) -> int:
+        """How long the core has written nothing new, by our own clock: its engine time may differ from our wall clock."""
+        return max(0, now_ns - self.heard_ns) // 1_000_000
 
     def messages_per_s(self) -> float:
         """Messages received per second of engine time over the last 10 s; 0 before there are two readings."""
@@ -233,7 +238,7 @@ class LiveState:
         if devices > len(self.device_seen_ns):
             more = max(devices, 2 * len(self.device_seen_ns)) - len(self.device_seen_ns)
             self.device_seen_ns = np.concatenate([self.device_seen_ns, np.full(more, NEVER)])
-            self.device_frames = np.concatenate([self.device_frames, np.zeros(more, np.int64)])
+            self.device_messages = np.concatenate([self.device_messages, np.zeros(more, np.int64)])
             self.device_verdict = np.concatenate([self.device_verdict, np.zeros(more, np.uint8)])
 
     def _samples(self, parsed: Parsed) -> NDArray[np.int64]:
@@ -243,7 +248,7 @@ class LiveState:
             return np.zeros(0, np.int64)
         stored = verdict != Verdict.DUPLICATE
         devices = frames.device[stored]
-        np.add.at(self.device_frames, devices, 1)
+        np.add.at(self.device_messages, frames.device[stored & ((frames.flags & Flag.FIRST) != 0)], 1)
         self.device_seen_ns[devices] = parsed.entries.time_ns[frames.entry[stored]]
         self.device_verdict[devices] = verdict[stored]
         usable = stored & (verdict != Verdict.FUTURE)
@@ -401,7 +406,7 @@ class LiveState:
             "ts_ns": self.ts_ns[:points],
             "quality": self.quality[:points],
             "device_seen_ns": self.device_seen_ns[:devices],
-            "device_frames": self.device_frames[:devices],
+            "device_messages": self.device_messages[:devices],
             "device_verdict": self.device_verdict[:devices],
         }
 
@@ -416,7 +421,7 @@ class LiveState:
             saved["skipped"],
         )
         self.device_status = dict(saved["status"])
-        for name in ("value", "ts_ns", "quality", "device_seen_ns", "device_frames", "device_verdict"):
+        for name in ("value", "ts_ns", "quality", "device_seen_ns", "device_messages", "device_verdict"):
             setattr(self, name, np.array(saved[name]))
         self.alarms = {a.subject: a for a in small.alarms}
         self.commands = OrderedDict((c.id, c) for c in small.commands)

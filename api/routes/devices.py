@@ -50,7 +50,7 @@ class DeviceView(View):
     origin: str = Field(examples=["SIMULATED"])
     is_silent: bool = Field(examples=[False])
     last_seen_ms: int | None = Field(examples=[1767225660000])
-    frames: int = Field(examples=[86400], description="Frames taken since the journal began, without duplicates")
+    messages: int = Field(examples=[86400], description="Messages taken since the journal began, without duplicates")
     last_verdict: str | None = Field(examples=["LIVE"])
     status: str | None = Field(examples=["birth"])
     actuators: list[ActuatorView]
@@ -106,7 +106,7 @@ def device_view(parts: Parts, device: Device) -> DeviceView:
         origin=device.origin,
         is_silent=state.is_silent(device),
         last_seen_ms=None if seen_ns == NEVER else seen_ns // 1_000_000,
-        frames=int(state.device_frames[device.number]) if seen_ns != NEVER else 0,
+        messages=int(state.device_messages[device.number]) if seen_ns != NEVER else 0,
         last_verdict=None if seen_ns == NEVER else Verdict(int(state.device_verdict[device.number])).name,
         status=state.device_status.get(device.key),
         actuators=[_actuator_view(parts, device, spec) for spec in device.profile.actuators],

@@ -42,7 +42,7 @@ async def ready(parts: UseParts, response: Response) -> Ready:
         reason = "The journal is still being read."
     elif parts.lag.live_error:
         reason = "The journal cannot be read."
-    elif not parts.lag.heard_ns:
+    elif not parts.state.heard_ns:
         reason = "The core has written nothing since this process began."
     elif silent_ms > CORE_SILENT_MS:
         reason = f"The core has written nothing for {silent_ms // 1000} s."

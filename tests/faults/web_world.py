@@ -179,7 +179,7 @@ class World:
 
     def hear(self) -> None:
         """The core has just been heard."""
-        self.parts.lag.heard_ns = self.clock.now_ns()
+        self.parts.state.heard_ns = self.clock.now_ns()
 
     def token(self, person: str, role: Role, sites: list[str] | None) -> str:
         """A bearer token."""

@@ -40,8 +40,8 @@ BODIES: dict[str, Any] = {
     "tokens": {"person": "mallory", "role": "viewer", "sites": ["{site}"]},
     "session": {"token": "x" * 43},
 }
-PRIVILEGED = {"tenant": FOREIGN, "site": FOREIGN, "sites": [FOREIGN], "author": "boss", "person": "boss", "role": "admin", "epoch": 9,
-              "origin": "LIVE", "priority": "P1", "state": "NORM"}  # fmt: skip
+PRIVILEGED = {"tenant": FOREIGN, "site": FOREIGN, "sites": [FOREIGN], "author": "boss", "person": "boss", "role": "admin",
+              "epoch": 9, "origin": "LIVE", "priority": "P1", "state": "NORM"}  # fmt: skip
 NEEDS: dict[tuple[str, str], Role] = {
     ("POST", "{action}"): "operator",
     ("POST", "override"): "operator",

@@ -1,0 +1,71 @@
+// Words in both languages, the theme and the language itself. Loaded before the page is drawn, so that nothing flashes.
+"use strict";
+
+const WORDS = {
+  zh: {
+    devices: "设备", alarms: "报警", commands: "指令", rejects: "被拒消息", logout: "退出", login: "登录", token: "一次性链接中的口令或访问令牌",
+    site: "站点", light: "浅色", dark: "深色", other: "English", live: "实时", slow: "延迟", dead: "连接中断", connecting: "正在连接",
+    coreSilent: "采集核心无响应", frozen: "画面为 {time} 的数据", reconnect: "第 {n} 次重连", noAlarms: "无报警", unsure: "报警情况无法确认",
+    upTo: "列表截至 {time}，可能不完整", acknowledge: "确认", acknowledging: "确认中…", acked: "已确认", refused: "未成功：{reason}",
+    since: "{age}前", never: "无数据", silent: "停更", bad: "坏值", uncertain: "存疑", lastGood: "最后有效 {value}", band: "正常 {low}–{high}",
+    position: "日志位置", rate: "消息/秒", standing: "活动报警", unacked: "未确认", silentDevices: "静默设备", rejectCount: "被拒", seen: "最近上报 {age}前",
+    unseen: "从未上报", noCommands: "暂无指令", noRejects: "没有被拒消息", noDevices: "尚未配置设备", noSites: "没有可见的站点", noCommand: "无指令",
+    feedback: "实测", noFeedback: "无反馈", because: "原因：{reason}", returned: "已恢复待确认", simulated: "仿真站点：非真实设备", replay: "回放站点：历史录像",
+    readOnly: "当前角色只能查看", working: "正在登录…", wrong: "链接或口令无效：错误、已使用、已过期或已撤销。请索取新的链接。", tooMany: "尝试过多，请 {n} 秒后再试。",
+    noService: "服务没有应答，请稍后再试。", clock: "站点时间", bytes: "字节",
+    UNACK: "未确认", ACKED: "已确认", RTNUN: "已恢复待确认", SHLVD: "搁置", DSUPR: "抑制", OOSRV: "停用",
+    requested: "已提交", authorised: "已授权", sent: "已下发", accepted: "设备已接受", confirmed: "反馈到位", refused_state: "被拒绝", expired: "已过期",
+    superseded: "被取代", lost: "无应答", failed_safe: "已回安全位",
+    out_of_range: "超量程", rate_reason: "变化过快", stuck: "卡死", not_a_number: "非数值", device_uncertain: "设备存疑", device_bad: "设备报坏",
+    substituted: "替代值", clock_wrong: "时钟错误", repeated: "重复", offline: "离线", second: "秒", minute: "分", hour: "时", day: "天",
+  },
+  en: {
+    devices: "Devices", alarms: "Alarms", commands: "Commands", rejects: "Rejected messages", logout: "Log out", login: "Log in",
+    token: "Token of the one-time link, or access token", site: "Site", light: "Light", dark: "Dark", other: "中文", live: "Live", slow: "Delayed",
+    dead: "Connection lost", connecting: "Connecting", coreSilent: "The core is silent", frozen: "the picture is of {time}", reconnect: "attempt {n}",
+    noAlarms: "No alarms", unsure: "Alarms cannot be confirmed", upTo: "List as of {time}, may be incomplete", acknowledge: "Ack",
+    acknowledging: "Sending…", acked: "acknowledged", refused: "Not done: {reason}", since: "{age} ago", never: "No data", silent: "STALE", bad: "BAD",
+    uncertain: "UNC", lastGood: "last good {value}", band: "normal {low}–{high}", position: "Journal position", rate: "Messages/s", standing: "Alarms",
+    unacked: "Unacknowledged", silentDevices: "Silent devices", rejectCount: "Rejected", seen: "heard {age} ago", unseen: "never heard",
+    noCommands: "No commands yet", noRejects: "Nothing was rejected", noDevices: "No devices configured yet", noSites: "No site that you may see",
+    noCommand: "no command", feedback: "measured", noFeedback: "no feedback", because: "because of {reason}", returned: "returned, unacknowledged",
+    simulated: "Simulated site: these are not real devices", replay: "Replayed site: this is a recording", readOnly: "Your role may only look",
+    working: "Logging in…", wrong: "This link or token does not hold: wrong, used, expired or revoked. Ask for a new one.",
+    tooMany: "Too many attempts. Try again in {n} s.", noService: "The service does not answer. Try again soon.", clock: "Site time", bytes: "bytes",
+    UNACK: "unacknowledged", ACKED: "acknowledged", RTNUN: "returned, unacknowledged", SHLVD: "shelved", DSUPR: "suppressed", OOSRV: "out of service",
+    requested: "requested", authorised: "authorised", sent: "sent", accepted: "accepted by the device", confirmed: "confirmed", refused_state: "refused",
+    expired: "expired", superseded: "superseded", lost: "no answer", failed_safe: "in safe position",
+    out_of_range: "out of range", rate_reason: "changed too fast", stuck: "stuck", not_a_number: "not a number", device_uncertain: "device unsure",
+    device_bad: "device says bad", substituted: "substituted", clock_wrong: "clock wrong", repeated: "repeated", offline: "offline", second: "s",
+    minute: "min", hour: "h", day: "d",
+  },
+};
+
+const asked = new URLSearchParams(location.search);
+const choose = (name, given, fallback) => {
+  const value = asked.get(name) || localStorage.getItem(name);
+  return given.includes(value) ? value : fallback;
+};
+let language = choose("lang", ["zh", "en"], (navigator.language || "zh").startsWith("zh") ? "zh" : "en");
+let theme = choose("theme", ["light", "dark"], matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+
+const word = (key, values = {}) => (WORDS[language][key] ?? key).replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
+const say = (node, text) => { if (node.textContent !== text) node.textContent = text; };
+
+function dress() {
+  document.documentElement.lang = language;
+  document.documentElement.dataset.theme = theme;
+  for (const node of document.querySelectorAll("[data-word]")) say(node, word(node.dataset.word));
+  for (const node of document.querySelectorAll("[data-name]")) node.setAttribute("aria-label", word(node.dataset.name));
+  const other = document.getElementById("language");
+  if (other) { say(other, word("other")); other.lang = language === "zh" ? "en" : "zh"; }
+  const shade = document.getElementById("theme");
+  if (shade) say(shade, word(theme === "light" ? "dark" : "light"));
+}
+
+function keep(name, value) {
+  localStorage.setItem(name, value);
+  if (name === "lang") language = value; else theme = value;
+  dress();
+}
+dress();
