@@ -78,7 +78,9 @@ class Commands:
         self._plan = Plan()
         self._drives: dict[str, Drive] = {}
         self._specs: dict[str, ActuatorSpec | None] = {}
-        self._feedback_table = np.zeros(0, np.bool_)
+        self._feedback_table = np.zeros(0, np.bool_)  # by point
+        self._needs_proof = np.zeros(0, np.bool_)  # by device: has an actuator that does not expire commands
+        self._is_proof_needed = False
         self._heap: list[tuple[int, str]] = []
         self._active: set[str] = set()  # drives that are not at rest: open, failed, or waiting for something
         self._blocked: set[str] = set()  # waiting for the end of blindness or for their device
@@ -103,6 +105,8 @@ class Commands:
         for device in plan.devices:
             for i in with_feedback[id(device.profile)] if device.points else ():
                 self._feedback_table[device.points[i]] = True
+        self._needs_proof = np.array([any(not a.expires for a in d.profile.actuators) for d in plan.devices], np.bool_)
+        self._is_proof_needed = bool(self._needs_proof.any())
         self._is_reconfigured = bool(self._drives)
 
     def open_commands(self) -> list[tuple[str, Command]]:
@@ -148,7 +152,8 @@ class Commands:
             watched.update(t.actuator for t in span.targets)
             if watched:
                 events += self._measured(span, watched)
-                events += self._heard(span, watched, every=is_wide)
+            if self._is_proof_needed:
+                events += self._heard(span, every=is_wide)
         return events
 
     def _measured(self, span: Span, watched: set[str]) -> list[tuple[_Key, int, Any]]:
@@ -173,21 +178,17 @@ class Commands:
             for name in by_point[int(frames.point[row])]
         ]
 
-    def _heard(self, span: Span, watched: set[str], *, every: bool) -> list[tuple[_Key, int, Any]]:
-        """Live frames of devices that must be proven online before anything is sent to them."""
-        devices = {
-            number: key
-            for name in watched
-            if (spec := self._spec(name)) is not None and not spec.expires
-            and (number := self._plan.device_number[key := name.rpartition("/")[0]]) >= 0
-            and (every or key not in self._proven)
-        }  # fmt: skip
-        if not devices:
-            return []
+    def _heard(self, span: Span, *, every: bool) -> list[tuple[_Key, int, Any]]:
+        """Live frames of devices that must be proven online before anything is sent to them; of proven ones only when an event in
+        this span may take the proof away (`every`)."""
         frames, admission = span.entries.frames, span.admission
         assert admission is not None
-        live = np.flatnonzero((admission.verdict == Verdict.LIVE) & np.isin(frames.device, sorted(devices)))
-        return [((int(frames.entry[f]), ENTRY, 0), _RECORD, devices[int(frames.device[f])]) for f in live]
+        rows = np.flatnonzero(self._needs_proof[frames.device])
+        rows = rows[admission.verdict[rows] == Verdict.LIVE]
+        if not every:  # the first frame of each is enough
+            rows = rows[np.unique(frames.device[rows], return_index=True)[1]]
+        heard = [(int(frames.entry[f]), self._plan.devices[int(frames.device[f])].key) for f in rows]
+        return [((entry, ENTRY, 0), _RECORD, key) for entry, key in heard if every or key not in self._proven]
 
     def _moment(self, span: Span, key: _Key) -> Moment:
         entry, phase, due = key
