@@ -12,6 +12,7 @@ from store.segment import AFTER, LAST, Meta, explain, from_row, list_segments, r
 from telemetry.errors import CorruptError, StoreError
 from telemetry.transaction import Transaction
 
+TRIES = 20  # a rotation or a trim may run between listing and opening
 BUSY_S = 0.2  # WAL readers wait only while the first opener recovers the WAL
 
 
@@ -41,7 +42,7 @@ class JournalReader:
         there is one. Raises Gap when they were trimmed, CorruptError with file and position on damage, StoreError on a sick disk.
         """
         durable = read_mark(self._directory)  # before looking: what was durable then must be there now
-        for _ in range(3):  # a rotation or a trim may run between listing and opening
+        for _ in range(TRIES):
             segments = list_segments(self._directory)
             at = _segment_of(segments, after + 1)
             if at is None:
@@ -50,25 +51,43 @@ class JournalReader:
                 break
             try:
                 return self._read_from(segments, at, after, rows_max, durable)
-            except FileNotFoundError:
-                self.close()
+            except StoreError:
+                self._raise_unless_trimmed()
+        else:
+            raise StoreError(f"{self._directory}: segments vanish faster than they can be opened")
         if durable > after:
             raise CorruptError(f"{self._directory}: no segment left, but positions up to {durable} were durable")
         return []
 
     def last(self) -> Transaction | None:
         """The newest transaction; None when the journal is empty."""
-        for first in reversed(list_segments(self._directory)):
+        for _ in range(TRIES):
+            try:
+                return self._last_of(list_segments(self._directory))
+            except StoreError:
+                self._raise_unless_trimmed()
+        raise StoreError(f"{self._directory}: segments vanish faster than they can be opened")
+
+    def _last_of(self, segments: list[int]) -> Transaction | None:
+        for first in reversed(segments):
             try:
                 connection, _ = self._open(first)
                 row = connection.execute(LAST).fetchone()
-            except FileNotFoundError:
-                continue
             except sqlite3.Error as error:
-                raise explain(error, segment_path(self._directory, first)) from error
+                raise explain(error, self._path) from error
             if row is not None:
                 return from_row(row, self._path, is_checked=self._is_checked)
         return None
+
+    def _raise_unless_trimmed(self) -> None:
+        """Raise the error at hand again if its segment is still there.
+
+        One unlinked while we open it cannot be opened, or looks cut when its WAL was gone already: trimmed, not damaged.
+        """
+        path = self._path
+        self.close()
+        if path.exists():
+            raise  # noqa: PLE0704 - called inside the handler
 
     def close(self) -> None:
         """Close the open segment; the next call opens again."""
@@ -89,9 +108,7 @@ class JournalReader:
                     return []
                 at += 1
         except sqlite3.Error as error:
-            path = self._path
-            self.close()
-            raise explain(error, path) from error
+            raise explain(error, self._path) from error
 
     def _fetch(self, connection: sqlite3.Connection, after: int, rows_max: int) -> list[Transaction]:
         found: list[Transaction] = []
@@ -132,8 +149,6 @@ class JournalReader:
         path = segment_path(self._directory, first)
         if self._connection is None or self._first != first:
             self.close()
-            if not path.exists():
-                raise FileNotFoundError(path)
             self._path = path
             self._connection = open_read_only(path, busy_s=BUSY_S)
             self._first = first

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from store.journal import Journal
-from store.journal_reader import JournalReader
+from store.journal_reader import Gap, JournalReader
 from store.segment import list_segments
 from telemetry.clock import ManualClock
 from telemetry.errors import CorruptError, StoreError
@@ -201,3 +201,38 @@ def test_reader_works_when_no_writer_lives_and_the_directory_is_read_only(tmp_pa
     ):
         connection.execute("DELETE FROM tx")
     connection.close()
+
+
+def test_reader_beside_a_writer_that_rotates_and_trims_sees_all_or_a_gap(tmp_path):
+    child = os.fork()
+    if not child:
+        try:
+            journal = make_journal(tmp_path, segment_bytes=80_000)
+            while True:
+                journal.append(make_transaction(journal.last_position + 1, size=3000))
+                if journal.last_position % 500 == 9:
+                    journal.trim(before=journal.last_position - 300)
+        finally:
+            os._exit(1)
+    reader, after, gaps = JournalReader(tmp_path), -1, 0
+    deadline = time.monotonic() + 30
+    try:
+        while (after < 8000 or gaps == 0) and time.monotonic() < deadline:
+            if after % 3000 > 2000 and (last := reader.last()) is not None:
+                assert last.last >= after
+            try:
+                found = reader.read(after, rows_max=2000)
+            except Gap as gap:
+                after, gaps = gap.available - 1, gaps + 1
+                continue
+            for transaction in found:
+                assert transaction == make_transaction(after + 1, size=3000)
+                after = transaction.last
+            if gaps == 0 and after > 1000:
+                after = 0  # a follower that fell behind
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        reader.close()
+    assert after >= 8000
+    assert gaps > 0
