@@ -39,6 +39,10 @@ class Obedience:
         """A core is alive, or none ever said so: a device that never saw a lease cannot miss one."""
         return self._lease_until_ns is None or now_ns < self._lease_until_ns
 
+    def will_act(self, now_ns: int) -> bool:
+        """`advance` may move something now: a command waits, or the lease has just run out."""
+        return bool(self._waiting) or not (self.is_local or self.has_lease(now_ns))
+
     def lease(self, lease: Lease, now_ns: int) -> None:
         """A core is alive. One of an older epoch is a ghost and renews nothing."""
         if lease.epoch < self.epoch or not 0 < lease.lifetime_s <= 3600:

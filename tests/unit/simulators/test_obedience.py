@@ -148,6 +148,18 @@ def test_each_saboteur_breaks_its_promise(sabotage, order):
         assert {a.status for a in give(obedience, order_of_epoch)} <= status
 
 
+def test_of_ten_thousand_queued_commands_none_is_executed_after_its_expiry():
+    random = np.random.default_rng(27)
+    obedience, now_s = device(), 1000.0
+    for number in range(10_000):
+        now_s += 1.0
+        expires_s, lay_s, left_s = random.uniform(0, 30), random.uniform(0, 60), random.uniform(0, 30)
+        order = command(number, "vent", 1.0, expires_s=expires_s)
+        (answer,) = give(obedience, order, now_s=now_s, received_s=now_s - lay_s, left_s=left_s)
+        assert (answer.status == "accepted") == (lay_s < min(expires_s, left_s))
+        assert (order.id in obedience.executed) == (answer.status == "accepted")
+
+
 steps = st.lists(
     st.tuples(
         st.integers(0, 8),  # command number: repeats happen
