@@ -3,6 +3,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rules import expression
+from rules.rulebook import bind
+from telemetry.plan import Plan
 from telemetry.site import Profile
 from tests.unit.simulators.shipped import load_site
 
@@ -29,3 +32,20 @@ def test_demo_site_loads_and_is_simulated():
     site = load_site("nursery")
     assert site.origin == "SIMULATED"
     assert [name for device in site.devices for name in device.names()] == ["weather-1", "climate-1", "climate-2", "climate-3"]
+
+
+def test_every_rule_of_the_demo_site_is_right_in_names_kinds_and_units():
+    site = load_site("nursery")
+    points = {name: {point.name: point for point in profile.points} for name, profile in site.profiles.items()}
+    links = {"weather": points["weather_station"]}
+    for name, profile in site.profiles.items():
+        for rule in profile.rules:
+            value = rule.demand.value if rule.demand is not None else None
+            for text, want in ((rule.when, "condition"), (rule.clear, "condition"), (value, "number")):
+                if isinstance(text, str):
+                    expression.parse(text, points=points[name], links=links, want=want)
+    plan = Plan()
+    plan.apply(site)
+    book = bind(plan)
+    assert book.faults == []
+    assert len(book.rules) == sum(len(profile.rules) for profile in site.profiles.values())
