@@ -91,8 +91,8 @@ class PaneWindows:
     def restore(self, saved: Mapping[str, Array], source: Array | None = None) -> None:
         """Take over a snapshot of windows of the same pane length.
 
-        source (count,): row of the snapshot for each instance, -1 starts it anew; None = row by row. When a wanted statistic was not
-        kept in the snapshot, all instances start anew.
+        source (count,): row of the snapshot for each instance, -1 starts it anew; None = row by row. When a wanted statistic
+        was not kept in the snapshot, all instances start anew.
         """
         count = len(self._head)
         self._allocate(count)
