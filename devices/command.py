@@ -14,9 +14,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from devices.drive import NEVER, Command, Drive, Wanted, differs, load_drive, save_drive
-from devices.failsafe import RETRY_NS, fail_safe_value, move_limit_ns
-from telemetry import quality
-from telemetry.frame import Verdict
+from devices.failsafe import RETRY_NS, expiry_ns, fail_safe_value, move_limit_ns
+from devices.feedback import Ears
+from devices.lifecycle import ACK_STATUSES, FAULTS, TABLE
 from telemetry.plan import NS_PER_S, Plan
 from telemetry.record import Ack, Event, Start
 from telemetry.site import ActuatorSpec
@@ -26,32 +26,6 @@ SENDS_MAX: Final = 3
 REMEMBERED_COMMANDS: Final = 2_000  # closed ids kept to recognise late answers; the oldest is forgotten and then counts as unknown
 LEASE_LIFETIME_NS: Final = 15 * NS_PER_S  # devices that were without us for so long have gone local
 SABOTEURS: Final = frozenset({"ignore_expiry", "double_send_pulse", "skip_fail_safe", "ignore_pacing", "apply_late_ack"})
-
-# (state, event) -> (state, effects). A pair that is missing changes nothing.
-TABLE: Final[dict[tuple[str, str], tuple[str, tuple[str, ...]]]] = {
-    ("requested", "authorise"): ("authorised", ()),
-    ("requested", "supersede"): ("superseded", ("close",)),
-    ("requested", "deadline"): ("expired", ("close", "fault", "fail")),
-    ("authorised", "send"): ("sent", ("publish",)),
-    ("sent", "send"): ("sent", ("publish",)),
-    ("sent", "accepted"): ("accepted", ()),
-    ("sent", "refused"): ("refused", ("close", "fault", "fail")),
-    ("sent", "expired"): ("expired", ("close", "fault", "fail", "fail_safe")),
-    ("sent", "superseded"): ("superseded", ("close", "fail")),
-    ("sent", "supersede"): ("superseded", ("close",)),
-    ("sent", "deadline"): ("lost", ("close", "fault", "fail", "fail_safe")),
-    ("sent", "restart"): ("lost", ("close", "fault", "fail", "fail_safe")),
-    ("accepted", "measured"): ("confirmed", ("close",)),
-    ("accepted", "supersede"): ("superseded", ("close",)),
-    ("accepted", "deadline"): ("lost", ("close", "fault", "fail", "fail_safe")),
-    ("lost", "fail_safe"): ("failed_safe", ()),
-    ("expired", "fail_safe"): ("failed_safe", ()),
-}
-STATES: Final = (
-    "requested", "authorised", "sent", "accepted", "confirmed", "refused", "expired", "superseded", "lost", "failed_safe",
-)  # fmt: skip
-FAULTS: Final = {"refused": "COMMAND_REFUSED", "expired": "COMMAND_EXPIRED", "lost": "COMMAND_LOST"}
-ACK_STATUSES: Final = ("accepted", "refused", "expired", "superseded")
 
 
 class Moment(NamedTuple):
@@ -78,9 +52,7 @@ class Commands:
         self._plan = Plan()
         self._drives: dict[str, Drive] = {}
         self._specs: dict[str, ActuatorSpec | None] = {}
-        self._feedback_table = np.zeros(0, np.bool_)  # by point
-        self._needs_proof = np.zeros(0, np.bool_)  # by device: has an actuator that does not expire commands
-        self._is_proof_needed = False
+        self._ears = Ears(self._plan)
         self._heap: list[tuple[int, str]] = []
         self._active: set[str] = set()  # drives that are not at rest: open, failed, or waiting for something
         self._blocked: set[str] = set()  # waiting for the end of blindness or for their device
@@ -97,16 +69,7 @@ class Commands:
         """Take the plan. Commands of actuators that are gone end, the others are looked at again, at the next entry."""
         self._plan = plan
         self._specs.clear()
-        self._feedback_table = np.zeros(len(plan.point_owner), np.bool_)
-        with_feedback = {
-            id(p): [i for i, point in enumerate(p.points) if any(a.feedback == point.name for a in p.actuators)]
-            for p in {id(d.profile): d.profile for d in plan.devices}.values()
-        }
-        for device in plan.devices:
-            for i in with_feedback[id(device.profile)] if device.points else ():
-                self._feedback_table[device.points[i]] = True
-        self._needs_proof = np.array([any(not a.expires for a in d.profile.actuators) for d in plan.devices], np.bool_)
-        self._is_proof_needed = bool(self._needs_proof.any())
+        self._ears = Ears(plan)
         self._is_reconfigured = bool(self._drives)
 
     def open_commands(self) -> list[tuple[str, Command]]:
@@ -151,44 +114,11 @@ class Commands:
             watched = set(self._drives) if is_wide or (events[:1] and events[0][1] == _EARLY) else set(self._active)
             watched.update(t.actuator for t in span.targets)
             if watched:
-                events += self._measured(span, watched)
-            if self._is_proof_needed:
-                events += self._heard(span, every=is_wide)
+                points = {name: number for name in watched if (number := self._feedback_point(name)) is not None}
+                events += [((entry, ENTRY, 0), _MEASURED, what) for entry, what in self._ears.measured(span, points)]
+            heard = self._ears.heard(span, self._proven, every=is_wide)
+            events += [((entry, ENTRY, 0), _RECORD, key) for entry, key in heard]
         return events
-
-    def _measured(self, span: Span, watched: set[str]) -> list[tuple[_Key, int, Any]]:
-        """Usable feedback samples of watched actuators."""
-        frames, admission = span.entries.frames, span.admission
-        assert admission is not None
-        rows = np.flatnonzero(self._feedback_table[frames.point])
-        if not len(rows):
-            return []
-        by_point: dict[int, list[str]] = {}
-        for name in sorted(watched):
-            number = self._feedback_point(name)
-            if number is not None:
-                by_point.setdefault(number, []).append(name)
-        rows = rows[np.isin(frames.point[rows], np.fromiter(by_point, np.int64, len(by_point)))]
-        frame = np.searchsorted(frames.offsets, rows, side="right") - 1
-        q = admission.quality[rows]
-        usable = (admission.verdict[frame] == Verdict.LIVE) & ~quality.is_bad(q) & ((q & quality.REPEATED) == 0)
-        return [
-            ((int(frames.entry[f]), ENTRY, 0), _MEASURED, (name, float(frames.value[row]), int(frames.ts_ns[f])))
-            for row, f in zip(rows[usable], frame[usable], strict=True)
-            for name in by_point[int(frames.point[row])]
-        ]
-
-    def _heard(self, span: Span, *, every: bool) -> list[tuple[_Key, int, Any]]:
-        """Live frames of devices that must be proven online before anything is sent to them; of proven ones only when an event in
-        this span may take the proof away (`every`)."""
-        frames, admission = span.entries.frames, span.admission
-        assert admission is not None
-        rows = np.flatnonzero(self._needs_proof[frames.device])
-        rows = rows[admission.verdict[rows] == Verdict.LIVE]
-        if not every:  # the first frame of each is enough
-            rows = rows[np.unique(frames.device[rows], return_index=True)[1]]
-        heard = [(int(frames.entry[f]), self._plan.devices[int(frames.device[f])].key) for f in rows]
-        return [((entry, ENTRY, 0), _RECORD, key) for entry, key in heard if every or key not in self._proven]
 
     def _moment(self, span: Span, key: _Key) -> Moment:
         entry, phase, due = key
@@ -391,11 +321,11 @@ class Commands:
         """When the open command has waited long enough."""
         if command.state == "requested":
             is_bound = spec.kind == "pulse" or not self._is_reachable(drive, spec)
-            return command.asked_ns + _expiry_ns(spec) if is_bound else NEVER
+            return command.asked_ns + expiry_ns(spec) if is_bound else NEVER
         if command.state == "sent":
             # Superseding does not stop the clock of a device that has not answered anything.
             since = command.sent_ns if drive.silent_since_ns < 0 else min(drive.silent_since_ns, command.sent_ns)
-            return since + _expiry_ns(spec)
+            return since + expiry_ns(spec)
         limit = move_limit_ns(spec, self._heartbeat_s(drive.name))
         return min(command.accepted_ns + limit, drive.unmoved_since_ns + 3 * limit)
 
@@ -450,7 +380,7 @@ class Commands:
                 self._move(span, drive, "send", m)
             elif not command.is_announced:
                 command.is_announced = True
-                self._decide(span, m, drive.name, {**_evidence(command), "withheld": why})
+                self._decide(span, m, drive.name, {**command.evidence(), "withheld": why})
         elif command.state == "sent" and self._may_resend(spec) and not _is_blind(span):
             is_due = command.sends < SENDS_MAX and m.now_ns >= command.next_send_ns
             if is_due and self._is_reachable(drive, spec):
@@ -515,7 +445,7 @@ class Commands:
         if "publish" in effects:
             evidence |= self._publish(span, drive, command, m)
         if command.state != "authorised":  # it is sent in the same instant: one decision says both
-            self._decide(span, m, drive.name, {**_evidence(command), **evidence})
+            self._decide(span, m, drive.name, {**command.evidence(), **evidence})
         if "fault" in effects:
             fault = "FAIL_TO_MOVE" if before == "accepted" else FAULTS[command.state]
             body = {
@@ -537,17 +467,17 @@ class Commands:
     def _publish(self, span: Span, drive: Drive, command: Command, m: Moment) -> dict[str, Any]:
         spec = self._spec(drive.name)
         assert spec is not None
-        expiry_ns = _expiry_ns(spec)
+        lasts_ns = expiry_ns(spec)
         if command.sent_ns < 0:
             command.sent_ns = m.now_ns
             drive.note_sent(command.value, spec, m.now_ns)
             if drive.silent_since_ns < 0:
                 drive.silent_since_ns = m.now_ns
         command.sends += 1
-        command.next_send_ns = m.now_ns + expiry_ns // SENDS_MAX
+        command.next_send_ns = m.now_ns + lasts_ns // SENDS_MAX
         # Whole seconds, rounded down: the broker counts in seconds and no device may act after our deadline. The entry's time
         # counts here, not the timer's, since that is when the command really leaves.
-        left_s = (command.sent_ns + expiry_ns - m.at_ns) // NS_PER_S
+        left_s = (command.sent_ns + lasts_ns - m.at_ns) // NS_PER_S
         if "ignore_expiry" in self._sabotage:
             left_s = 86_400
         is_before_start = m.phase == TIMER and any(i == m.entry and isinstance(r, Start) for i, r in span.entries.records)
@@ -579,7 +509,7 @@ class Commands:
         value = fail_safe_value(spec)
         command.state = TABLE[command.state, "fail_safe"][0]
         self._closed[command.id] = (drive.name, command.state)
-        self._decide(span, m, drive.name, {**_evidence(command), "fail_safe": "hold" if value is None else value})
+        self._decide(span, m, drive.name, {**command.evidence(), "fail_safe": "hold" if value is None else value})
         if value is not None:
             reason = f"fail-safe after {command.id}"
             drive.open = Command(
@@ -634,18 +564,6 @@ class Commands:
         self._epoch, self._last_ns = saved["epoch"], saved["last_ns"]
         self._blind_from_ns, self._is_reconfigured = saved["blind_from_ns"], saved["is_reconfigured"]
         self.unknown_acks, self.late_acks = saved["unknown_acks"], saved["late_acks"]
-
-
-def _evidence(command: Command) -> dict[str, Any]:
-    return {
-        "id": command.id, "state": command.state, "value": command.value, "reason": command.reason, "winner": command.winner,
-        "losers": command.losers,
-    }  # fmt: skip
-
-
-def _expiry_ns(spec: ActuatorSpec) -> int:
-    """Whole seconds, at least one: what MQTT's message expiry can say."""
-    return max(1, int(spec.expiry_s)) * NS_PER_S
 
 
 def _is_blind(span: Span) -> bool:

@@ -40,6 +40,13 @@ class Command:
     next_send_ns: int = NEVER
     accepted_ns: int = -1
 
+    def evidence(self) -> dict[str, Any]:
+        """The body of its decisions."""
+        return {
+            "id": self.id, "state": self.state, "value": self.value, "reason": self.reason, "winner": self.winner,
+            "losers": self.losers,
+        }  # fmt: skip
+
 
 @dataclass(slots=True)
 class Drive:

@@ -24,3 +24,8 @@ def fail_safe_value(spec: ActuatorSpec) -> float | None:
 def move_limit_ns(spec: ActuatorSpec, heartbeat_s: float) -> int:
     """How long an accepted command may go unconfirmed. A position already inside the deadband is only told by the heartbeat."""
     return int((FAIL_TO_MOVE_FACTOR * spec.travel_s + max(MARGIN_S, heartbeat_s)) * NS_PER_S)
+
+
+def expiry_ns(spec: ActuatorSpec) -> int:
+    """Whole seconds, rounded down, at least one: what MQTT's message expiry can say."""
+    return max(1, int(spec.expiry_s)) * NS_PER_S

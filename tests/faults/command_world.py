@@ -1,6 +1,7 @@
 """A journal written by hand: entries with the demands that earlier stages would have made of them, run through arbitration and
 commands in spans cut wherever a test likes."""
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,7 +79,7 @@ class World:
 
     def __init__(self, plan: Plan | None = None, sabotage: frozenset[str] = frozenset()) -> None:
         self.plan = plan_of() if plan is None else plan
-        self.sabotage = sabotage
+        self.sabotage = sabotage | frozenset(filter(None, os.environ.get("FIELDLOOM_SABOTAGE", "").split(",")))
         self.position = 0
         self.blind_from_ns = -1
         self.last_ns = 0

@@ -16,7 +16,7 @@ from telemetry.span import CommandOut
 from tests.faults.command_world import T0, Result, Step, World, plan_of
 
 DEVICE, PUMP = "farm/h-0", "farm/h-0/pump"
-STEP_NS = NS_PER_S // 4
+STEP_NS = NS_PER_S // 2
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Schedule:
     sabotage: frozenset[str] = frozenset()
     result: Result = field(default_factory=Result)
 
-    def run(self, seconds: int = 110) -> "Schedule":
+    def run(self, seconds: int = 100) -> "Schedule":
         self.draw = random.Random(self.seed)
         self.device = Device(self.dedupes, self.draw.choice([0, -3600, 3600]))
         self.plan = plan_of([{"name": "pump", "kind": "pulse", "unit": "ml", "dedupes": self.dedupes}])
@@ -75,7 +75,7 @@ class Schedule:
         self.kill_at = {self.demand_at + self.draw.randrange(-4, 60) * STEP_NS for _ in range(2)} if self.kills else set()
         self._begin(1, T0)
         epoch, dead_until = 1, 0
-        for i in range(4, seconds * 4):
+        for i in range(2, seconds * 2):
             now = T0 + i * STEP_NS
             self._network(now)
             if now < dead_until:

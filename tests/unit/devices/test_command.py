@@ -1,6 +1,7 @@
 """The command table in motion: one situation per test."""
 
-from devices.command import FAULTS, STATES, TABLE, Commands
+from devices.command import Commands
+from devices.lifecycle import FAULTS, STATES, TABLE
 from telemetry.frame import Verdict
 from telemetry.plan import NS_PER_S
 from telemetry.quality import BAD

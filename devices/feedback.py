@@ -1,0 +1,63 @@
+"""What the command stage hears from frames: measured positions of actuators it waits for, and signs of life of devices that must be
+proven online. Found with masks; Python sees only the rows that matter.
+"""
+
+import numpy as np
+
+from telemetry import quality
+from telemetry.frame import Verdict
+from telemetry.plan import Plan
+from telemetry.span import Span
+
+
+class Ears:
+    """Which points are feedback and which devices need proof, under one configuration."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._is_feedback = np.zeros(len(plan.point_owner), np.bool_)  # by point
+        profiles = {id(d.profile): d.profile for d in plan.devices}
+        places = {
+            key: [i for i, point in enumerate(p.points) if any(a.feedback == point.name for a in p.actuators)]
+            for key, p in profiles.items()
+        }
+        for device in plan.devices:
+            for i in places[id(device.profile)] if device.points else ():
+                self._is_feedback[device.points[i]] = True
+        needs = {key: any(not a.expires for a in p.actuators) for key, p in profiles.items()}
+        self._needs_proof = np.array([needs[id(d.profile)] for d in plan.devices], np.bool_)  # by device
+        self._is_proof_needed = bool(self._needs_proof.any())
+
+    def measured(self, span: Span, points: dict[str, int]) -> list[tuple[int, tuple[str, float, int]]]:
+        """(entry, (actuator, value, ts_ns)) of usable samples of the feedback points of some actuators: live, new, not BAD."""
+        frames, admission = span.entries.frames, span.admission
+        assert admission is not None
+        rows = np.flatnonzero(self._is_feedback[frames.point])
+        if not len(rows) or not points:
+            return []
+        by_point: dict[int, list[str]] = {}
+        for name in sorted(points):
+            by_point.setdefault(points[name], []).append(name)
+        rows = rows[np.isin(frames.point[rows], np.fromiter(by_point, np.int64, len(by_point)))]
+        frame = np.searchsorted(frames.offsets, rows, side="right") - 1
+        q = admission.quality[rows]
+        usable = (admission.verdict[frame] == Verdict.LIVE) & ~quality.is_bad(q) & ((q & quality.REPEATED) == 0)
+        return [
+            (int(frames.entry[f]), (name, float(frames.value[row]), int(frames.ts_ns[f])))
+            for row, f in zip(rows[usable], frame[usable], strict=True)
+            for name in by_point[int(frames.point[row])]
+        ]
+
+    def heard(self, span: Span, proven: set[str], *, every: bool) -> list[tuple[int, str]]:
+        """(entry, "site/device") of live frames of devices that need proof; of proven ones only when an event in this span may take
+        the proof away (`every`)."""
+        if not self._is_proof_needed:
+            return []
+        frames, admission = span.entries.frames, span.admission
+        assert admission is not None
+        rows = np.flatnonzero(self._needs_proof[frames.device])
+        rows = rows[admission.verdict[rows] == Verdict.LIVE]
+        if not every:  # the first frame of each is enough
+            rows = rows[np.unique(frames.device[rows], return_index=True)[1]]
+        heard = [(int(frames.entry[f]), self._plan.devices[int(frames.device[f])].key) for f in rows]
+        return [(entry, key) for entry, key in heard if every or key not in proven]
