@@ -263,11 +263,11 @@ function link() {
 function drawLink() {
   const state = link(), was = document.body.dataset.link;
   document.body.dataset.link = state;
-  say(at("link"), state === "live" ? `${word("live")} ${time(now())}` : word(state));
+  const isOpen = page.socket?.readyState === WebSocket.OPEN && performance.now() - page.heardAt <= DEAD_MS;
+  say(at("link"), state === "live" ? `${word("live")} ${time(now())}` : word(state === "dead" && isOpen ? "coreSilent" : state));
   const banner = at("banner");
   banner.hidden = state !== "dead";
   if (state === "dead") {
-    const isOpen = page.socket?.readyState === WebSocket.OPEN && performance.now() - page.heardAt <= DEAD_MS;
     const last = page.beat.now_ms - page.beat.core_silent_ms;
     say(banner, [word(isOpen ? "coreSilent" : "dead"), word("frozen", { time: time(last) }), isOpen ? "" : word("reconnect", { n: page.attempts })].filter(Boolean).join(" · "));
     say(at("alarm-note"), word("upTo", { time: time(last) }));
@@ -292,7 +292,7 @@ function drawFigures() {
   figures.forEach(([key, value], i) => { say(list.children[i].firstChild, word(key)); say(list.children[i].lastChild, String(value)); });
   const worst = standing.filter((a) => !LETTERS[a.state]).sort(worstFirst)[0];
   const calm = link() === "live" ? word("noAlarms") : word("unsure");
-  say(at("worst"), worst ? `${worst.priority} ${sentence(worst)} · ${worst.device}` : calm);
+  at("worst").replaceChildren(...(worst ? [`${worst.priority} `, make("bdi", "", sentence(worst)), ` · ${worst.device}`] : [calm]));
 }
 
 function tick() {

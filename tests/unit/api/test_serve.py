@@ -22,7 +22,7 @@ RAISE = [("alarm", "HOT@north/house-0", {"from": "NORM", "to": "UNACK", "event":
 async def until(check: Callable[[], Awaitable[Any]], limit_s: float = 10.0) -> Any:
     """The first true answer of `check`."""
     async with asyncio.timeout(limit_s):
-        while not (found := await check()):
+        while not (found := await check()):  # noqa: ASYNC110 -- what is waited for happens behind a socket
             await asyncio.sleep(0.05)
     return found
 

@@ -1,0 +1,305 @@
+"""The notify process: follows the journal, tells people about alarms, and raises its own alarm when the core falls silent.
+
+Thin: two channels (log, webhook), no escalation yet. What it keeps in `notify.sqlite`: its journal position together with the
+deliveries that position caused (so no alarm is lost or told twice across a kill), every attempt, and its own alarms. It never writes
+the journal, so it works when the core hangs, which is when it matters most.
+"""
+
+import asyncio
+import json
+import sqlite3
+import urllib.request
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol
+
+import structlog
+
+from store.journal_reader import Gap, JournalReader
+from telemetry.clock import Clock
+from telemetry.errors import EnvironmentFault, StoreError
+from telemetry.transaction import Transaction
+
+log = structlog.get_logger()
+
+WATCHDOG_S: Final = 5.0  # ticks come once a second
+WATCHDOG: Final = "NOTIFY-CORE-SILENT"
+POLL_S: Final = 0.2
+TRIES_MAX: Final = 8
+BACKOFF_S: Final = 2.0  # doubled at each try: the last one is some 4 min after the first
+DELIVERIES_PER_ROUND: Final = 20
+DELIVERIES_KEPT: Final = 100_000
+WEBHOOK_LIMIT_S: Final = 5.0
+TOLD_EVENTS: Final = frozenset({"raise", "clear"})
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS progress (one INTEGER PRIMARY KEY CHECK (one = 1), position INTEGER NOT NULL) STRICT;
+INSERT OR IGNORE INTO progress VALUES (1, -1);
+CREATE TABLE IF NOT EXISTS delivery (
+    number INTEGER PRIMARY KEY, cause TEXT NOT NULL, channel TEXT NOT NULL, message TEXT NOT NULL, made_ms INTEGER NOT NULL,
+    due_ms INTEGER NOT NULL, tries INTEGER NOT NULL DEFAULT 0, state TEXT NOT NULL DEFAULT 'waiting', done_ms INTEGER,
+    error TEXT NOT NULL DEFAULT '', UNIQUE (cause, channel)) STRICT;
+CREATE INDEX IF NOT EXISTS delivery_due ON delivery (state, due_ms);
+CREATE TABLE IF NOT EXISTS own_alarm (number INTEGER PRIMARY KEY, name TEXT NOT NULL, raised_ms INTEGER NOT NULL, cleared_ms INTEGER) STRICT;
+"""
+
+
+class DeliveryError(EnvironmentFault):
+    """A channel did not take a message."""
+
+
+class Channel(Protocol):
+    """A way to people. Blocking; raises DeliveryError. The same message may come twice after a kill: its id is the same."""
+
+    name: str
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Deliver, or raise."""
+        ...
+
+
+class LogChannel:
+    """Writes a line to the log: the channel that always works."""
+
+    name = "log"
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Never fails."""
+        log.warning("alarm_notice", **message)
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect could lead into the inside of the network: it is an error."""
+
+    def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
+        """Follow none."""
+
+
+class WebhookChannel:
+    """POSTs JSON to one address from the settings. 2xx is delivered, anything else is tried again."""
+
+    name = "webhook"
+
+    def __init__(self, url: str, *, limit_s: float = WEBHOOK_LIMIT_S) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise DeliveryError(f"webhook address must begin with http:// or https://, not {url[:20]!r}")
+        self._url = url
+        self._limit_s = limit_s
+        self._opener = urllib.request.build_opener(_NoRedirect)
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Deliver within the limit."""
+        body = json.dumps(message, ensure_ascii=False, allow_nan=False).encode()
+        request = urllib.request.Request(self._url, body, {"Content-Type": "application/json"}, method="POST")
+        try:
+            with self._opener.open(request, timeout=self._limit_s):
+                pass
+        except OSError as error:  # URLError and HTTPError are OSErrors
+            raise DeliveryError(str(error)) from error
+
+
+class Due(NamedTuple):
+    """A delivery whose time has come."""
+
+    number: int
+    channel: str
+    message: dict[str, Any]
+    tries: int
+
+
+class DeliveryJournal:
+    """`notify.sqlite`. Blocking; one thread."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=FULL")
+            self._database.executescript(_SCHEMA)
+        except sqlite3.Error as error:
+            raise StoreError(f"{path}: {error}") from error
+
+    def position(self) -> int:
+        """Journal position up to which every alarm has its deliveries."""
+        return int(self._database.execute("SELECT position FROM progress").fetchone()[0])
+
+    def take(self, position: int, messages: Sequence[tuple[str, dict[str, Any]]], channels: Sequence[str], now_ms: int) -> None:
+        """Keep (cause, message) for each channel together with the position. A known cause is not told again."""
+        self._database.execute("BEGIN IMMEDIATE")
+        for cause, message in messages:
+            for channel in channels:
+                self._database.execute(
+                    "INSERT OR IGNORE INTO delivery (cause, channel, message, made_ms, due_ms) VALUES (?, ?, ?, ?, ?)",
+                    (cause, channel, json.dumps(message, ensure_ascii=False), now_ms, now_ms),
+                )
+        self._database.execute("UPDATE progress SET position = max(position, ?)", (position,))
+        self._database.execute(
+            "DELETE FROM delivery WHERE state <> 'waiting' AND number <= (SELECT max(number) FROM delivery) - ?", (DELIVERIES_KEPT,)
+        )
+        self._database.execute("COMMIT")
+
+    def due(self, now_ms: int) -> list[Due]:
+        """What must be sent now, oldest first."""
+        query = (
+            "SELECT number, channel, message, tries FROM delivery WHERE state = 'waiting' AND due_ms <= ? ORDER BY number LIMIT ?"
+        )
+        return [Due(n, c, json.loads(m), t) for n, c, m, t in self._database.execute(query, (now_ms, DELIVERIES_PER_ROUND))]
+
+    def delivered(self, due: Due, now_ms: int) -> None:
+        """It arrived."""
+        self._database.execute(
+            "UPDATE delivery SET state = 'delivered', tries = tries + 1, done_ms = ? WHERE number = ?", (now_ms, due.number)
+        )
+
+    def failed(self, due: Due, now_ms: int, error: str) -> bool:
+        """It did not; tried again later, or given up (True) after TRIES_MAX tries."""
+        tries = due.tries + 1
+        state = "failed" if tries >= TRIES_MAX else "waiting"
+        later_ms = now_ms + int(BACKOFF_S * 2 ** (tries - 1) * 1000)
+        self._database.execute(
+            "UPDATE delivery SET state = ?, tries = ?, due_ms = ?, done_ms = ?, error = ? WHERE number = ?",
+            (state, tries, later_ms, now_ms, error[:500], due.number),
+        )
+        return state == "failed"
+
+    def raise_own(self, name: str, now_ms: int) -> int:
+        """Record an alarm of this process; its number."""
+        return int(self._database.execute("INSERT INTO own_alarm (name, raised_ms) VALUES (?, ?)", (name, now_ms)).lastrowid or 0)
+
+    def clear_own(self, name: str, now_ms: int) -> None:
+        """It has returned to normal."""
+        self._database.execute("UPDATE own_alarm SET cleared_ms = ? WHERE name = ? AND cleared_ms IS NULL", (now_ms, name))
+
+    def standing_own(self, name: str) -> int | None:
+        """Number of the standing alarm of that name; None when it does not stand."""
+        row = self._database.execute("SELECT max(number) FROM own_alarm WHERE name = ? AND cleared_ms IS NULL", (name,)).fetchone()
+        return None if row[0] is None else int(row[0])
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+
+def notices(transaction: Transaction) -> list[tuple[str, dict[str, Any]]]:
+    """(cause, message) of every alarm that was raised or cleared in a transaction. The cause is its place in the journal."""
+    found = []
+    for decision in transaction.read_decisions():
+        if decision.kind == "alarm" and decision.body.get("event") in TOLD_EVENTS:
+            body = decision.body
+            cause = f"{decision.position}/{decision.phase}/{decision.time_ns}/{decision.subject}"
+            message = {
+                "id": cause,
+                "alarm": decision.subject,
+                "change": body["event"],
+                "state": body.get("to"),
+                "priority": body.get("priority"),
+                "time_ms": decision.time_ns // 1_000_000,
+                "text": body.get("message", {}),
+            }
+            found.append((cause, message))
+    return found
+
+
+class Notify:
+    """One round after the other; blocking. `round` is what the process repeats."""
+
+    def __init__(
+        self, journal: Callable[[], JournalReader], deliveries: DeliveryJournal, channels: Sequence[Channel], *, clock: Clock
+    ) -> None:
+        self._open = journal
+        self._journal: JournalReader | None = None  # None: to be opened
+        self._deliveries = deliveries
+        self._channels = {channel.name: channel for channel in channels}
+        self._clock = clock
+        self._heard_ns = clock.now_ns()
+        self._is_failing = False
+
+    def _now_ms(self) -> int:
+        return self._clock.now_ns() // 1_000_000
+
+    def round(self) -> bool:
+        """Follow, watch and deliver once; True when the journal may hold more."""
+        is_behind = self._follow()
+        self._watch()
+        self._deliver()
+        return is_behind
+
+    def _follow(self) -> bool:
+        try:
+            if self._journal is None:
+                self._journal = self._open()
+            transactions = self._journal.read(self._deliveries.position())
+        except Gap as gap:
+            log.error("journal_trimmed_before_notify", after=gap.after, available=gap.available)
+            self._deliveries.take(gap.available - 1, [], [], self._now_ms())
+            return True
+        except StoreError as error:
+            if not self._is_failing:
+                log.error("journal_read_failed", error=str(error))
+            self._is_failing, self._journal = True, None
+            return False  # the watchdog counts on: a journal that cannot be read is as silent as a dead core
+        self._is_failing = False
+        if transactions:
+            self._heard_ns = self._clock.now_ns()
+            messages = [notice for transaction in transactions for notice in notices(transaction)]
+            self._deliveries.take(transactions[-1].last, messages, list(self._channels), self._now_ms())
+        return bool(transactions)
+
+    def _watch(self) -> None:
+        """No entry for WATCHDOG_S: our own alarm, told at once and recorded; told again when the core is back."""
+        silent_s = (self._clock.now_ns() - self._heard_ns) / 1e9
+        standing = self._deliveries.standing_own(WATCHDOG)
+        if silent_s > WATCHDOG_S and standing is None:
+            self._tell_own(self._deliveries.raise_own(WATCHDOG, self._now_ms()), "raise")
+        elif silent_s <= WATCHDOG_S and standing is not None:
+            self._deliveries.clear_own(WATCHDOG, self._now_ms())
+            self._tell_own(standing, "clear")
+
+    def _tell_own(self, number: int, change: str) -> None:
+        cause = f"own/{WATCHDOG}/{number}/{change}"
+        message = {
+            "id": cause,
+            "alarm": WATCHDOG,
+            "change": change,
+            "state": "UNACK" if change == "raise" else "NORM",
+            "priority": "P1",
+            "time_ms": self._now_ms(),
+            "text": {"en": "The core writes nothing: nobody watches or controls", "zh": "采集核心无响应：无人监视和控制"},
+        }
+        self._deliveries.take(-1, [(cause, message)], list(self._channels), self._now_ms())
+
+    def _deliver(self) -> None:
+        for due in self._deliveries.due(self._now_ms()):
+            channel = self._channels.get(due.channel)
+            try:
+                if channel is None:
+                    raise DeliveryError(f"channel {due.channel} is not configured any more")
+                channel.send(due.message)
+            except DeliveryError as error:
+                if self._deliveries.failed(due, self._now_ms(), str(error)):
+                    log.error("notice_given_up", channel=due.channel, alarm=due.message["alarm"], error=str(error))
+            else:
+                self._deliveries.delivered(due, self._now_ms())
+
+
+async def run(data_dir: Path, *, clock: Clock, webhook_url: str | None = None, stop: asyncio.Event) -> None:
+    """The process: rounds in a thread until `stop` is set. `webhook_url` None: only the log."""
+    channels: list[Channel] = [LogChannel(), *([WebhookChannel(webhook_url)] if webhook_url is not None else [])]
+    deliveries = DeliveryJournal(data_dir / "notify.sqlite")
+    notify = Notify(lambda: JournalReader(data_dir / "journal"), deliveries, channels, clock=clock)
+    executor = ThreadPoolExecutor(1, thread_name_prefix="notify")
+    log.info("notify_ready", channels=[channel.name for channel in channels])
+    try:
+        while not stop.is_set():
+            if await asyncio.get_running_loop().run_in_executor(executor, notify.round):
+                continue
+            try:
+                async with asyncio.timeout(POLL_S):
+                    await stop.wait()
+            except TimeoutError:
+                pass
+    finally:
+        executor.shutdown(wait=True)
+        deliveries.close()

@@ -1,0 +1,161 @@
+"""The overview page in a real browser: login link, live values, acknowledge, silence, hostile names; screenshots in build/screenshots/."""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.web_process import WebProcess, web_process
+
+pytestmark = pytest.mark.browser
+
+CHROMIUM = Path("/usr/bin/chromium")
+SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
+DESK = {"width": 1280, "height": 900}
+PHONE = {"width": 390, "height": 844}
+ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--force-color-profile=srgb"]
+HOSTILE = "<img src=x onerror=alert(1)>\u202e"
+
+
+async def play_core(web: WebProcess) -> None:
+    """Samples, a command and answers to acknowledgements, four times a second."""
+    core, step = web.core, 0
+    core.write(
+        frames=[("north/house-1", {"air_temp_c": 21.0}, -3600.0)],
+        decisions=[
+            ("alarm", "HOT@north/house-0", {
+                "from": "NORM", "to": "UNACK", "event": "raise", "priority": "P2", "value": 39.5,
+                "message": {"en": "Air in {device} is too hot: {value} °C", "zh": "{device} 气温过高：{value} °C"}}),
+            ("alarm", "FIRE@north/house-1", {
+                "from": "NORM", "to": "UNACK", "event": "raise", "priority": "P1", "message": {"en": HOSTILE, "zh": HOSTILE}}),
+            ("command", "north/house-0/roof_vent", {
+                "id": "north/house-0/roof_vent:1", "state": "sent", "value": 80.0, "reason": "HOT@north/house-0"}),
+        ],
+    )  # fmt: skip
+    while True:
+        step += 1
+        values = {"air_temp_c": 39.5 + (step % 5) / 10, "air_rh_pct": 61.0, "vent_pct": min(80.0, 10.0 * step)}
+        core.write(frames=[("north/house-0", values, 0.0)])
+        core.acknowledge_all()
+        await asyncio.sleep(0.25)
+
+
+@asynccontextmanager
+async def chromium() -> AsyncIterator[Any]:
+    """A headless browser; the test is skipped where there is none."""
+    playwright = pytest.importorskip("playwright.async_api", reason="playwright is not installed")
+    if not CHROMIUM.exists():
+        pytest.skip(f"{CHROMIUM} is not installed (Debian package chromium)")
+    async with playwright.async_playwright() as driver:
+        browser = await driver.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+@asynccontextmanager
+async def opened(web: WebProcess, *, size: dict[str, int], query: str, role: Any = "operator") -> AsyncIterator[Any]:
+    """The page, logged in by a one-time link; fails on any script error, dialog or refused resource."""
+    faults: list[str] = []
+    async with chromium() as browser:
+        context = await browser.new_context(viewport=size, device_scale_factor=1, locale="zh-CN")
+        page = await context.new_page()
+        page.on("pageerror", lambda error: faults.append(f"script: {error}"))
+        page.on("dialog", lambda dialog: faults.append(f"dialog: {dialog.message}"))
+        page.on("console", lambda message: faults.append(message.text) if "Content Security" in message.text else None)
+        page.on("request", lambda r: faults.append(f"outside: {r.url}") if not r.url.startswith((web.base_url, "data:")) else None)
+        await page.goto(f"{web.base_url}/login#{web.token('ann', role, ['north'], way='link')}")
+        await page.wait_for_url(re.compile(r"/$"), timeout=20_000)
+        await page.goto(f"{web.base_url}/?{query}")
+        await page.wait_for_selector("body[data-link=live]", timeout=20_000)
+        yield page
+    assert not faults
+
+
+@pytest.fixture
+async def web(tmp_path: Path) -> AsyncIterator[WebProcess]:
+    async with web_process(tmp_path) as process:
+        yield process
+
+
+@asynccontextmanager
+async def playing(web: WebProcess) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(play_core(web), name="core-stub")
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def text(page: Any, selector: str) -> str:
+    found: str = await page.inner_text(selector)
+    return found
+
+
+async def shoot(page: Any, name: str) -> None:
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    await page.wait_for_timeout(600)  # one tick of the page's own clock
+    await page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+
+
+async def test_desk_shows_values_alarms_and_commands_and_takes_an_acknowledgement(web: WebProcess) -> None:
+    async with playing(web), opened(web, size=DESK, query="lang=zh&theme=light") as page:
+        await page.wait_for_function("document.querySelector('.tile .number').textContent.startsWith('39.')", timeout=15_000)
+        assert "°C" in await text(page, ".tile .unit")
+        assert "HOT@north/house-0" in await text(page, ".actuator .why")
+        rows = await page.locator("#alarm-list .row").all_inner_texts()
+        assert "FIRE" in rows[0]
+        assert "house-0 气温过高：39.5" in rows[1]
+        assert await page.locator("#alarm-list img").count() == 0
+        await shoot(page, "overview-desk-light-zh")
+        await page.locator("#alarm-list .row", has_text="HOT").get_by_role("button").click()
+        await page.locator("#alarm-list .row", has_text="HOT").get_by_text("已确认").wait_for(timeout=10_000)
+        assert "south" not in await page.content()
+
+
+async def test_phone_has_no_sideways_scroll_and_big_targets(web: WebProcess) -> None:
+    async with playing(web), opened(web, size=PHONE, query="lang=en&theme=dark") as page:
+        await page.wait_for_function("document.querySelectorAll('#alarm-list .row').length === 2", timeout=15_000)
+        assert await page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+        for box in [await b.bounding_box() for b in await page.locator("button:visible").all()]:
+            assert box["height"] >= 44
+            assert box["width"] >= 44
+        await shoot(page, "overview-phone-dark-en")
+        await page.click("#theme")
+        await page.click("#language")
+        await shoot(page, "overview-phone-light-zh")
+
+
+async def test_silence_of_the_core_is_shown_within_6_s(web: WebProcess) -> None:
+    async with playing(web) as core, opened(web, size=DESK, query="lang=en&theme=dark") as page:
+        core.cancel()
+        await page.wait_for_selector("body[data-link=dead]", timeout=6_000)
+        assert "The core is silent" in await text(page, "#banner")
+        assert "may be incomplete" in await text(page, "#alarm-note")
+        assert await page.locator("#alarm-list button:enabled").count() == 0
+        before = await text(page, ".tile .age")
+        await page.wait_for_function("(old) => document.querySelector('.tile .age').textContent !== old", arg=before, timeout=5_000)
+        await shoot(page, "overview-desk-dark-silent")
+
+
+async def test_lost_web_process_is_shown_within_6_s(web: WebProcess) -> None:
+    async with playing(web), opened(web, size=DESK, query="lang=en") as page:
+        web.stop.set()
+        await page.wait_for_selector("body[data-link=dead]", timeout=6_000)
+        assert "Connection lost" in await text(page, "#banner")
+
+
+async def test_viewer_sees_why_he_may_not_acknowledge(web: WebProcess) -> None:
+    async with playing(web), opened(web, size=DESK, query="lang=en", role="viewer") as page:
+        button = page.locator("#alarm-list .row button").first
+        await button.wait_for(timeout=15_000)
+        assert await button.is_disabled()
+        assert await button.get_attribute("title") == "Your role may only look"
