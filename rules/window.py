@@ -78,7 +78,7 @@ class PaneWindows:
         out = np.full((len(STATS), len(instance)), np.nan)
         want = np.array([stat in self.stats for stat in STATS])
         pane = np.floor_divide(np.asarray(ts_ns, np.int64), self.pane_ns)
-        sample = (np.ascontiguousarray(instance, np.int64), pane, np.ascontiguousarray(value, np.float64))  # one signature: one kernel
+        sample = (np.ascontiguousarray(instance, np.int64), pane, np.ascontiguousarray(value, np.float64))  # one signature
         loop: Any = _update if self._numba else _update_rounds
         loop(*sample, want, self._head, self._first, self._centre, *self._panes.values(), out)
         return {stat: out[STATS.index(stat)] for stat in self.stats}
