@@ -1,23 +1,48 @@
-# Everything a developer or user calls; no logic here beyond calling the tool.
+# Everything a developer or user calls. Logic is in scripts/ and in the tools; set PYTHON to use another interpreter (3.11 or newer).
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+BIN := .venv/bin
+STAMP := .venv/.installed
+ONLY ?=
+export PYTHON
 
-.PHONY: setup check test
+.PHONY: setup tools demo check test bench torture saboteurs lock image clean
 setup: $(STAMP)
 
-$(STAMP): requirements.lock pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --require-hashes -r requirements.lock
-	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
-	touch $(STAMP)
+$(STAMP): requirements.lock pyproject.toml scripts/setup.sh
+	bash scripts/setup.sh install
+
+# Programs that only the tests need: database servers, a browser, fault tools. Cheap when they are there.
+tools: $(STAMP)
+	bash scripts/setup.sh tools
+
+demo: $(STAMP)
+	bash scripts/setup.sh broker
+	$(BIN)/fieldloom demo
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q tests/unit/test_arrows.py
+	$(BIN)/pytest -q --durations=0 tests/unit/test_arrows.py
 
-test: $(STAMP)
+test: tools
 	$(BIN)/pytest tests
+
+torture: tools
+	$(BIN)/pytest -m torture --timeout 3600 tests
+
+saboteurs: tools
+	$(BIN)/python tests/saboteurs.py
+
+bench: tools
+	$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY))
+
+lock:
+	uv pip compile pyproject.toml --extra dev --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
+		--python-version 3.11 -o requirements.lock
+
+image:
+	docker build -t fieldloom .
+
+clean:
+	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache

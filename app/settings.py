@@ -1,0 +1,144 @@
+"""Settings of every process: environment FIELDLOOM_* over `fieldloom.toml` over the default. Fixed once read.
+
+An unknown key in the file is an error, because a misspelt limit would be lost in silence. Every mistake is reported at once.
+Each setting is explained in docs/operations.md; a test holds that.
+"""
+
+import os
+import ssl
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from telemetry.errors import ConfigError, Problem
+
+PREFIX: Final = "FIELDLOOM_"
+FILE_VARIABLE: Final = "FIELDLOOM_CONFIG"
+FILE_NAME: Final = "fieldloom.toml"
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Settings(BaseSettings):
+    """Everything a process is told from outside. Ports: 0 takes a free one where that is said."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, toml_file=FILE_NAME, hide_input_in_errors=True)
+
+    data_dir: Path = Field(Path("var/fieldloom"), description="Journal, snapshots, history, sessions; a local disk.")
+
+    mqtt_host: str = Field("", description="The broker. Empty: our own Mosquitto as a supervised child on a free loopback port.")
+    mqtt_port: Port = Field(1883, description="The broker's port.")
+    mqtt_username: str | None = Field(None, description="User name of the core at the broker.")
+    mqtt_password: SecretStr | None = Field(None, description="Its password.")
+    mqtt_client_id: str = Field("fieldloom-core", min_length=1, max_length=60, description="Client id; the broker keeps its session.")
+    mqtt_tls: bool = Field(False, description="Speak TLS to the broker.")
+    mqtt_ca_file: Path | None = Field(None, description="CA that signed the broker's certificate; empty: the system's.")
+    mqtt_cert_file: Path | None = Field(None, description="Client certificate, when the broker wants one.")
+    mqtt_key_file: Path | None = Field(None, description="Its private key.")
+    mqtt_keepalive_s: int = Field(5, ge=1, le=60, description="A dead link is noticed within twice this time.")
+    receive_window: int = Field(10_000, ge=1, le=65_535, description="QoS 1 messages in flight before the broker waits for us.")
+
+    gather_ms: float = Field(5.0, ge=0, le=1000, description="Shortest time between the starts of two commits.")
+    commit_rows: int = Field(10_000, ge=100, le=1_000_000, description="Samples gathered before the socket is paused.")
+
+    web_host: str = Field("127.0.0.1", min_length=1, description="Address the web process listens on; loopback unless you change it.")
+    web_port: Port = Field(8080, description="Its port; 0 takes a free one.")
+    web_hosts: Annotated[list[str], NoDecode] = Field([], description="Further host names it answers to, separated by commas.")
+    web_metrics_open: bool = Field(False, description="/metrics without login, for a Prometheus on a closed network.")
+    web_secure_cookie: bool = Field(False, description="Session cookie over HTTPS only: set it behind a TLS proxy.")
+
+    history: Literal["duckdb", "influx"] = Field("duckdb", description="Store of the history: embedded DuckDB, or InfluxDB.")
+    influx_version: Literal[1, 2] = Field(2, description="InfluxDB 1.x (v1 endpoints) or 2.x.")
+    influx_url: str = Field("http://127.0.0.1:8086", pattern=r"^https?://", description="Address of InfluxDB.")
+    influx_org: str = Field("fieldloom", description="Organisation (2.x).")
+    influx_bucket: str = Field("fieldloom", min_length=1, description="Bucket (2.x) or database (1.x).")
+    influx_username: str = Field("", description="User name (1.x).")
+    influx_token: SecretStr = Field(SecretStr(""), description="Token (2.x) or password (1.x).")
+
+    journal_days: float = Field(7.0, gt=0, le=3650, description="The journal keeps this much behind the slowest follower.")
+    journal_gb: float = Field(20.0, gt=0, description="... and at most this much.")
+    disk_free_mb: int = Field(256, ge=64, description="Free space below which nothing starts.")
+    disk_free_pct: float = Field(10.0, ge=1, le=50, description="Free space below which a slow follower is cut off; control goes on.")
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity that is logged.")
+    sabotage: Annotated[frozenset[str], NoDecode] = Field(
+        frozenset(), description="Tests only: breaks a named promise on purpose, to prove that its test can fail. Unsafe."
+    )
+
+    @field_validator("web_hosts", "sabotage", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _pairs(self) -> "Settings":
+        if (self.mqtt_cert_file is None) != (self.mqtt_key_file is None):
+            msg = "mqtt_cert_file and mqtt_key_file go together; set both or none"
+            raise ValueError(msg)
+        if self.mqtt_password is not None and self.mqtt_username is None:
+            msg = "mqtt_password needs mqtt_username"
+            raise ValueError(msg)
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What the caller says over environment over file over default."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, settings_file())
+
+    def mqtt_tls_context(self) -> ssl.SSLContext | None:
+        """The context for the broker; None without TLS. Raises ConfigError when a file cannot be used."""
+        if not self.mqtt_tls:
+            return None
+        try:
+            context = ssl.create_default_context(cafile=self.mqtt_ca_file)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            if self.mqtt_cert_file is not None:
+                context.load_cert_chain(self.mqtt_cert_file, self.mqtt_key_file)
+        except OSError as error:
+            raise ConfigError([Problem(str(settings_file()), 1, "mqtt_tls", f"certificate files cannot be used: {error}")]) from error
+        return context
+
+
+def settings_file() -> Path:
+    """The settings file: FIELDLOOM_CONFIG, else fieldloom.toml in the working directory. It need not exist."""
+    return Path(os.environ.get(FILE_VARIABLE, FILE_NAME))
+
+
+def load_settings(**given: Any) -> Settings:
+    """The settings; `given` (from the command line) beats all. Raises ConfigError with every mistake and where it stands."""
+    path = settings_file()
+    try:
+        return Settings(**given)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([Problem(str(path), _line_in(str(error)), "", f"is not TOML: {error}")]) from None
+    except ValidationError as error:
+        text = path.read_text("utf-8") if path.is_file() else ""
+        raise ConfigError([_problem(dict(item), path, text) for item in error.errors(include_url=False, include_input=False)]) from None
+
+
+def _line_in(message: str) -> int:
+    _, _, rest = message.partition("line ")
+    digits = rest.split(",")[0].split(")")[0]
+    return int(digits) if digits.isdigit() else 1
+
+
+def _problem(item: dict[str, Any], path: Path, text: str) -> Problem:
+    key = ".".join(str(part) for part in item["loc"])
+    first = key.partition(".")[0]
+    message = "is not a setting; see docs/operations.md" if item["type"] == "extra_forbidden" else str(item["msg"]).removeprefix("Value error, ")
+    variable = PREFIX + first.upper()
+    if first and variable in os.environ:
+        return Problem("environment", 0, variable, message)
+    lines = text.splitlines()
+    line = next((n for n, content in enumerate(lines, 1) if content.split("=")[0].strip() == first), 1)
+    return Problem(str(path), line, key, message)
