@@ -1,11 +1,14 @@
 """The notify process: follows the journal, tells people about alarms, and raises its own alarm when the core falls silent.
 
 Thin: two channels (log, webhook), no escalation yet. What it keeps in `notify.sqlite`: its journal position together with the
-deliveries that position caused (so no alarm is lost or told twice across a kill), every attempt, and its own alarms. It never writes
-the journal, so it works when the core hangs, which is when it matters most.
+deliveries that position caused (so no alarm is lost or told twice across a kill), every attempt, and its own alarms. It never
+writes the journal, so it works when the core hangs, which is when it matters most. Watching and each channel have a thread of
+their own: a webhook that hangs delays neither the watchdog nor the log.
 """
 
 import asyncio
+import contextlib
+import functools
 import json
 import sqlite3
 import urllib.request
@@ -41,7 +44,8 @@ CREATE TABLE IF NOT EXISTS delivery (
     due_ms INTEGER NOT NULL, tries INTEGER NOT NULL DEFAULT 0, state TEXT NOT NULL DEFAULT 'waiting', done_ms INTEGER,
     error TEXT NOT NULL DEFAULT '', UNIQUE (cause, channel)) STRICT;
 CREATE INDEX IF NOT EXISTS delivery_due ON delivery (state, due_ms);
-CREATE TABLE IF NOT EXISTS own_alarm (number INTEGER PRIMARY KEY, name TEXT NOT NULL, raised_ms INTEGER NOT NULL, cleared_ms INTEGER) STRICT;
+CREATE TABLE IF NOT EXISTS own_alarm (
+    number INTEGER PRIMARY KEY, name TEXT NOT NULL, raised_ms INTEGER NOT NULL, cleared_ms INTEGER) STRICT;
 """
 
 
@@ -103,13 +107,12 @@ class Due(NamedTuple):
     """A delivery whose time has come."""
 
     number: int
-    channel: str
     message: dict[str, Any]
     tries: int
 
 
 class DeliveryJournal:
-    """`notify.sqlite`. Blocking; one thread."""
+    """`notify.sqlite`. Blocking; each thread has its own."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,12 +143,13 @@ class DeliveryJournal:
         )
         self._database.execute("COMMIT")
 
-    def due(self, now_ms: int) -> list[Due]:
-        """What must be sent now, oldest first."""
+    def due(self, channel: str, now_ms: int) -> list[Due]:
+        """What must be sent over a channel now, oldest first."""
         query = (
-            "SELECT number, channel, message, tries FROM delivery WHERE state = 'waiting' AND due_ms <= ? ORDER BY number LIMIT ?"
+            "SELECT number, message, tries FROM delivery WHERE state = 'waiting' AND channel = ? AND due_ms <= ? "
+            "ORDER BY number LIMIT ?"
         )
-        return [Due(n, c, json.loads(m), t) for n, c, m, t in self._database.execute(query, (now_ms, DELIVERIES_PER_ROUND))]
+        return [Due(n, json.loads(m), t) for n, m, t in self._database.execute(query, (channel, now_ms, DELIVERIES_PER_ROUND))]
 
     def delivered(self, due: Due, now_ms: int) -> None:
         """It arrived."""
@@ -202,28 +206,28 @@ def notices(transaction: Transaction) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-class Notify:
-    """One round after the other; blocking. `round` is what the process repeats."""
+class Watch:
+    """Follows the journal and watches that it goes on. `round` is what its thread repeats."""
 
     def __init__(
-        self, journal: Callable[[], JournalReader], deliveries: DeliveryJournal, channels: Sequence[Channel], *, clock: Clock
+        self, journal: Callable[[], JournalReader], deliveries: DeliveryJournal, channels: Sequence[str], *, clock: Clock
     ) -> None:
         self._open = journal
         self._journal: JournalReader | None = None  # None: to be opened
         self._deliveries = deliveries
-        self._channels = {channel.name: channel for channel in channels}
+        self._channels = channels
         self._clock = clock
         self._heard_ns = clock.now_ns()
+        self._has_heard = False  # in this life: a restart of ours says nothing about the core
         self._is_failing = False
 
     def _now_ms(self) -> int:
         return self._clock.now_ns() // 1_000_000
 
     def round(self) -> bool:
-        """Follow, watch and deliver once; True when the journal may hold more."""
+        """Follow and watch once; True when the journal may hold more."""
         is_behind = self._follow()
         self._watch()
-        self._deliver()
         return is_behind
 
     def _follow(self) -> bool:
@@ -242,9 +246,9 @@ class Notify:
             return False  # the watchdog counts on: a journal that cannot be read is as silent as a dead core
         self._is_failing = False
         if transactions:
-            self._heard_ns = self._clock.now_ns()
+            self._heard_ns, self._has_heard = self._clock.now_ns(), True
             messages = [notice for transaction in transactions for notice in notices(transaction)]
-            self._deliveries.take(transactions[-1].last, messages, list(self._channels), self._now_ms())
+            self._deliveries.take(transactions[-1].last, messages, self._channels, self._now_ms())
         return bool(transactions)
 
     def _watch(self) -> None:
@@ -253,7 +257,7 @@ class Notify:
         standing = self._deliveries.standing_own(WATCHDOG)
         if silent_s > WATCHDOG_S and standing is None:
             self._tell_own(self._deliveries.raise_own(WATCHDOG, self._now_ms()), "raise")
-        elif silent_s <= WATCHDOG_S and standing is not None:
+        elif silent_s <= WATCHDOG_S and standing is not None and self._has_heard:
             self._deliveries.clear_own(WATCHDOG, self._now_ms())
             self._tell_own(standing, "clear")
 
@@ -268,38 +272,51 @@ class Notify:
             "time_ms": self._now_ms(),
             "text": {"en": "The core writes nothing: nobody watches or controls", "zh": "采集核心无响应：无人监视和控制"},
         }
-        self._deliveries.take(-1, [(cause, message)], list(self._channels), self._now_ms())
+        self._deliveries.take(-1, [(cause, message)], self._channels, self._now_ms())
 
-    def _deliver(self) -> None:
-        for due in self._deliveries.due(self._now_ms()):
-            channel = self._channels.get(due.channel)
-            try:
-                if channel is None:
-                    raise DeliveryError(f"channel {due.channel} is not configured any more")
-                channel.send(due.message)
-            except DeliveryError as error:
-                if self._deliveries.failed(due, self._now_ms(), str(error)):
-                    log.error("notice_given_up", channel=due.channel, alarm=due.message["alarm"], error=str(error))
-            else:
-                self._deliveries.delivered(due, self._now_ms())
+
+def deliver(channel: Channel, deliveries: DeliveryJournal, clock: Clock) -> bool:
+    """Try what is due on one channel; True when there was something."""
+    due_now = deliveries.due(channel.name, clock.now_ns() // 1_000_000)
+    for due in due_now:
+        try:
+            channel.send(due.message)
+        except DeliveryError as error:
+            if deliveries.failed(due, clock.now_ns() // 1_000_000, str(error)):
+                log.error("notice_given_up", channel=channel.name, alarm=due.message["alarm"], error=str(error))
+        else:
+            deliveries.delivered(due, clock.now_ns() // 1_000_000)
+    return bool(due_now)
+
+
+async def _repeat(name: str, one_round: Callable[[], bool], stop: asyncio.Event) -> None:
+    """Run rounds in one thread until `stop`; a round that found something is followed at once by the next."""
+    loop = asyncio.get_running_loop()
+    executor = ThreadPoolExecutor(1, thread_name_prefix=name)
+    try:
+        while not stop.is_set():
+            if await loop.run_in_executor(executor, one_round):
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL_S):
+                    await stop.wait()
+    finally:
+        executor.shutdown(wait=True)
 
 
 async def run(data_dir: Path, *, clock: Clock, webhook_url: str | None = None, stop: asyncio.Event) -> None:
-    """The process: rounds in a thread until `stop` is set. `webhook_url` None: only the log."""
+    """The process, until `stop` is set. `webhook_url` None: only the log. A fault of its own file ends it: it must be restarted."""
     channels: list[Channel] = [LogChannel(), *([WebhookChannel(webhook_url)] if webhook_url is not None else [])]
-    deliveries = DeliveryJournal(data_dir / "notify.sqlite")
-    notify = Notify(lambda: JournalReader(data_dir / "journal"), deliveries, channels, clock=clock)
-    executor = ThreadPoolExecutor(1, thread_name_prefix="notify")
-    log.info("notify_ready", channels=[channel.name for channel in channels])
+    journals = [DeliveryJournal(data_dir / "notify.sqlite") for _ in range(1 + len(channels))]
+    names = [channel.name for channel in channels]
+    log.info("notify_ready", channels=names)
     try:
-        while not stop.is_set():
-            if await asyncio.get_running_loop().run_in_executor(executor, notify.round):
-                continue
-            try:
-                async with asyncio.timeout(POLL_S):
-                    await stop.wait()
-            except TimeoutError:
-                pass
+        async with asyncio.TaskGroup() as group:
+            watch = Watch(lambda: JournalReader(data_dir / "journal"), journals[0], names, clock=clock)
+            group.create_task(_repeat("watch", watch.round, stop), name="notify-watch")
+            for channel, deliveries in zip(channels, journals[1:], strict=True):
+                one_round = functools.partial(deliver, channel, deliveries, clock)
+                group.create_task(_repeat(channel.name, one_round, stop), name=f"notify-{channel.name}")
     finally:
-        executor.shutdown(wait=True)
-        deliveries.close()
+        for deliveries in journals:
+            deliveries.close()

@@ -1,8 +1,9 @@
-"""The overview page in a real browser: login link, live values, acknowledge, silence, hostile names; screenshots in build/screenshots/."""
+"""The overview page in a real browser: login link, live values, acknowledge, silence, hostile names. Pictures: build/screenshots/."""
 
 import asyncio
 import contextlib
 import re
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from tests.faults.web_process import WebProcess, web_process
 
 pytestmark = pytest.mark.browser
 
-CHROMIUM = Path("/usr/bin/chromium")
+CHROMIUM = "/usr/bin/chromium"
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 DESK = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
@@ -49,10 +50,10 @@ async def play_core(web: WebProcess) -> None:
 async def chromium() -> AsyncIterator[Any]:
     """A headless browser; the test is skipped where there is none."""
     playwright = pytest.importorskip("playwright.async_api", reason="playwright is not installed")
-    if not CHROMIUM.exists():
+    if shutil.which(CHROMIUM) is None:
         pytest.skip(f"{CHROMIUM} is not installed (Debian package chromium)")
     async with playwright.async_playwright() as driver:
-        browser = await driver.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+        browser = await driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         try:
             yield browser
         finally:
