@@ -270,6 +270,13 @@ class History(Protocol):
         """Raw retention: forget samples and member rows before `ts_ms`. Records stay."""
         ...
 
+    def compact(self, before_ms: int) -> int:
+        """Rearrange a bounded chunk of what is older than `before_ms` so that reads are faster; how many rows. 0: all is done.
+
+        No answer changes. For a background thread, again and again, some hours behind the present; appends wait meanwhile.
+        """
+        ...
+
     def interrupt(self) -> None:
         """Stop reads that run now; they raise QueryLimit."""
         ...

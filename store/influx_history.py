@@ -34,13 +34,14 @@ from store.history import (
 from store.influx_lines import MEASUREMENT, Lines, build_lines, line_prefix
 from store.influx_server import InfluxServer, Refused, Table
 from store.record_file import RecordFile
-from store.uniqueness import HighWater, same_value, sort_unique
+from store.uniqueness import HighWater, drop_repeats, is_first, same_value, sort_rows
 from telemetry.quality import BAD, LEVEL_MASK
 
 LINES_MAX: Final = 5000  # one write: 0.5 MB of lines, the batch both servers were measured with
 WRITES_MAX: Final = 1000  # of one append while bad lines are searched; above it the suspects are given up together
 STATEMENTS_MAX: Final = 100  # of one query request
 REPORTED_MAX: Final = 20  # rejected rows of one append that are kept one by one; the rest is counted
+TORN_TRIES: Final = 4  # reads of an answer that a write runs through
 RUN_GAP_MS: Final = 3_600_000  # stored rows are read back in runs without a longer gap
 TIME_MAX_MS: Final = 9_223_372_036_854  # InfluxDB keeps int64 ns
 
@@ -55,10 +56,11 @@ class InfluxHistory:
     def __init__(self, path: Path, server: InfluxServer) -> None:
         self._server = server
         self._file = RecordFile(path)
-        self._position = self._file.progress()[0]
+        self._position = self._file.position()
         self._series = {row.number: row for row in self._file.series()}
         self._prefixes = {number: line_prefix(row) for number, row in self._series.items()}
         self._water: HighWater | None = None  # None: not yet asked of the server
+        self._writes = 0  # odd while one runs
         self._is_prepared = False
         self._preparing = threading.Lock()
 
@@ -68,7 +70,7 @@ class InfluxHistory:
 
     def saved_plan(self) -> bytes | None:
         """See History."""
-        return self._file.progress()[1]
+        return self._file.saved_plan()
 
     def declare(self, series: Sequence[Series]) -> None:
         """See History. CallerError when a name cannot be an InfluxDB tag."""
@@ -90,9 +92,10 @@ class InfluxHistory:
         """See History. Samples first, then the rest; a repeat after a crash may count rows as repeated that were written."""
         if position <= self._position:
             return AppendResult(0, 0, 0)
-        unique = sort_unique(rows)
-        fresh, repeated, changed = self._drop_stored(unique.rows)
-        refused = self._write(build_lines(fresh, self._prefixes)) if len(fresh) else {}
+        unknown, repeated, changed = self._drop_stored(sort_rows(rows))
+        unique = drop_repeats(unknown)
+        fresh = unique.rows
+        refused = self._write(fresh)
         reports = _report(fresh, refused, self._series, position)
         self._file.commit(position, plan, [*records, *reports], members)
         self._position = position
@@ -101,8 +104,22 @@ class InfluxHistory:
         written = len(fresh) - len(refused)
         return AppendResult(written, unique.repeated + repeated, unique.changed + changed, len(refused))
 
-    def _write(self, lines: Lines) -> dict[int, str]:
-        """Write all lines that can be written; {row: reason} of those the server will never take."""
+    def _write(self, rows: SampleRows) -> dict[int, str]:
+        """Write all rows that can be written; {row: reason} of those that never will be."""
+        known = np.isin(rows.point, np.fromiter(self._prefixes, np.int32, len(self._prefixes)))
+        refused = dict.fromkeys(np.flatnonzero(~known).tolist(), "no series is declared for this point number")
+        places = np.flatnonzero(known)
+        if not len(places):
+            return refused
+        lines = build_lines(rows.take(places), self._prefixes)
+        self._writes += 1
+        try:
+            return refused | {int(places[row]): reason for row, reason in self._write_lines(lines).items()}
+        finally:
+            self._writes += 1
+
+    def _write_lines(self, lines: Lines) -> dict[int, str]:
+        """Write all lines that can be written; {line: reason} of those the server will never take."""
         waiting = [(start, min(start + LINES_MAX, len(lines))) for start in range(0, len(lines), LINES_MAX)][::-1]
         refused: dict[int, str] = {}
         writes = 0
@@ -132,7 +149,7 @@ class InfluxHistory:
         doubtful = np.flatnonzero(rows.check & self._water.may_exist(rows))
         if not len(doubtful):
             return rows, 0, 0
-        stored = sort_unique(self._stored(rows.take(doubtful))).rows
+        stored = drop_repeats(sort_rows(self._stored(rows.take(doubtful)))).rows
         at = _find(stored, rows)
         keep = ~(rows.check & (at >= 0))
         equal = int(np.count_nonzero(same_value(rows.value[~keep], stored.value[at[~keep]])))
@@ -157,7 +174,7 @@ class InfluxHistory:
     def _ranges(self, runs: Sequence[tuple[int, int, int]]) -> list[SampleRows]:
         """Samples of each (point, start, end)."""
         statements = [f"SELECT value, quality FROM {MEASUREMENT} {self._where(*run)}" for run in runs]
-        return [_sample_rows(run[0], tables) for run, tables in zip(runs, self._query(statements), strict=True)]
+        return [_sample_rows(run[0], _columns(tables, 3)) for run, tables in zip(runs, self._query(statements), strict=True)]
 
     def read(self, point: int, start_ms: int, end_ms: int, *, limit: int) -> SampleRows:
         """See History."""
@@ -165,7 +182,7 @@ class InfluxHistory:
         if point not in self._series:
             return no_rows()
         statement = f"SELECT value, quality FROM {MEASUREMENT} {self._where(point, start_ms, end_ms)} LIMIT {limit}"
-        return _sample_rows(point, self._query([statement])[0])
+        return _sample_rows(point, self._whole_columns([statement])[0])
 
     def latest(self, points: Sequence[int], at_ms: int) -> SampleRows:
         """See History. One statement per point."""
@@ -173,7 +190,22 @@ class InfluxHistory:
         end_ms = at_ms + 1
         tail = "ORDER BY time DESC LIMIT 1"
         statements = [f"SELECT value, quality FROM {MEASUREMENT} {self._where(p, -TIME_MAX_MS, end_ms)} {tail}" for p in known]
-        return join_rows([_sample_rows(p, tables) for p, tables in zip(known, self._query(statements), strict=True) if tables])
+        return join_rows([_sample_rows(p, found) for p, found in zip(known, self._whole_columns(statements), strict=True)])
+
+    def _whole_columns(self, statements: Sequence[str]) -> list[NDArray[np.float64]]:
+        """(n, 3) time, value and quality of each statement, of whole samples only.
+
+        InfluxDB reads field by field: while a write runs, a sample may show one field without the other. Such an answer is
+        asked for again; in the end a sample without its quality is not there yet.
+        """
+        for _ in range(TORN_TRIES):
+            writes = self._writes
+            found = [_columns(tables, 3) for tables in self._query(statements)]
+            if writes % 2 == 0 and writes == self._writes:
+                break
+            if not any(_may_be_torn(columns) for columns in found):
+                break
+        return [columns[~np.isnan(columns[:, 2])] for columns in found]
 
     def downsample(self, point: int, start_ms: int, end_ms: int, buckets: int) -> Buckets:
         """See History. One request of three statements: the numbers, how many samples are good, and how many there are."""
@@ -233,6 +265,10 @@ class InfluxHistory:
         self._server.delete_before(_clip(ts_ms))
         self._file.delete_before(ts_ms)
 
+    def compact(self, before_ms: int) -> int:  # noqa: ARG002
+        """See History. The server does it by itself."""
+        return 0
+
     def interrupt(self) -> None:
         """See History. Reads end by themselves at the server's read time limit (5 s)."""
 
@@ -287,20 +323,29 @@ def _columns(tables: list[Table], width: int) -> NDArray[np.float64]:
     return np.array(tables[0].values, np.float64).reshape(-1, width)
 
 
-def _sample_rows(point: int, tables: list[Table]) -> SampleRows:
-    time, value, quality = _columns(tables, 3).T
+def _may_be_torn(columns: NDArray[np.float64]) -> bool:
+    """True when a sample lacks its quality, or lacks its number without being BAD."""
+    _, value, quality = columns.T
+    level = np.nan_to_num(quality).astype(np.int64) & LEVEL_MASK
+    return bool((np.isnan(quality) | (np.isnan(value) & (level < BAD))).any())
+
+
+def _sample_rows(point: int, columns: NDArray[np.float64]) -> SampleRows:
+    time, value, quality = columns.T
     return make_rows(np.full(len(time), point), time, value, quality)
 
 
 def _find(stored: SampleRows, rows: SampleRows) -> NDArray[np.intp]:
-    """(n,) index in `stored` of each row's point and time, -1 where there is none. Both are sorted and unique."""
-    both = np.concatenate([stored.point, rows.point]), np.concatenate([stored.ts_ms, rows.ts_ms])
-    order = np.lexsort((both[1], both[0]))  # stable: a stored row stands before its equal
-    point, ts_ms = both[0][order], both[1][order]
-    follows = np.flatnonzero((point[1:] == point[:-1]) & (ts_ms[1:] == ts_ms[:-1])) + 1
-    found = np.full(len(rows), -1, np.intp)
-    found[order[follows] - len(stored)] = order[follows - 1]
-    return found
+    """(n,) index in `stored` (unique) of each row's point and time, -1 where there is none."""
+    both = join_rows([stored, rows])
+    order = np.lexsort((both.ts_ms, both.point))  # stable: a stored row stands before its equals
+    group = np.cumsum(is_first(both.take(order))) - 1
+    stored_of_group = np.full(len(both), -1, np.intp)
+    is_stored = order < len(stored)
+    stored_of_group[group[is_stored]] = order[is_stored]
+    found = np.full(len(both), -1, np.intp)
+    found[order] = stored_of_group[group]
+    return found[len(stored) :]
 
 
 def _merge_buckets(width: int, numbers: list[Table], good: list[Table], every: list[Table]) -> Buckets:
@@ -312,14 +357,15 @@ def _merge_buckets(width: int, numbers: list[Table], good: list[Table], every: l
     least, most, mean, count, first, last = columns.T
     bad = e[:, 1].astype(np.int64)
     bad[np.searchsorted(t_ms, g[:, 0].astype(np.int64))] -= g[:, 1].astype(np.int64)
-    return Buckets(width, t_ms, least, most, mean, np.nan_to_num(count).astype(np.int64), first, last, bad)
+    return Buckets(width, t_ms, least, most, mean, np.nan_to_num(count).astype(np.int64), first, last, np.maximum(bad, 0))
 
 
 def _report(rows: SampleRows, refused: dict[int, str], series: dict[int, Series], position: int) -> list[RecordRow]:
     """Records of refused rows: the first REPORTED_MAX one by one, then one with the number of all."""
     reports = []
     for row in list(refused)[:REPORTED_MAX]:
-        place = series[int(rows.point[row])]
+        number = int(rows.point[row])
+        place = series.get(number, Series(number, "", "", str(number), ""))
         body: dict[str, Any] = {
             "reason": refused[row],
             "point": place.point,

@@ -11,7 +11,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from store.history import AppendResult, History, MemberRow, RecordRow, SampleRows, Series, join_rows, make_rows
+from store.history import AppendResult, History, MemberRow, RecordRow, SampleRows, Series, join_rows, make_rows, no_rows
+from store.journal_reader import Gap
 from store.members import SUMMARIES, MemberTracker, summarise, summary_number
 from telemetry.decision import Decision
 from telemetry.errors import CorruptError
@@ -19,7 +20,7 @@ from telemetry.frame import Admission, Entries, Flag, Frames, Verdict
 from telemetry.plan import Device, Plan
 from telemetry.quality import BAD, GOOD, NOT_A_NUMBER, REPEATED, UNCERTAIN
 from telemetry.record import Ack, Clock, Config, Event, Record, Request, Start
-from telemetry.site import Profile, SiteConfig
+from telemetry.site import SiteConfig
 from telemetry.transaction import Transaction
 
 NS_PER_MS: Final = 1_000_000
@@ -171,31 +172,9 @@ def encode_plan(plan: Plan) -> bytes:
 def decode_plan(data: bytes) -> Plan:
     """The plan with every number as it was; points and devices that left the configuration keep theirs. CorruptError."""
     try:
-        saved = msgspec.json.decode(data)
-        sites = {name: SiteConfig.model_validate_json(text) for name, text in saved["sites"].items()}
-        plan = Plan(sites=sites, point_owner=[(int(owner), str(name)) for owner, name in saved["points"]])
-        keys = [str(key) for key in saved["devices"]]
+        return Plan.from_snapshot(msgspec.json.decode(data))
     except (msgspec.DecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise CorruptError(f"the plan saved with the history cannot be read: {error}") from error
-    plan.device_number = {key: number for number, key in enumerate(keys)}
-    for number, key in enumerate(keys):
-        site, _, device = key.partition("/")
-        plan.devices.append(Device(number, site, device, "", _GONE, "LIVE", ()))
-    numbers: list[dict[str, int]] = [{} for _ in keys]
-    for number, (owner, name) in enumerate(plan.point_owner):
-        numbers[owner][name] = number
-    for config in sites.values():
-        for spec in config.devices:
-            profile = config.profiles[spec.profile]
-            for name in spec.names():
-                at = plan.device_number[f"{config.site}/{name}"]
-                points = tuple(numbers[at][point.name] for point in profile.points)
-                plan.devices[at] = Device(at, config.site, name, spec.area, profile, config.origin, points)
-                plan.active.add(at)
-    return plan
-
-
-_GONE: Final = Profile(name="gone", points=[])  # of a device that is in no configuration any more
 
 
 class JournalSource(Protocol):
@@ -213,11 +192,21 @@ class Projector:
     read again, because position and plan are the history's own. When an append fails, nothing more is read until it succeeds.
     """
 
-    def __init__(self, history: History, *, now_s: Callable[[], float], rows_max: int = ROWS_MAX, wait_s: float = WAIT_S) -> None:
+    def __init__(
+        self,
+        history: History,
+        *,
+        now_s: Callable[[], float],  # Unix seconds
+        rows_max: int = ROWS_MAX,
+        wait_s: float = WAIT_S,
+        newest_plan: Callable[[], Plan | None] = lambda: None,
+    ) -> None:
+        """`newest_plan`: the plan of the core's newest snapshot, for when the journal was trimmed before it was read."""
         self._history = history
         self._now_s = now_s
         self._rows_max = rows_max
         self._wait_s = wait_s
+        self._newest_plan = newest_plan
         self._waiting: list[Projection] = []
         self.rows_waiting = 0  # samples and records taken and not yet written
         self._since_s = 0.0
@@ -236,7 +225,11 @@ class Projector:
         """
         if self.is_due():
             self.flush()
-        transactions = journal.read(self.position)
+        try:
+            transactions = journal.read(self.position)
+        except Gap as gap:
+            self.skip(gap)
+            transactions = journal.read(self.position)
         for transaction in transactions:
             self.take(transaction)
             if self.is_due():
@@ -264,6 +257,23 @@ class Projector:
         self._waiting.append(part)
         self.rows_waiting += len(part.rows) + len(part.records)
         self.position = transaction.last
+
+    def skip(self, gap: Gap) -> None:
+        """Go on behind journal entries that were trimmed unread, and keep that they are missing as a record of kind "gap".
+
+        Their CONFIG entries are missing, too: numbers given meanwhile are learnt from the newest plan, or stay without a name.
+        """
+        self.flush()
+        plan = self._newest_plan()
+        body = {"first": self.position + 1, "last": gap.available - 1, "plan_known": plan is not None}
+        series: list[Series] = []
+        if plan is not None:
+            self.plan = plan
+            series = [row for device in plan.devices if device.number in plan.active for row in _series(device)]
+        record = RecordRow(gap.available - 1, int(self._now_s() * 1000), "gap", "", "", "journal", _json(body))
+        self._history.declare(series)
+        self._history.append(no_rows(), [record], gap.available - 1, plan=encode_plan(self.plan))
+        self.position = gap.available - 1
 
     def is_due(self) -> bool:
         """True when waiting any longer is not allowed."""

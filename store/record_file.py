@@ -32,8 +32,9 @@ CREATE INDEX IF NOT EXISTS records_by_position ON records(position);
 CREATE INDEX IF NOT EXISTS records_by_kind ON records(kind, subject, position);
 CREATE TABLE IF NOT EXISTS members(point INTEGER, ts_ms INTEGER, form INTEGER, dtype TEXT, member BLOB, value BLOB,
     PRIMARY KEY(point, ts_ms)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS progress(only INTEGER PRIMARY KEY CHECK (only = 0), position INTEGER NOT NULL, plan BLOB);
-INSERT OR IGNORE INTO progress VALUES (0, -1, NULL);
+CREATE TABLE IF NOT EXISTS progress(only INTEGER PRIMARY KEY CHECK (only = 0), position INTEGER NOT NULL);
+INSERT OR IGNORE INTO progress VALUES (0, -1);
+CREATE TABLE IF NOT EXISTS saved(only INTEGER PRIMARY KEY CHECK (only = 0), plan BLOB NOT NULL);
 """
 _FORGET_REJECTS: Final = f"""
 DELETE FROM records WHERE kind = 'event' AND subject = 'reject' AND rowid NOT IN
@@ -57,10 +58,15 @@ class RecordFile:
             connection.execute("PRAGMA synchronous=FULL")
             connection.executescript(_SCHEMA)
 
-    def progress(self) -> tuple[int, bytes | None]:
-        """Position and plan of the last commit."""
-        ((position, plan),) = self._rows("SELECT position, plan FROM progress")
-        return int(position), plan
+    def position(self) -> int:
+        """Position of the last commit."""
+        ((position,),) = self._rows("SELECT position FROM progress")
+        return int(position)
+
+    def saved_plan(self) -> bytes | None:
+        """The last plan that was committed; None when none was."""
+        rows = self._rows("SELECT plan FROM saved")
+        return bytes(rows[0][0]) if rows else None
 
     def declare(self, series: Sequence[Series]) -> None:
         """Store names of numbers; HistoryFault when a number already has another name."""
@@ -82,7 +88,9 @@ class RecordFile:
             if any(is_reject(record) for record in records):
                 connection.execute(_FORGET_REJECTS)
             connection.executemany("INSERT OR IGNORE INTO members VALUES (?, ?, ?, ?, ?, ?)", map(pack_members, members))
-            connection.execute("UPDATE progress SET position = ?, plan = coalesce(?, plan)", [position, plan])
+            connection.execute("UPDATE progress SET position = ?", [position])
+            if plan is not None:
+                connection.execute("INSERT OR REPLACE INTO saved VALUES (0, ?)", [plan])
 
     def records(self, tests: dict[str, Any], *, limit: int, newest_first: bool) -> list[RecordRow]:
         """Records that match `tests`: column, "start" or "end" to value, None = any."""

@@ -17,22 +17,36 @@ def same_value(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.boo
 
 
 class Unique(NamedTuple):
-    """Rows in order of (point, ts_ms), each pair once, and how many repeated or contradicted an earlier row of the batch."""
+    """Rows in order of (point, ts_ms), each pair once, and how many repeated or contradicted an earlier row."""
 
     rows: SampleRows
     repeated: int
     changed: int
 
 
-def sort_unique(rows: SampleRows) -> Unique:
-    """Sort by point and time and drop repeats; of equal pairs the earliest row stays. Non-finite values become NaN."""
-    order = np.lexsort((rows.ts_ms, rows.point))  # stable: equal pairs keep their order
-    rows = rows.take(order)
-    if not np.isfinite(rows.value).all():
-        value = np.where(np.isfinite(rows.value), rows.value, np.nan)
-        rows = SampleRows(rows.point, rows.ts_ms, value, rows.quality, rows.check)
+def sort_rows(rows: SampleRows) -> SampleRows:
+    """By point and time; equal pairs keep their order. Values that are not finite become NaN."""
+    rows = rows.take(np.lexsort((rows.ts_ms, rows.point)))  # stable
+    if np.isfinite(rows.value).all():
+        return rows
+    value = np.where(np.isfinite(rows.value), rows.value, np.nan)
+    return SampleRows(rows.point, rows.ts_ms, value, rows.quality, rows.check)
+
+
+def is_first(rows: SampleRows) -> NDArray[np.bool_]:
+    """(n,) True where sorted rows begin a new (point, ts_ms)."""
     new = np.ones(len(rows), np.bool_)
     new[1:] = (rows.point[1:] != rows.point[:-1]) | (rows.ts_ms[1:] != rows.ts_ms[:-1])
+    return new
+
+
+def drop_repeats(rows: SampleRows) -> Unique:
+    """Of sorted rows with an equal pair the first stays.
+
+    To be called after the rows were compared with the stored ones: what repeats a stored row counts against that, so that the
+    counts do not depend on how the rows were cut into batches.
+    """
+    new = is_first(rows)
     if new.all():
         return Unique(rows, 0, 0)
     kept = np.flatnonzero(new)

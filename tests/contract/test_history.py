@@ -311,6 +311,16 @@ def test_retention_forgets_samples_and_keeps_records(history):
     assert history.members(5, T0) is None
 
 
+def test_compaction_ends_and_changes_no_answer(history):
+    history.append(make_rows([0, 1, 0], [T0 + 1, T0, T0], [2.0, 9.0, 1.0]), [], 1)
+    for _ in range(10):
+        if history.compact(T0 + 10) == 0:
+            break
+    assert history.compact(T0 + 10) == 0
+    assert everything(history).value.tolist() == [1.0, 2.0]
+    assert history.append(make_rows([0], T0, 3.0, check=True), [], 2) == AppendResult(0, 0, 1)
+
+
 def test_members_follow_their_chain_and_first_row_stays(history):
     def row(ts_ms, form, member, value):
         return MemberRow(5, ts_ms, form, np.array(member, np.int32), np.array(value, np.float32))

@@ -227,6 +227,14 @@ def test_rows_the_server_never_takes_are_set_aside_and_reported_once(influx, tmp
     history.close()
 
 
+def test_row_of_an_undeclared_point_is_reported_and_stops_nobody(influx, tmp_path):
+    history = open_history(tmp_path, v1(influx.url, "undeclared"))
+    assert history.append(make_rows([0, 77], T0, 1.0), [], 0) == (1, 0, 0, 1)
+    assert "no series is declared" in history.records(kind="fault")[0].body
+    assert history.append(make_rows([77], T0, 1.0, check=True), [], 1) == (0, 0, 0, 1)
+    history.close()
+
+
 def test_thousands_of_refused_rows_need_few_requests_and_few_reports(influx, tmp_path):
     poison(influx, "flooded", T0)
     history = open_history(tmp_path, v1(influx.url, "flooded"))

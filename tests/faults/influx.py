@@ -123,6 +123,7 @@ def victoria_metrics(home: Path) -> Server | None:
 
 class _Quiet(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def log_message(self, *_given: object) -> None:
         """Nothing on stderr."""

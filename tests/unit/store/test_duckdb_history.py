@@ -50,7 +50,6 @@ def start_writer(path: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_killed_writer_leaves_rows_records_plan_and_position_of_the_same_append(path, seed):
-    """Saboteurs: history_position_first (position without its rows)."""
     dice = random.Random(seed)
     writer = start_writer(path)
     acknowledged = -1

@@ -7,6 +7,7 @@ import pytest
 
 from store.duckdb_history import DuckDBHistory
 from store.history import ASIDE, CHANGES, KEYFRAME, MEMBER_BASE, AppendResult, HistoryFault
+from store.journal_reader import Gap
 from store.members import KEYFRAME_MS, MemberTracker, summary_number
 from store.projection import REJECT_BODY_MAX, Projector, decode_plan, encode_plan, project
 from telemetry.decision import Decision, encode_decisions
@@ -102,6 +103,8 @@ class Source:
         self.transactions = transactions
 
     def read(self, after, *, rows_max=1000):  # noqa: ARG002
+        if self.transactions and after + 1 < self.transactions[0].first:
+            raise Gap(after, self.transactions[0].first)
         return [t for t in self.transactions if t.first > after][:2]
 
 
@@ -375,3 +378,23 @@ def test_restart_goes_on_behind_the_written_position_with_the_same_numbers(histo
 def test_hole_in_the_journal_is_refused(history):
     with pytest.raises(CorruptError, match="at journal position -1, the next transaction begins at 5"):
         Projector(history, now_s=Time()).take(recording(5))
+
+
+def test_gap_in_the_journal_is_kept_and_the_numbers_of_the_missed_configuration_are_learnt(history):
+    plan = Plan()
+    plan.apply(site(devices=("d0", "d1", "d2")))
+    projector = Projector(history, now_s=Time(), newest_plan=lambda: plan)
+    follow_all(projector, Source([records_transaction(0, [config(site(devices=("d0",)))])]))
+    follow_all(projector, Source([recording(10)]))
+    (gap,) = history.records(kind="gap")
+    assert json.loads(gap.body) == {"first": 1, "last": 9, "plan_known": True}
+    assert (gap.position, history.position(), history.count()) == (9, 59, 100)
+    assert [row.number for row in history.series()] == list(range(6))
+    assert Projector(history, now_s=Time()).plan.snapshot() == plan.snapshot()
+
+
+def test_gap_without_a_snapshot_goes_on_with_the_plan_it_has(history):
+    projector = Projector(history, now_s=Time())
+    follow_all(projector, Source([recording(10)]))
+    assert json.loads(history.records(kind="gap")[0].body)["plan_known"] is False
+    assert history.count() == 100

@@ -1,0 +1,143 @@
+"""History append and query beside bare DuckDB doing the same with the same columns in the same run.
+
+    python bench/history.py --json
+
+Rows are appended in batches of 10,000 (what one projector flush holds), ours and bare in turn, each into its own file with the
+same settings and one commit per batch. Figures are medians over the rounds; a run whose counted rows differ prints no figure.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from store.duckdb_history import MEMORY_MB, THREADS, DuckDBHistory
+from store.history import SampleRows, Series, make_rows
+
+BATCH = 10_000
+BATCHES = 60  # of one round: 0.6 M rows
+POINTS = 1000
+ROUNDS = 5
+START_MS = 1_700_000_000_000
+DAY_MS = 86_400_000
+BUCKETS = 500
+_BARE_QUERY = """
+SELECT (ts_ms - ?) // ? AS b, min(value), max(value), avg(value) FROM samples
+WHERE point = ? AND ts_ms >= ? AND ts_ms < ? GROUP BY b ORDER BY b
+"""
+
+
+def batch(number: int, random: np.random.Generator) -> SampleRows:
+    """10 samples of each of 1,000 points, as ten seconds of a site bring them."""
+    per_point = BATCH // POINTS
+    ts_ms = START_MS + 1000 * (number * per_point + np.repeat(np.arange(per_point), POINTS))
+    return make_rows(np.tile(np.arange(POINTS), per_point), ts_ms, np.round(random.normal(20, 5, BATCH), 2))
+
+
+class Bare:
+    """DuckDB as its users drive it: Arrow columns, INSERT .. SELECT, one transaction per batch."""
+
+    def __init__(self, path: Path) -> None:
+        self.connection = duckdb.connect(str(path), config={"memory_limit": f"{MEMORY_MB}MB", "threads": THREADS})
+        self.connection.execute("CREATE TABLE samples(point INTEGER, ts_ms BIGINT, value DOUBLE, quality USMALLINT)")
+
+    def append(self, rows: SampleRows) -> None:
+        """Insert the four stored columns."""
+        columns = pa.table([rows.point, rows.ts_ms, rows.value, rows.quality], names=["point", "ts_ms", "value", "quality"])
+        self.connection.begin()
+        self.connection.register("given", columns)
+        self.connection.execute("INSERT INTO samples SELECT * FROM given")
+        self.connection.unregister("given")
+        self.connection.commit()
+
+    def count(self) -> int:
+        """Rows stored."""
+        return int(self.connection.execute("SELECT count(*) FROM samples").fetchall()[0][0])
+
+    def query(self, point: int) -> Any:
+        """One day in 500 buckets."""
+        width = -(-DAY_MS // BUCKETS)
+        return self.connection.execute(_BARE_QUERY, [START_MS, width, point, START_MS, START_MS + DAY_MS]).fetchnumpy()
+
+
+def rate(append: Callable[[SampleRows], object], batches: list[SampleRows]) -> float:
+    """Rows a second."""
+    began = time.perf_counter()
+    for rows in batches:
+        append(rows)
+    return BATCH * len(batches) / (time.perf_counter() - began)
+
+
+def median_ms(query: Callable[[int], object]) -> float:
+    """Median time of one query over 30 points."""
+    taken = []
+    for point in range(0, POINTS, POINTS // 30):
+        began = time.perf_counter()
+        query(point)
+        taken.append((time.perf_counter() - began) * 1000)
+    return statistics.median(taken)
+
+
+def run(directory: Path) -> dict[str, float]:
+    """All figures by name. RuntimeError when rows were lost or doubled."""
+    history, bare = DuckDBHistory(directory / "ours.duckdb"), Bare(directory / "bare.duckdb")
+    history.declare([Series(n, "site", f"d{n // 10}", f"p{n % 10}", "C") for n in range(POINTS)])
+    random = np.random.default_rng(1)
+    ours: list[float] = []
+    theirs: list[float] = []
+    sent = position = 0
+
+    def append(rows: SampleRows) -> None:
+        nonlocal position
+        history.append(rows, [], position)
+        position += 1
+
+    for turn in range(ROUNDS):
+        batches = [batch(turn * BATCHES + number, random) for number in range(BATCHES)]
+        pair = [(ours, append), (theirs, bare.append)]
+        for rates, measured in pair if turn % 2 == 0 else pair[::-1]:
+            rates.append(rate(measured, batches))
+        sent += BATCH * BATCHES
+    if not sent == history.count() == bare.count():
+        raise RuntimeError(f"sent {sent} rows, history counts {history.count()}, bare {bare.count()}: no figure")
+    query = median_ms(lambda point: history.downsample(point, START_MS, START_MS + DAY_MS, BUCKETS))
+    bare_query = median_ms(bare.query)
+    history.close()
+    bare.connection.close()
+    return {
+        "history.append_rows_s": statistics.median(ours),
+        "history.append_bare_rows_s": statistics.median(theirs),
+        "history.append_of_bare": statistics.median(a / b for a, b in zip(ours, theirs, strict=True)),
+        "history.query_day_500_ms": query,
+        "history.query_day_500_bare_ms": bare_query,
+        "history.rows_sent": sent,
+        "history.rows_counted": sent,
+    }
+
+
+def main() -> int:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description="History append and query beside bare DuckDB.")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="fieldloom-bench-") as directory:
+        figures = run(Path(directory))
+    if options.json:
+        print(json.dumps(figures))
+        return 0
+    for name, value in figures.items():
+        print(f"{name:34}{value:16,.3f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
