@@ -9,36 +9,28 @@ nothing here except that a measurement older than the command confirms nothing.
 """
 
 import heapq
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 
+from devices.directory import Directory
 from devices.drive import NEVER, Command, Drive, Wanted, differs, load_drive, save_drive
-from devices.failsafe import RETRY_NS, expiry_ns, fail_safe_value, move_limit_ns
+from devices.failsafe import RETRY_NS, deadline_ns, expiry_ns, fail_safe_value
 from devices.feedback import Ears
 from devices.lifecycle import ACK_STATUSES, FAULTS, TABLE
+from devices.moment import Key, Moment, moment_at
 from telemetry.plan import NS_PER_S, Plan
 from telemetry.record import Ack, Event, Start
-from telemetry.site import ActuatorSpec
+from telemetry.site import LEVELS, ActuatorSpec
 from telemetry.span import ENTRY, TIMER, CommandOut, Span
 
 SENDS_MAX: Final = 3
+MANUAL: Final = LEVELS["manual"]
 REMEMBERED_COMMANDS: Final = 2_000  # closed ids kept to recognise late answers; the oldest is forgotten and then counts as unknown
 LEASE_LIFETIME_NS: Final = 15 * NS_PER_S  # devices that were without us for so long have gone local
 SABOTEURS: Final = frozenset({"ignore_expiry", "double_send_pulse", "skip_fail_safe", "ignore_pacing", "apply_late_ack"})
 
 
-class Moment(NamedTuple):
-    """Where a thing happens. time_ns is stamped on decisions; now_ns is the engine time, at_ns that of the entry."""
-
-    entry: int
-    phase: int
-    time_ns: int
-    now_ns: int
-    at_ns: int
-
-
-_Key = tuple[int, int, int]
 _EARLY, _RECORD, _MEASURED, _TARGET = 0, 1, 2, 3  # order inside one entry
 
 
@@ -49,10 +41,9 @@ class Commands:
 
     def __init__(self, *, sabotage: frozenset[str] = frozenset()) -> None:
         self._sabotage = sabotage & SABOTEURS
-        self._plan = Plan()
+        self._directory = Directory(Plan())
         self._drives: dict[str, Drive] = {}
-        self._specs: dict[str, ActuatorSpec | None] = {}
-        self._ears = Ears(self._plan)
+        self._ears = Ears(Plan())
         self._heap: list[tuple[int, str]] = []
         self._active: set[str] = set()  # drives that are not at rest: open, failed, or waiting for something
         self._blocked: set[str] = set()  # waiting for the end of blindness or for their device
@@ -67,8 +58,7 @@ class Commands:
 
     def configure(self, plan: Plan) -> None:
         """Take the plan. Commands of actuators that are gone end, the others are looked at again, at the next entry."""
-        self._plan = plan
-        self._specs.clear()
+        self._directory = Directory(plan)
         self._ears = Ears(plan)
         self._is_reconfigured = bool(self._drives)
 
@@ -89,14 +79,14 @@ class Commands:
             events.sort(key=lambda event: event[:2])
             for key, _, payload in events:
                 self._fire_before(span, key)
-                self._happen(span, self._moment(span, key), payload)
+                self._happen(span, moment_at(span, key, self._last_ns), payload)
             self._fire_before(span, (len(times), TIMER, 0))
         self._last_ns = last
         self._blind_from_ns = span.blind_from_ns if _is_blind(span) else -1
 
-    def _gather(self, span: Span) -> list[tuple[_Key, int, Any]]:
+    def _gather(self, span: Span) -> list[tuple[Key, int, Any]]:
         """(key, order inside the entry, what happens)."""
-        events: list[tuple[_Key, int, Any]] = []
+        events: list[tuple[Key, int, Any]] = []
         if self._is_reconfigured:
             self._is_reconfigured = False
             events.append(((0, ENTRY, 0), _EARLY, "configured"))
@@ -114,21 +104,13 @@ class Commands:
             watched = set(self._drives) if is_wide or (events[:1] and events[0][1] == _EARLY) else set(self._active)
             watched.update(t.actuator for t in span.targets)
             if watched:
-                points = {name: number for name in watched if (number := self._feedback_point(name)) is not None}
+                points = {name: number for name in watched if (number := self._directory.feedback_point(name)) is not None}
                 events += [((entry, ENTRY, 0), _MEASURED, what) for entry, what in self._ears.measured(span, points)]
             heard = self._ears.heard(span, self._proven, every=is_wide)
             events += [((entry, ENTRY, 0), _RECORD, key) for entry, key in heard]
         return events
 
-    def _moment(self, span: Span, key: _Key) -> Moment:
-        entry, phase, due = key
-        times = span.entries.time_ns
-        at = int(times[entry])
-        if phase == ENTRY:
-            return Moment(entry, phase, at, at, at)
-        return Moment(entry, phase, due, max(due, int(times[entry - 1]) if entry else self._last_ns), at)
-
-    def _fire_before(self, span: Span, key: _Key) -> None:
+    def _fire_before(self, span: Span, key: Key) -> None:
         """Wake the actuators whose time comes before `key`."""
         times = span.entries.time_ns
         while self._heap:
@@ -140,7 +122,7 @@ class Commands:
             drive = self._drives.get(name)
             if drive is not None and drive.wake_ns == due:
                 drive.wake_ns = NEVER
-                self._advance(span, drive, self._moment(span, place))
+                self._advance(span, drive, moment_at(span, place, self._last_ns))
 
     # -- what happens --------------------------------------------------------------------------------------------------
 
@@ -163,7 +145,7 @@ class Commands:
             self._on_target(span, m, what)
 
     def _on_target(self, span: Span, m: Moment, target: Any) -> None:
-        spec = self._spec(target.actuator)
+        spec = self._directory.spec(target.actuator)
         if spec is None:
             return
         drive = self._drives.setdefault(target.actuator, Drive(target.actuator))
@@ -176,13 +158,13 @@ class Commands:
             # A dose is given when its demand begins, not when it comes to the top again because another one ended.
             is_new = winner is not None and winner.since == span.entries.first + m.entry and target.value != spec.rest
             drive.pulse = wanted if is_new else None if target.value == spec.rest else drive.pulse
-        if level <= 4:  # safety, survival and people do not wait for the retry
+        if level <= MANUAL:  # safety, survival and people do not wait for the retry
             drive.is_failed, drive.retry_ns = False, NEVER
         self._advance(span, drive, m)
 
     def _on_measured(self, span: Span, m: Moment, name: str, value: float, ts_ns: int) -> None:
         drive = self._drives.get(name)
-        spec = self._spec(name)
+        spec = self._directory.spec(name)
         if drive is None or spec is None or drive.open is None or drive.open.state != "accepted":
             return
         if ts_ns >= drive.open.sent_ns and abs(value - drive.open.value) <= spec.tolerance:
@@ -209,7 +191,7 @@ class Commands:
 
     def _accept(self, span: Span, drive: Drive, m: Moment, ack: Ack) -> None:
         """The answer of the device to the open command."""
-        command, spec = drive.open, self._spec(drive.name)
+        command, spec = drive.open, self._directory.spec(drive.name)
         assert command is not None
         self._move(span, drive, ack.status, m, answer=ack.reason)
         if command.state != "accepted":
@@ -262,7 +244,7 @@ class Commands:
     def _on_configured(self, span: Span, m: Moment) -> None:
         for name in sorted(self._drives):
             drive = self._drives[name]
-            if self._spec(name) is not None:
+            if self._directory.spec(name) is not None:
                 self._advance(span, drive, m)
                 continue
             self._move(span, drive, "supersede", m, why="the actuator left the configuration")
@@ -276,7 +258,7 @@ class Commands:
         self._epoch = start.epoch
         self._proven.clear()
         for name in sorted(self._drives):
-            drive, spec = self._drives[name], self._spec(name)
+            drive, spec = self._drives[name], self._directory.spec(name)
             drive.silent_since_ns = drive.unmoved_since_ns = -1
             command = drive.open
             if spec is not None and spec.kind != "pulse":
@@ -290,15 +272,13 @@ class Commands:
             self._advance(span, drive, m)
 
     def _of_device(self, device_key: str) -> list[Drive]:
-        device = self._plan.device(device_key)
-        names = [] if device is None else [f"{device_key}/{a.name}" for a in device.profile.actuators]
-        return [self._drives[name] for name in names if name in self._drives]
+        return [self._drives[name] for name in self._directory.names(device_key) if name in self._drives]
 
     # -- one actuator --------------------------------------------------------------------------------------------------
 
     def _advance(self, span: Span, drive: Drive, m: Moment) -> None:
         """Do all that is due for an actuator, and set when to look again."""
-        spec = self._spec(drive.name)
+        spec = self._directory.spec(drive.name)
         if spec is None:
             return
         self._check_deadlines(span, drive, spec, m)
@@ -318,16 +298,8 @@ class Commands:
             self._move(span, drive, "deadline", m, why="no answer")
 
     def _deadline_ns(self, drive: Drive, command: Command, spec: ActuatorSpec) -> int:
-        """When the open command has waited long enough."""
-        if command.state == "requested":
-            is_bound = spec.kind == "pulse" or not self._is_reachable(drive, spec)
-            return command.asked_ns + expiry_ns(spec) if is_bound else NEVER
-        if command.state == "sent":
-            # Superseding does not stop the clock of a device that has not answered anything.
-            since = command.sent_ns if drive.silent_since_ns < 0 else min(drive.silent_since_ns, command.sent_ns)
-            return since + expiry_ns(spec)
-        limit = move_limit_ns(spec, self._heartbeat_s(drive.name))
-        return min(command.accepted_ns + limit, drive.unmoved_since_ns + 3 * limit)
+        heartbeat_s = self._directory.heartbeat_s(drive.name)
+        return deadline_ns(drive, command, spec, heartbeat_s=heartbeat_s, is_reachable=self._is_reachable(drive, spec))
 
     def _want(self, span: Span, drive: Drive, spec: ActuatorSpec, m: Moment) -> None:
         """Ask for a command where the wanted value needs one."""
@@ -337,7 +309,7 @@ class Commands:
                 self._move(span, drive, "supersede", m, why="no longer wanted")
             if drive.pulse is not None and (drive.open is None or drive.open.state == "requested"):
                 self._move(span, drive, "supersede", m, why="another dose")
-                drive.open, drive.pulse = self._request(span, drive, drive.pulse, m), None
+                drive.open, drive.pulse = drive.request(drive.pulse, self._epoch, span.entries.first + m.entry, m.now_ns), None
             return
         if wanted is None or (drive.is_failed and m.now_ns < drive.retry_ns):
             return
@@ -351,22 +323,13 @@ class Commands:
                 return  # the old one is watched until the new one may go
             self._move(span, drive, "supersede", m, why="another target")
         if differs(spec, wanted.value, drive.position):
-            drive.open = self._request(span, drive, wanted, m)
+            drive.open = drive.request(wanted, self._epoch, span.entries.first + m.entry, m.now_ns)
 
     def _waits(self, span: Span, drive: Drive, wanted: Wanted, spec: ActuatorSpec, m: Moment) -> bool:
-        is_paced = drive.may_move_ns(wanted.value, wanted.level, spec) > m.now_ns and "ignore_pacing" not in self._sabotage
-        return _is_blind(span) or is_paced or not self._is_reachable(drive, spec)
+        return _is_blind(span) or not self._is_reachable(drive, spec) or self._is_paced(drive, wanted, spec, m)
 
-    def _request(self, span: Span, drive: Drive, wanted: Wanted, m: Moment) -> Command:
-        return Command(
-            self._new_id(span, drive, m), wanted.value, wanted.level, wanted.reason, wanted.winner, wanted.losers, asked_ns=m.now_ns
-        )
-
-    def _new_id(self, span: Span, drive: Drive, m: Moment) -> str:
-        position = span.entries.first + m.entry
-        drive.numbered = [position, drive.numbered[1] + 1 if drive.numbered[0] == position else 1]
-        again = f".{drive.numbered[1]}" if drive.numbered[1] > 1 else ""  # a timer and the entry may both command here
-        return f"{self._epoch}-{position}-{drive.name}{again}"
+    def _is_paced(self, drive: Drive, wanted: Wanted | Command, spec: ActuatorSpec, m: Moment) -> bool:
+        return drive.may_move_ns(wanted.value, wanted.level, spec) > m.now_ns and "ignore_pacing" not in self._sabotage
 
     def _push(self, span: Span, drive: Drive, spec: ActuatorSpec, m: Moment) -> None:
         """Send what may be sent now: the first time, or again."""
@@ -394,8 +357,7 @@ class Commands:
             return ""
         if _is_blind(span):
             return "blind"
-        is_paced = drive.may_move_ns(command.value, command.level, spec) > m.now_ns and "ignore_pacing" not in self._sabotage
-        return "travel or minimum on/off time" if is_paced else ""
+        return "travel or minimum on/off time" if self._is_paced(drive, command, spec, m) else ""
 
     def _is_reachable(self, drive: Drive, spec: ActuatorSpec) -> bool:
         return spec.expires or drive.name.rpartition("/")[0] in self._proven
@@ -465,7 +427,7 @@ class Commands:
             self._order_fail_safe(span, drive, command, m)
 
     def _publish(self, span: Span, drive: Drive, command: Command, m: Moment) -> dict[str, Any]:
-        spec = self._spec(drive.name)
+        spec = self._directory.spec(drive.name)
         assert spec is not None
         lasts_ns = expiry_ns(spec)
         if command.sent_ns < 0:
@@ -497,13 +459,13 @@ class Commands:
     def _fail(self, drive: Drive, m: Moment, *, is_reachable: bool) -> None:
         """A failed position is unknown and tried again later; a failed pulse is never tried again."""
         drive.silent_since_ns = drive.unmoved_since_ns = -1
-        spec = self._spec(drive.name)
+        spec = self._directory.spec(drive.name)
         if spec is not None and spec.kind != "pulse":
             drive.position, drive.is_failed = None, True
             drive.retry_ns = m.now_ns + RETRY_NS if is_reachable else NEVER
 
     def _order_fail_safe(self, span: Span, drive: Drive, command: Command, m: Moment) -> None:
-        spec = self._spec(drive.name)
+        spec = self._directory.spec(drive.name)
         if spec is None:
             return
         value = fail_safe_value(spec)
@@ -511,33 +473,14 @@ class Commands:
         self._closed[command.id] = (drive.name, command.state)
         self._decide(span, m, drive.name, {**command.evidence(), "fail_safe": "hold" if value is None else value})
         if value is not None:
-            reason = f"fail-safe after {command.id}"
-            drive.open = Command(
-                self._new_id(span, drive, m), value, 0, reason, None, [], asked_ns=m.now_ns, is_fail_safe=True
-            )  # fmt: skip
+            order = Wanted(value, 0, f"fail-safe after {command.id}", None, [])
+            drive.open = drive.request(order, self._epoch, span.entries.first + m.entry, m.now_ns)
+            drive.open.is_fail_safe = True
 
     def _decide(self, span: Span, m: Moment, name: str, body: dict[str, Any]) -> None:
         span.decide(entry=m.entry, phase=m.phase, time_ns=m.time_ns, stage=self.rank, kind="command", subject=name, body=body)
 
     # -- configuration and state -----------------------------------------------------------------------------------
-
-    def _spec(self, name: str) -> ActuatorSpec | None:
-        """The actuator's specification; None when it is gone."""
-        if name not in self._specs:
-            device_key, _, actuator = name.rpartition("/")
-            device = self._plan.device(device_key)
-            is_movable = device is not None and device.origin != "REPLAY"
-            self._specs[name] = device.actuator(actuator) if device is not None and is_movable else None
-        return self._specs[name]
-
-    def _feedback_point(self, name: str) -> int | None:
-        spec, device = self._spec(name), self._plan.device(name.rpartition("/")[0])
-        return None if spec is None or device is None or spec.feedback is None else device.point(spec.feedback)
-
-    def _heartbeat_s(self, name: str) -> float:
-        number = self._feedback_point(name)
-        point = None if number is None else self._plan.point_spec(number)
-        return 0.0 if point is None else point.heartbeat_s
 
     def snapshot(self) -> dict[str, Any]:
         """Drives and commands by actuator name; wake times are part of the drives."""

@@ -67,6 +67,17 @@ class Drive:
     wake_ns: int = NEVER
     numbered: list[int] = field(default_factory=lambda: [-1, 0])  # journal position of the last id, and how many it gave
 
+    def new_id(self, epoch: int, position: int) -> str:
+        """ "epoch-position-actuator"; a timer and the entry may both command at one position, so a second id gets ".2"."""
+        self.numbered = [position, self.numbered[1] + 1 if self.numbered[0] == position else 1]
+        again = f".{self.numbered[1]}" if self.numbered[1] > 1 else ""
+        return f"{epoch}-{position}-{self.name}{again}"
+
+    def request(self, wanted: Wanted, epoch: int, position: int, now_ns: int) -> Command:
+        """A new command for what is wanted."""
+        name = self.new_id(epoch, position)
+        return Command(name, wanted.value, wanted.level, wanted.reason, wanted.winner, wanted.losers, asked_ns=now_ns)
+
     def note_sent(self, value: float, spec: ActuatorSpec, now_ns: int) -> None:
         """Remember what a first send begins: travel, and perhaps turning on or off."""
         if spec.kind == "pulse":

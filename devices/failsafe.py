@@ -5,6 +5,7 @@ A pulse never has a fail-safe pulse: doing nothing is the only safe dose.
 
 from typing import Final
 
+from devices.drive import NEVER, Command, Drive
 from telemetry.plan import NS_PER_S
 from telemetry.site import ActuatorSpec
 
@@ -29,3 +30,15 @@ def move_limit_ns(spec: ActuatorSpec, heartbeat_s: float) -> int:
 def expiry_ns(spec: ActuatorSpec) -> int:
     """Whole seconds, rounded down, at least one: what MQTT's message expiry can say."""
     return max(1, int(spec.expiry_s)) * NS_PER_S
+
+
+def deadline_ns(drive: Drive, command: Command, spec: ActuatorSpec, *, heartbeat_s: float, is_reachable: bool) -> int:
+    """When the open command has waited long enough; NEVER when nothing limits its wait."""
+    if command.state == "requested":
+        return command.asked_ns + expiry_ns(spec) if spec.kind == "pulse" or not is_reachable else NEVER
+    if command.state == "sent":
+        # Superseding does not stop the clock of a device that has not answered anything.
+        since = command.sent_ns if drive.silent_since_ns < 0 else min(drive.silent_since_ns, command.sent_ns)
+        return since + expiry_ns(spec)
+    limit = move_limit_ns(spec, heartbeat_s)
+    return min(command.accepted_ns + limit, drive.unmoved_since_ns + 3 * limit)
