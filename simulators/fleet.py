@@ -23,7 +23,7 @@ from simulators.device import Incoming, Options, Outgoing, SimulatedDevice
 from simulators.plant import PLANTS, Plant, Steady
 from simulators.weather import Scenario, Weather
 from telemetry.clock import Clock
-from telemetry.site import Profile, SiteConfig
+from telemetry.site import Profile, RuleSpec, SiteConfig
 
 KEEPALIVE_S: Final = 10
 SESSION_EXPIRY_S: Final = 300  # commands wait that long in the broker; each dies earlier by its own expiry
@@ -52,17 +52,31 @@ class Broker:
 
 
 def at_speed(site: SiteConfig, speed: float) -> SiteConfig:
-    """The site as its plants look when they run `speed` times faster than the wall: rates of change are larger, frozen values show
-    earlier. A service fed by such a fleet is given this configuration, or it would rightly call every change impossible."""
-    return site.model_copy(update={"profiles": {name: _faster(profile, speed) for name, profile in site.profiles.items()}})
+    """The site as its plants look when they run `speed` times faster than the wall: what a service fed by such a fleet is given.
+
+    Travel times, minimum on and off times and the delays of rules shrink, rates of change grow; without it a service rightly calls
+    every change impossible and waits whole travel times between moves. What lives in wall time stays: heartbeats, expiry, silence
+    and window lengths inside expressions. The fleet itself is built from the site as it is.
+    """
+    profiles = {name: _profile_at(profile, speed) for name, profile in site.profiles.items()}
+    return site.model_copy(update={"profiles": profiles, "rules": [_rule_at(rule, speed) for rule in site.rules]})
 
 
-def _faster(profile: Profile, speed: float) -> Profile:
+def _profile_at(profile: Profile, speed: float) -> Profile:
     points = [
         point if point.rate_per_min is None else point.model_copy(update={"rate_per_min": point.rate_per_min * speed})
         for point in profile.points
     ]
-    return profile.model_copy(update={"points": points})
+    actuators = [
+        actuator.model_copy(update={name: getattr(actuator, name) / speed for name in ("travel_s", "min_on_s", "min_off_s")})
+        for actuator in profile.actuators
+    ]
+    rules = [_rule_at(rule, speed) for rule in profile.rules]
+    return profile.model_copy(update={"points": points, "actuators": actuators, "rules": rules})
+
+
+def _rule_at(rule: RuleSpec, speed: float) -> RuleSpec:
+    return rule.model_copy(update={"on_delay_s": rule.on_delay_s / speed, "off_delay_s": rule.off_delay_s / speed})
 
 
 def build_devices(
@@ -232,6 +246,8 @@ class DeviceClient:
                 async with asyncio.timeout(GOODBYE_S):
                     await _publish(client, self._device.will())
             raise
+        finally:
+            retrieve_disconnection(client)
 
     async def _read(self, client: aiomqtt.Client) -> None:
         async for message in client.messages:
@@ -245,6 +261,13 @@ class DeviceClient:
     async def _write(self, client: aiomqtt.Client) -> None:
         while True:
             await _publish(client, await self._outbox.get())
+
+
+def retrieve_disconnection(client: aiomqtt.Client) -> None:
+    """Read the exception that aiomqtt 2.5 leaves in a future nobody awaits: asyncio would report it as never retrieved."""
+    disconnection = client._disconnected
+    if disconnection.done() and not disconnection.cancelled():
+        disconnection.exception()
 
 
 async def _publish(client: aiomqtt.Client, outgoing: Outgoing) -> None:

@@ -200,7 +200,7 @@ PlantMaker = Callable[[Weather, float, np.random.Generator], Plant]
 def make_compartment(weather: Weather, start_s: float, random: np.random.Generator) -> Plant:
     """A compartment near the climate of a morning, each a little different in crop and warmth."""
     outside = weather.at(start_s)
-    air_c = max(17.0, outside.temp_c + 2.0) + float(random.uniform(0.0, 4.0))
+    air_c = max(20.0, outside.temp_c + 2.0) + float(random.uniform(0.0, 3.0))
     parameters = multispan.Parameters(leaf_area_index=float(random.uniform(0.6, 1.4)))
     state = multispan.initial_state(air_c, 72.0, air_c - 1.0, co2_ppm=600.0)
     return Compartment(weather, start_s, random, state=state, parameters=parameters)

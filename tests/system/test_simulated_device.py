@@ -16,7 +16,7 @@ import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from simulators.fleet import run_fleet
+from simulators.fleet import retrieve_disconnection, run_fleet
 from telemetry.clock import EngineClock
 from telemetry.wire import message as wire
 from tests.unit.simulators.shipped import load_site
@@ -118,6 +118,7 @@ async def listening(broker: Mosquitto) -> AsyncIterator[Listener]:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError, aiomqtt.MqttError):
                 await task
+            retrieve_disconnection(client)
 
 
 @contextlib.asynccontextmanager

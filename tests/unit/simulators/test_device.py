@@ -338,7 +338,10 @@ def test_profile_without_physics_still_lives():
     assert set(service.latest) == {point.name for point in profile.points}
 
 
-def test_faster_plants_get_wider_rate_gates():
-    fast = at_speed(SITE, 60)
-    assert fast.profiles["multispan"].points[0].rate_per_min == 180
-    assert SITE.profiles["multispan"].points[0].rate_per_min == 3
+def test_service_of_faster_plants_gets_shorter_delays_and_wider_rate_gates():
+    slow, fast = SITE.profiles["multispan"], at_speed(SITE, 60).profiles["multispan"]
+    assert (slow.points[0].rate_per_min, fast.points[0].rate_per_min) == (3, 180)
+    assert (slow.actuators[0].travel_s, fast.actuators[0].travel_s) == (300, 5)
+    assert [(r.on_delay_s, r.off_delay_s) for r in fast.rules] == [(r.on_delay_s / 60, r.off_delay_s / 60) for r in slow.rules]
+    assert [p.heartbeat_s for p in fast.points] == [p.heartbeat_s for p in slow.points]
+    assert at_speed(SITE, 1.0).sha256() == SITE.sha256()
