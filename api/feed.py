@@ -72,10 +72,13 @@ class FeedClient:
 class FeedHub:
     """All clients of the live feed. Used on the event loop only."""
 
-    def __init__(self, state: LiveState, clock: Clock, *, clients_max: int = CLIENTS_MAX) -> None:
+    def __init__(
+        self, state: LiveState, clock: Clock, *, clients_max: int = CLIENTS_MAX, take_limit_s: float = TAKE_LIMIT_S
+    ) -> None:
         self._state = state
         self._clock = clock
         self._clients_max = clients_max
+        self.take_limit_s = take_limit_s
         self._clients: set[FeedClient] = set()
         self.dropped_points = 0
         self.disconnected_slow = 0
@@ -223,7 +226,7 @@ async def _send(socket: WebSocket, principal: Principal, client: FeedClient, *, 
     loop = asyncio.get_running_loop()
     try:
         for message in hub.standing(client.sites):
-            await _send_one(socket, message)
+            await _send_one(socket, message, hub)
         beat_due = loop.time()
         while not client.is_overrun:
             if loop.time() >= beat_due:
@@ -231,12 +234,12 @@ async def _send(socket: WebSocket, principal: Principal, client: FeedClient, *, 
                 if not await gate.run(lambda: gate.sessions.stands(principal.session)):
                     await socket.close(CLOSE_LOGIN, "The session has ended.")
                     return
-                await _send_one(socket, hub.beat(client))
+                await _send_one(socket, hub.beat(client), hub)
             while client.items:
-                await _send_one(socket, client.items.popleft())
+                await _send_one(socket, client.items.popleft(), hub)
             points = client.take_points()
             if len(points):
-                await _send_one(socket, {"type": "points", "now_ms": hub.now_ms(), "rows": hub.point_rows(points)})
+                await _send_one(socket, {"type": "points", "now_ms": hub.now_ms(), "rows": hub.point_rows(points)}, hub)
             await asyncio.sleep(INTERVAL_S)
     except TimeoutError:
         client.is_overrun = True
@@ -245,7 +248,7 @@ async def _send(socket: WebSocket, principal: Principal, client: FeedClient, *, 
         await socket.close(CLOSE_SLOW, "You take the data too slowly.")
 
 
-async def _send_one(socket: WebSocket, message: dict[str, Any]) -> None:
-    """Send, waiting at most TAKE_LIMIT_S for the client to take it."""
-    async with asyncio.timeout(TAKE_LIMIT_S):
+async def _send_one(socket: WebSocket, message: dict[str, Any], hub: FeedHub) -> None:
+    """Send, waiting at most the hub's limit for the client to take it."""
+    async with asyncio.timeout(hub.take_limit_s):
         await socket.send_text(_encode(message).decode())

@@ -93,6 +93,11 @@ class QueryPool:
             detail = "The history store cannot be read at the moment; live values and alarms are not affected."
             raise ProblemError(503, "unavailable", detail, headers={"Retry-After": "5"}) from error
 
+    @property
+    def busy(self) -> int:
+        """Queries that run or wait."""
+        return self._taken
+
     def _release(self, future: asyncio.Future[T]) -> None:
         self._taken -= 1
         if not future.cancelled():

@@ -1,4 +1,4 @@
-"""The overview page in a real browser: login link, live values, acknowledge, silence, hostile names. Pictures: build/screenshots/."""
+"""The overview page in a real browser: login link, live values, acknowledge, silence, hostile names. See build/screenshots."""
 
 import asyncio
 import contextlib
