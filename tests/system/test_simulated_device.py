@@ -197,6 +197,16 @@ async def test_command_queued_past_its_expiry_is_not_executed(broker):
             assert "5-1-shade_screen" not in service.acks, "the broker dropped it"
 
 
+async def test_command_that_expires_while_a_switch_keeps_its_minimum_time_is_not_executed(broker):
+    async with listening(broker) as service, fleet(broker, speed=10.0):
+        await service.until(lambda: "vent_lee_pct" in service.latest, "telemetry")
+        await service.command("5-1-pump", "circulation_pump", 1)
+        await service.command("5-2-pump", "circulation_pump", 0, queued_s=1)  # 60 s of plant time on are 6 s here
+        await service.until(lambda: "5-2-pump" in service.acks, "the answer")
+        assert service.acks["5-2-pump"].status == "expired"
+        assert service.latest["circulation_pump_bool"] == 1
+
+
 async def test_fleet_of_a_site_runs_every_device_as_its_own_client(broker):
     names: set[str] = set()
     stop = asyncio.Event()
