@@ -1,0 +1,511 @@
+"""MQTT 5 over asyncio.Protocol and the `mqtt5` codec: persistent session, QoS 1, acknowledged only when the caller says so.
+
+Two classes. `_Connection` is one TCP connection: bytes in, packets out, dead-peer detection. `MqttLink` outlives connections: it
+reconnects with full jitter, keeps unacknowledged publishes, and reports changes of state once. Limits: packet PACKET_MAX, publishes
+kept OUTGOING_MAX, bytes waiting in the socket WRITE_MAX; deliveries not acknowledged are bounded by the receive maximum.
+"""
+
+import asyncio
+import os
+import random
+import ssl
+import struct
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, cast
+
+import mqtt5
+import structlog
+
+from ingest.link import Delivery, OnBatch
+from telemetry.clock import Clock
+from telemetry.errors import LinkError
+
+log = structlog.get_logger()
+
+PACKET_MAX: Final = 1 << 20  # told to the broker; it drops what is larger
+OUTGOING_MAX: Final = 10_000
+WRITE_MAX: Final = 1 << 20
+SESSION_EXPIRY_S: Final = 86_400
+BACKOFF_BASE_S: Final = 0.1
+BACKOFF_MAX_S: Final = 10.0
+STABLE_S: Final = 5.0  # a connection that lived so long starts the backoff anew
+TAKEN_OVER_S: Final = 60.0  # two cores with one client id would otherwise throw each other out for ever
+_PUBACK: Final = 0x4002_0000  # PUBACK, 2 bytes follow: the packet id; reason success
+_REFUSALS: Final = {
+    0x85: "the broker does not like the client id; change mqtt_client_id",
+    0x86: "wrong user name or password; check mqtt_username and mqtt_password against the broker's password file",
+    0x87: "not authorised; the broker refuses this user: check its password file and ACL",
+    0x84: "the broker does not speak MQTT 5; use Mosquitto 2 or another MQTT 5 broker",
+    0x8A: "this client is banned by the broker",
+}
+
+
+@dataclass(slots=True)
+class _Outgoing:
+    """A QoS 1 publish until its PUBACK. `dies_at`: loop time in s when its expiry is over; None = never."""
+
+    topic: str
+    payload: bytes
+    retain: bool
+    dies_at: float | None
+    sent: bool = False
+
+
+class MqttLink:
+    """A Link over TCP or TLS. `clock` stamps arrivals, `rng` draws the jitter, `will` is (topic, payload) at QoS 1."""
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        port: int,
+        client_id: str,
+        filters: Sequence[str],
+        clock: Clock,
+        rng: random.Random,
+        on_batch: OnBatch,
+        on_up: Callable[[], None] = lambda: None,
+        on_down: Callable[[str], None] = lambda _reason: None,
+        username: str | None = None,
+        password: str | None = None,
+        tls: ssl.SSLContext | None = None,
+        receive_max: int = 10_000,
+        keepalive_s: float = 5.0,
+        session_expiry_s: int = SESSION_EXPIRY_S,
+        will: tuple[str, bytes] | None = None,
+    ) -> None:
+        assert 1 <= receive_max <= 65_535
+        assert keepalive_s > 0
+        self._address = (host, port)
+        self._tls = tls
+        self.client_id = client_id
+        self.filters = tuple(filters)
+        self.keepalive_s = keepalive_s
+        self.clock = clock
+        self._rng = rng
+        self.on_batch = on_batch
+        self._on_up = on_up
+        self._on_down = on_down
+        self._connect = mqtt5.ConnectPacket(
+            client_id,
+            username=username,
+            password=None if password is None else password.encode(),
+            clean_start=False,
+            will=None if will is None else mqtt5.Will(will[0], payload=will[1], qos=mqtt5.QoS.AT_LEAST_ONCE),
+            keep_alive=max(1, round(keepalive_s)),
+            session_expiry_interval=session_expiry_s,
+            receive_max=receive_max,
+            max_packet_size=PACKET_MAX,
+        ).write()
+        self.ack_early = "ack_early" in os.environ.get("FIELDLOOM_SABOTAGE", "").split(",")
+        self._connection: _Connection | None = None  # set while up
+        self._connections = 0
+        self._down_reported = False
+        self._up_since = 0.0
+        self._waiting: deque[_Outgoing] = deque()
+        self._inflight: dict[int, _Outgoing] = {}
+        self._last_id = 1  # 1 is the SUBSCRIBE's
+        self.paused = False
+        self.malformed = 0  # packets the codec could not read
+        self.refused = 0  # publishes the broker or a bound refused, or that expired unsent
+
+    # -- the Link protocol ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """See Link.run. An exception out of `on_batch` ends it: that is our own mistake, not the network's."""
+        attempt = 0
+        loop = asyncio.get_running_loop()
+        while True:
+            reason, taken_over = await self._one_connection()
+            stable = self._up_since and loop.time() - self._up_since >= STABLE_S
+            attempt = 0 if stable else attempt + 1
+            self._up_since = 0.0
+            if not self._down_reported:
+                self._down_reported = True
+                self._on_down(reason)
+            ceiling_s = min(BACKOFF_MAX_S, BACKOFF_BASE_S * 2.0 ** min(attempt, 10))
+            await asyncio.sleep(self._rng.uniform(0.0, ceiling_s) + (TAKEN_OVER_S if taken_over else 0.0))
+
+    def acknowledge(self, tokens: Sequence[int]) -> None:
+        """See Link.acknowledge."""
+        connection = self._connection
+        if connection is not None:
+            mine = connection.generation
+            connection.acknowledge([token for token in tokens if token >> 16 == mine])
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False, expiry_s: int | None = None) -> bool:
+        """See Link.publish."""
+        assert qos in {0, 1}
+        connection = self._connection
+        if qos == 0:
+            if connection is None or not connection.writable:
+                self.refused += 1
+                return False
+            connection.write(mqtt5.PublishPacket(topic, payload, retain=retain, message_expiry_interval=expiry_s).write())
+            return True
+        too_large = connection is not None and len(payload) + len(topic) + 32 > connection.packet_max
+        if too_large or len(self._waiting) + len(self._inflight) >= OUTGOING_MAX:
+            self.refused += 1
+            return False
+        dies_at = None if expiry_s is None else asyncio.get_running_loop().time() + expiry_s
+        self._waiting.append(_Outgoing(topic, payload, retain, dies_at))
+        self.flush()
+        return True
+
+    def pause(self) -> None:
+        """See Link.pause."""
+        self.paused = True
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        """See Link.resume."""
+        if self.paused:
+            self.paused = False
+            if self._connection is not None:
+                self._connection.resume()
+
+    @property
+    def unsent(self) -> int:
+        """QoS 1 publishes the broker has not confirmed."""
+        return len(self._waiting) + len(self._inflight)
+
+    # -- one connection after another ------------------------------------------------------------------------------------------
+
+    async def _one_connection(self) -> tuple[str, bool]:
+        loop = asyncio.get_running_loop()
+        self._connections += 1
+        connection = _Connection(self, self._connections, loop)
+        host, port = self._address
+        try:
+            async with asyncio.timeout(2 * self.keepalive_s):
+                await loop.create_connection(lambda: connection, host, port, ssl=self._tls)
+                await connection.ready
+            return await connection.closed, connection.taken_over
+        except TimeoutError:
+            return f"{host}:{port} did not answer in {2 * self.keepalive_s:g} s; is it an MQTT broker?", False
+        except OSError as error:
+            return f"cannot reach the broker at {host}:{port}: {error}; start it, or correct mqtt_host and mqtt_port", False
+        except LinkError as error:
+            return str(error), connection.taken_over
+        finally:
+            self._connection = None
+            connection.hang_up()
+
+    @property
+    def connect_packet(self) -> bytes:
+        """The CONNECT to begin with."""
+        return self._connect
+
+    def came_up(self, connection: "_Connection", *, session_present: bool) -> None:
+        """Subscribed: from now on publishes go out. Those of the session before are repeated first, in order, as duplicates."""
+        self._connection = connection
+        self._up_since = connection.loop.time()
+        self._down_reported = False
+        before, self._inflight = self._inflight, {}
+        self._waiting.extendleft(reversed([item for item in before.values() if not session_present]))
+        for packet_id, item in before.items() if session_present else ():
+            self._send(connection, packet_id, item)
+        if self.paused:
+            connection.pause()
+        self._on_up()
+        self.flush()
+
+    def flush(self) -> None:
+        """Send waiting publishes as far as the broker's window and our write buffer allow."""
+        connection = self._connection
+        if connection is None:
+            return
+        while self._waiting and len(self._inflight) < connection.window and connection.writable:
+            self._send(connection, self._next_id(), self._waiting.popleft())
+
+    def _send(self, connection: "_Connection", packet_id: int, item: _Outgoing) -> None:
+        left_s = None
+        if item.dies_at is not None:
+            left_s = int(item.dies_at - connection.loop.time())
+            if left_s <= 0 and item.sent:
+                left_s = 1  # the id is taken in the broker's session: it must be completed; devices check expiry themselves
+            elif left_s <= 0 and connection.loop.time() >= item.dies_at:
+                self.refused += 1
+                return
+            left_s = max(1, left_s)
+        packet = mqtt5.PublishPacket(
+            item.topic,
+            item.payload,
+            qos=mqtt5.QoS.AT_LEAST_ONCE,
+            retain=item.retain,
+            packet_id=packet_id,
+            duplicate=item.sent,
+            message_expiry_interval=left_s,
+        )
+        item.sent = True
+        self._inflight[packet_id] = item
+        connection.write(packet.write())
+
+    def _next_id(self) -> int:
+        while True:
+            self._last_id = self._last_id % 65_535 + 1
+            if self._last_id != 1 and self._last_id not in self._inflight:
+                return self._last_id
+
+    def published(self, packet: mqtt5.PubAckPacket) -> None:
+        """The broker has it, or refused it."""
+        item = self._inflight.pop(packet.packet_id, None)
+        if item is not None and int(packet.reason_code) >= 0x80:
+            self.refused += 1
+            log.warning("the broker refused a message", topic=item.topic, reason=packet.reason_code.name)
+        self.flush()
+
+
+class _Connection(asyncio.Protocol):
+    """One TCP connection. `ready` completes when subscribed, `closed` with the reason when it is over; both may raise LinkError."""
+
+    def __init__(self, link: MqttLink, generation: int, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.generation = generation
+        self.ready: asyncio.Future[None] = loop.create_future()
+        self.closed: asyncio.Future[str] = loop.create_future()
+        self.taken_over = False
+        self.writable = True
+        self.window = 65_535
+        self.packet_max = PACKET_MAX
+        self._link = link
+        self._transport: asyncio.Transport | None = None
+        self._rest = bytearray()  # an incomplete packet; appended to, copied once when complete, so never quadratic
+        self._need = 0
+        self._session_present = False
+        self._reading = True
+        self._last_received = loop.time()
+        self._tick_due = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    # -- asyncio.Protocol ----------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Introduce ourselves."""
+        # uvloop's transports have the interface without the base class.
+        stream = self._transport = cast("asyncio.Transport", transport)
+        stream.set_write_buffer_limits(high=WRITE_MAX)
+        stream.write(self._link.connect_packet)
+        self._schedule()
+
+    def data_received(self, data: bytes) -> None:
+        """Everything one read produced becomes one batch."""
+        self._last_received = self.loop.time()
+        if self._rest:
+            self._rest += data
+            if len(self._rest) < self._need:
+                return
+            data = bytes(self._rest)
+            self._rest = bytearray()
+        batch: list[Delivery] = []
+        try:
+            position = self._read_packets(data, batch)
+        except LinkError as error:
+            self._fail(error)
+            return
+        if position < len(data):
+            self._rest += memoryview(data)[position:]
+        if batch:
+            self._deliver(batch)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The reason of record: what we knew before, else what the socket says."""
+        self.writable = False
+        if self._timer is not None:
+            self._timer.cancel()
+        foreign = exc is not None and not isinstance(exc, OSError)
+        if foreign and not self.closed.done():
+            assert exc is not None
+            self.closed.set_exception(exc)
+        reason = f"the connection to the broker broke: {exc}" if exc else "the broker closed the connection"
+        self._fail(LinkError(reason))
+
+    def pause_writing(self) -> None:
+        """The broker does not keep up."""
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        self.writable = True
+        self._link.flush()
+
+    # -- packets in ------------------------------------------------------------------------------------------------------------
+
+    def _read_packets(self, data: bytes, batch: list[Delivery]) -> int:
+        """Consume whole packets from `data`; the position of the first incomplete one."""
+        view, position, end = memoryview(data), 0, len(data)
+        now_ns = self._link.clock.now_ns()
+        base = self.generation << 16
+        read, publish, append = mqtt5.read, mqtt5.PublishPacket, batch.append
+        while position < end:
+            try:
+                packet, size = read(view[position:])
+            except BaseException as error:
+                # The codec panics (a BaseException of its own) on bytes that are not UTF-8, and runs out of bytes on half packets.
+                if not isinstance(error, IndexError | ValueError) and type(error).__name__ != "PanicException":
+                    raise
+                size = packet_size(data, position)
+                if not size or position + size > end:
+                    self._need = size  # 0: the header itself is incomplete, try again with every byte
+                    return position
+                self._malformed(data[position : position + size], now_ns, batch)
+                position += size
+                continue
+            position += size
+            if type(packet) is publish:
+                packet_id = packet.packet_id  # None at QoS 0; the codec's QoS is no int and always true
+                append(Delivery(packet.topic, packet.payload, packet.retain, now_ns, base | packet_id if packet_id else 0))
+            else:
+                self._control(packet)
+        return position
+
+    def _malformed(self, packet: bytes, now_ns: int, batch: list[Delivery]) -> None:
+        """A poison message must not come back for ever: it is handed on with its token, if its packet id can be found."""
+        self._link.malformed += 1
+        if packet[0] >> 4 != 3:
+            raise LinkError("the broker sent a packet that is not MQTT 5; is something else listening there?")
+        body = packet.index(next(byte for byte in packet[1:5] if byte < 0x80), 1) + 1
+        id_at = body + 2 + int.from_bytes(packet[body : body + 2], "big")
+        packet_id = int.from_bytes(packet[id_at : id_at + 2], "big") if packet[0] & 0x06 else 0
+        batch.append(Delivery("", packet, False, now_ns, self.generation << 16 | packet_id if packet_id else 0))
+
+    def _deliver(self, batch: list[Delivery]) -> None:
+        if self._link.ack_early:
+            self.acknowledge([delivery.token for delivery in batch if delivery.token])
+            batch = [delivery._replace(token=0) for delivery in batch]
+        self._link.on_batch(batch)
+
+    def _control(self, packet: mqtt5.Packet) -> None:
+        match packet:
+            case mqtt5.PubAckPacket():
+                self._link.published(packet)
+            case mqtt5.PingRespPacket():
+                pass
+            case mqtt5.ConnAckPacket():
+                self._connected(packet)
+            case mqtt5.SubAckPacket():
+                self._subscribed(packet)
+            case mqtt5.DisconnectPacket():
+                self._disconnected(packet)
+            case _:
+                raise LinkError(f"the broker sent {type(packet).__name__}, which this session never asked for")
+
+    def _connected(self, packet: mqtt5.ConnAckPacket) -> None:
+        code = int(packet.reason_code)  # the codec's codes compare with ints only for equality, whatever its stub says
+        if code >= 0x80:
+            raise LinkError(f"the broker refused us: {_REFUSALS.get(code) or packet.reason_code.name.lower()}")
+        self._session_present = packet.session_present
+        self.window = packet.receive_max
+        self.packet_max = min(PACKET_MAX, packet.max_packet_size or PACKET_MAX)
+        filters = [
+            mqtt5.TopicFilter(
+                pattern,
+                max_qos=mqtt5.QoS.AT_LEAST_ONCE,
+                retain_as_published=False,  # so the retain flag of a delivery means: stored before we subscribed
+                retain_handling=mqtt5.RetainHandling.SEND_IF_SUBSCRIPTION_NOT_EXISTS,
+            )
+            for pattern in self._link.filters
+        ]
+        self.write(mqtt5.SubscribePacket(1, filters).write())
+
+    def _subscribed(self, packet: mqtt5.SubAckPacket) -> None:
+        for pattern, code in zip(self._link.filters, packet.reason_codes, strict=False):
+            if int(code) >= 0x80:
+                raise LinkError(
+                    f"the broker refused the subscription {pattern} ({code.name.lower()}); allow it in the broker's ACL"
+                )
+        if not self.ready.done():
+            self.ready.set_result(None)
+            self._link.came_up(self, session_present=self._session_present)
+
+    def _disconnected(self, packet: mqtt5.DisconnectPacket) -> None:
+        if packet.reason_code == mqtt5.DisconnectReasonCode.SESSION_TAKEN_OVER:
+            self.taken_over = True
+            name = self._link.client_id
+            raise LinkError(f"another core uses this client id ({name}); stop one of them, or give each its own mqtt_client_id")
+        raise LinkError(f"the broker ended the session: {packet.reason_code.name.lower()}")
+
+    # -- bytes out -------------------------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Send bytes; ignored when the connection is over."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def acknowledge(self, tokens: Sequence[int]) -> None:
+        """PUBACK for every token, in one write."""
+        if tokens:
+            self.write(struct.pack(f">{len(tokens)}I", *[_PUBACK | token & 0xFFFF for token in tokens]))
+
+    def pause(self) -> None:
+        """Stop reading."""
+        if self._reading and self._transport is not None:
+            self._reading = False
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read again; silence while we did not listen does not count."""
+        if not self._reading and self._transport is not None and not self._transport.is_closing():
+            self._reading = True
+            self._last_received = self.loop.time()
+            self._transport.resume_reading()
+
+    # -- alive or not ------------------------------------------------------------------------------------------------------------
+
+    def _schedule(self) -> None:
+        self._tick_due = self.loop.time() + self._link.keepalive_s / 2
+        self._timer = self.loop.call_at(self._tick_due, self._tick)
+
+    def _tick(self) -> None:
+        """Every half keepalive: ping; silent for 1.5 keepalives = dead: found within 2. A late tick: we slept, not they."""
+        now, keepalive_s = self.loop.time(), self._link.keepalive_s
+        overslept = now - self._tick_due > keepalive_s / 2
+        if self._reading and not overslept and now - self._last_received >= 1.5 * keepalive_s:
+            self._fail(LinkError(f"the broker is silent for {now - self._last_received:.1f} s"))
+            return
+        if self.ready.done():
+            self.write(mqtt5.PingReqPacket().write())
+        self._schedule()
+
+    def _fail(self, error: LinkError) -> None:
+        if not self.ready.done():
+            self.ready.set_exception(error)
+            self.ready.exception()  # retrieved: nobody may be waiting yet
+        if not self.closed.done():
+            self.closed.set_result(str(error))
+        self.writable = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    def hang_up(self) -> None:
+        """Say goodbye when the connection still stands; the session stays in the broker."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(mqtt5.DisconnectPacket().write())
+            self._transport.close()
+        if self.closed.done() and not self.closed.cancelled():
+            self.closed.exception()
+
+
+def packet_size(data: bytes, position: int) -> int:
+    """Bytes of the packet that begins at `position`, header included; 0 when its header is not complete yet.
+
+    Raises LinkError when the length field is malformed or over PACKET_MAX (MQTT 5, section 2.1.4).
+    """
+    length, shift = 0, 0
+    for index in range(position + 1, min(position + 5, len(data))):
+        byte = data[index]
+        length |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            size = index + 1 - position + length
+            if size > PACKET_MAX:
+                raise LinkError(f"the broker sent a packet of {size} bytes; the limit is {PACKET_MAX}")
+            return size
+    if len(data) - position >= 5:
+        raise LinkError("the broker sent bytes that are not MQTT; is something else listening there?")
+    return 0
