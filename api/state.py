@@ -295,7 +295,7 @@ class LiveState:
                 delta.sites.append(record.site)
             case Event(name="reject"):
                 self._reject(record, parsed.entries.first + index, time_ns, delta)
-            case Event(name=name, device=device) if device:
+            case Event(name="birth" | "offline" as name, device=device):
                 self.device_status[device] = name
             case Request():
                 self._request(record, time_ns, delta)
@@ -450,6 +450,10 @@ def _payload(text: Any) -> bytes:
         return str(text).encode()
 
 
+class _NamedSite(msgspec.Struct):
+    site: str = ""
+
+
 def request_site(request: Request) -> str:
     """The site a request is about; "" when it names none."""
     body = request.body
@@ -457,4 +461,9 @@ def request_site(request: Request) -> str:
         return str(body["alarm"]).partition("@")[2].partition("/")[0]
     if "actuator" in body:
         return str(body["actuator"]).partition("/")[0]
-    return str(body.get("site", ""))
+    if request.kind != "config" or "site" in body:
+        return str(body.get("site", ""))
+    try:
+        return msgspec.json.decode(str(body.get("text", "")), type=_NamedSite).site
+    except msgspec.DecodeError:
+        return ""
