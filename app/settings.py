@@ -24,7 +24,9 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 class Settings(BaseSettings):
     """Everything a process is told from outside. Ports: 0 takes a free one where that is said."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, toml_file=FILE_NAME, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="forbid", frozen=True, toml_file=FILE_NAME, hide_input_in_errors=True
+    )
 
     data_dir: Path = Field(Path("var/fieldloom"), description="Journal, snapshots, history, sessions; a local disk.")
 
@@ -32,7 +34,9 @@ class Settings(BaseSettings):
     mqtt_port: Port = Field(1883, description="The broker's port.")
     mqtt_username: str | None = Field(None, description="User name of the core at the broker.")
     mqtt_password: SecretStr | None = Field(None, description="Its password.")
-    mqtt_client_id: str = Field("fieldloom-core", min_length=1, max_length=60, description="Client id; the broker keeps its session.")
+    mqtt_client_id: str = Field(
+        "fieldloom-core", min_length=1, max_length=60, description="Client id; the broker keeps its session."
+    )
     mqtt_tls: bool = Field(False, description="Speak TLS to the broker.")
     mqtt_ca_file: Path | None = Field(None, description="CA that signed the broker's certificate; empty: the system's.")
     mqtt_cert_file: Path | None = Field(None, description="Client certificate, when the broker wants one.")
@@ -43,7 +47,9 @@ class Settings(BaseSettings):
     gather_ms: float = Field(5.0, ge=0, le=1000, description="Shortest time between the starts of two commits.")
     commit_rows: int = Field(10_000, ge=100, le=1_000_000, description="Samples gathered before the socket is paused.")
 
-    web_host: str = Field("127.0.0.1", min_length=1, description="Address the web process listens on; loopback unless you change it.")
+    web_host: str = Field(
+        "127.0.0.1", min_length=1, description="Address the web process listens on; loopback unless you change it."
+    )
     web_port: Port = Field(8080, description="Its port; 0 takes a free one.")
     web_hosts: Annotated[list[str], NoDecode] = Field([], description="Further host names it answers to, separated by commas.")
     web_metrics_open: bool = Field(False, description="/metrics without login, for a Prometheus on a closed network.")
@@ -57,10 +63,14 @@ class Settings(BaseSettings):
     influx_username: str = Field("", description="User name (1.x).")
     influx_token: SecretStr = Field(SecretStr(""), description="Token (2.x) or password (1.x).")
 
+    notify_webhook_url: SecretStr | None = Field(None, description="Address that alarms are posted to; empty: only the log.")
+
     journal_days: float = Field(7.0, gt=0, le=3650, description="The journal keeps this much behind the slowest follower.")
     journal_gb: float = Field(20.0, gt=0, description="... and at most this much.")
     disk_free_mb: int = Field(256, ge=64, description="Free space below which nothing starts.")
-    disk_free_pct: float = Field(10.0, ge=1, le=50, description="Free space below which a slow follower is cut off; control goes on.")
+    disk_free_pct: float = Field(
+        10.0, ge=1, le=50, description="Free space below which a slow follower is cut off; control goes on."
+    )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity that is logged.")
     sabotage: Annotated[frozenset[str], NoDecode] = Field(
@@ -105,7 +115,9 @@ class Settings(BaseSettings):
             if self.mqtt_cert_file is not None:
                 context.load_cert_chain(self.mqtt_cert_file, self.mqtt_key_file)
         except OSError as error:
-            raise ConfigError([Problem(str(settings_file()), 1, "mqtt_tls", f"certificate files cannot be used: {error}")]) from error
+            raise ConfigError(
+                [Problem(str(settings_file()), 1, "mqtt_tls", f"certificate files cannot be used: {error}")]
+            ) from error
         return context
 
 
@@ -123,7 +135,9 @@ def load_settings(**given: Any) -> Settings:
         raise ConfigError([Problem(str(path), _line_in(str(error)), "", f"is not TOML: {error}")]) from None
     except ValidationError as error:
         text = path.read_text("utf-8") if path.is_file() else ""
-        raise ConfigError([_problem(dict(item), path, text) for item in error.errors(include_url=False, include_input=False)]) from None
+        raise ConfigError(
+            [_problem(dict(item), path, text) for item in error.errors(include_url=False, include_input=False)]
+        ) from None
 
 
 def _line_in(message: str) -> int:
@@ -135,7 +149,11 @@ def _line_in(message: str) -> int:
 def _problem(item: dict[str, Any], path: Path, text: str) -> Problem:
     key = ".".join(str(part) for part in item["loc"])
     first = key.partition(".")[0]
-    message = "is not a setting; see docs/operations.md" if item["type"] == "extra_forbidden" else str(item["msg"]).removeprefix("Value error, ")
+    message = (
+        "is not a setting; see docs/operations.md"
+        if item["type"] == "extra_forbidden"
+        else str(item["msg"]).removeprefix("Value error, ")
+    )
     variable = PREFIX + first.upper()
     if first and variable in os.environ:
         return Problem("environment", 0, variable, message)

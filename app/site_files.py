@@ -26,7 +26,7 @@ Path_ = tuple[str | int, ...]
 class _Loader(yaml.SafeLoader):
     """Safe, and a key that stands twice is an error: the first one would be lost in silence."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """A mapping with unique keys."""
         seen: set[str] = set()
         for key, _ in node.value:
@@ -89,7 +89,7 @@ class _Reading:
                 return None
             text = file.read_text("utf-8")
             root = yaml.compose(text, Loader=_Loader)
-            return Document(file, yaml.load(text, Loader=_Loader), root)  # noqa: S506 -- a SafeLoader
+            return Document(file, yaml.load(text, Loader=_Loader), root)
         except FileNotFoundError:
             self.problems.append(Problem(str(file), 1, "(whole file)", "does not exist"))
         except (OSError, UnicodeDecodeError) as error:
@@ -98,7 +98,9 @@ class _Reading:
             mark = error.problem_mark or error.context_mark
             self.problems.append(Problem(str(file), mark.line + 1 if mark else 1, "YAML", f"{error.problem or error.context}"))
         except (yaml.YAMLError, RecursionError, ValueError) as error:
-            self.problems.append(Problem(str(file), 1, "YAML", str(error).splitlines()[0] if str(error) else "is nested too deeply"))
+            self.problems.append(
+                Problem(str(file), 1, "YAML", str(error).splitlines()[0] if str(error) else "is nested too deeply")
+            )
         return None
 
     def validate(self, document: Document, model: type[BaseModel], value: Any, prefix: Path_ = ()) -> Any:
@@ -154,7 +156,9 @@ def _profiles(reading: _Reading, document: Document) -> tuple[dict[str, Profile]
         file = next((place for place in places if "/" not in name and place.is_file()), None)
         if file is None:
             shipped = ", ".join(sorted(path.stem for path in SHIPPED.glob("*.yaml")))
-            reading.note(document, ("profiles", index), f"no profile {name!r} in {places[0].parent} nor among those shipped ({shipped})")
+            reading.note(
+                document, ("profiles", index), f"no profile {name!r} in {places[0].parent} nor among those shipped ({shipped})"
+            )
             continue
         loaded = reading.load(file)
         profile = None if loaded is None else reading.validate(loaded, Profile, loaded.value)
@@ -229,7 +233,9 @@ def _check_references(reading: _Reading, document: Document, profiles: dict[str,
         if "area" in item and item["area"] not in areas:
             reading.note(document, ("devices", index, "area"), f"area {item['area']!r} does not exist")
         if "profile" in item and item["profile"] not in profiles and item["profile"] not in (listed or []):
-            reading.note(document, ("devices", index, "profile"), f"profile {item['profile']!r} is not in the site's list of profiles")
+            reading.note(
+                document, ("devices", index, "profile"), f"profile {item['profile']!r} is not in the site's list of profiles"
+            )
     for index, item in _items(document, "areas"):
         links = item.get("links", {})
         for link, target in links.items() if isinstance(links, dict) else ():

@@ -33,8 +33,8 @@ PURE = (
 SIMULATOR_EDGE = {"fleet.py"}  # the one file of simulators that has sockets and a clock
 IMPURE = {
     "asyncio", "duckdb", "aiomqtt", "fastapi", "httpx", "logging", "mqtt5", "os", "paho", "pathlib", "random", "select",
-    "selectors", "shutil", "signal", "socket", "sqlite3", "ssl", "structlog", "subprocess", "tempfile", "threading", "time", "uvicorn",
-    "websockets",
+    "selectors", "shutil", "signal", "socket", "sqlite3", "ssl", "structlog", "subprocess", "tempfile", "threading", "time",
+    "uvicorn", "websockets",
 }  # fmt: skip
 MQTT_CLIENT_ONLY_IN = {"ingest/mqtt.py"}
 
@@ -86,8 +86,13 @@ def test_pure_files_read_no_clock() -> None:
         f"{path.relative_to(ROOT)}:{node.lineno} calls {node.attr}"
         for path in pure_files()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Attribute) and node.attr in {"utcnow", "today", "urandom", "default_rng"}
-        or isinstance(node, ast.Attribute) and node.attr == "now" and isinstance(node.value, ast.Name) and node.value.id == "datetime"
+        if (isinstance(node, ast.Attribute) and node.attr in {"utcnow", "today", "urandom", "default_rng"})
+        or (
+            isinstance(node, ast.Attribute)
+            and node.attr == "now"
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "datetime"
+        )
     ]
     assert wrong == []
 

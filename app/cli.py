@@ -1,0 +1,96 @@
+"""The command line: one command per job, each in app/commands. Heavy imports wait until a command runs, so that help is instant.
+
+Every expected failure ends as one sentence with its fix and an exit code: 1 environment or request, 2 wrong configuration,
+3 damaged data. A traceback means a defect of ours.
+"""
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+import typer
+
+from app.commands import look, operate, run, sites
+from telemetry.errors import ConfigError, CorruptError, FieldloomError
+
+app = typer.Typer(
+    name="fieldloom",
+    help="Streaming telemetry and control for smart agriculture and factories.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+COMMANDS: tuple[tuple[str, Callable[..., Any], str], ...] = (
+    ("demo", run.demo, "Run"),
+    ("serve", run.serve, "Run"),
+    ("simulate", run.simulate, "Run"),
+    ("lab", run.lab, "Run"),
+    ("play", run.play, "Run"),
+    ("check", sites.check, "Configure"),
+    ("apply", sites.apply, "Configure"),
+    ("export", sites.export, "Configure"),
+    ("status", look.status, "Look"),
+    ("tail", look.tail, "Look"),
+    ("query", look.query, "Look"),
+    ("decisions", look.decisions, "Look"),
+    ("doctor", operate.doctor, "Operate"),
+    ("login", operate.login, "Operate"),
+    ("settings", operate.settings, "Operate"),
+)
+for _name, _function, _panel in COMMANDS:
+    app.command(_name, rich_help_panel=_panel)(_function)
+app.command("warm", hidden=True)(operate.warm)
+
+
+def main() -> None:
+    """Run a command; every expected failure becomes one sentence and an exit code."""
+    try:
+        code = app(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = 130
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (FieldloomError, OSError) as error:
+        code = _explain(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(error: FieldloomError | OSError) -> int:
+    """One sentence on standard error; the exit code."""
+    if isinstance(error, BrokenPipeError):  # `fieldloom tail | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if isinstance(error, ConfigError):
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        count = len(error.problems)
+        print(f"fieldloom: {count} mistake{'s' if count != 1 else ''} in the configuration; correct and try again", file=sys.stderr)
+        return 2
+    print(f"fieldloom: {sentence(error)}", file=sys.stderr)
+    return 3 if isinstance(error, CorruptError) else 1
+
+
+def sentence(error: FieldloomError | OSError) -> str:
+    """What happened and what to do about it."""
+    if not isinstance(error, OSError):
+        return str(error)
+    place = f" ({error.filename})" if error.filename else ""
+    fixes = {
+        errno.ENOSPC: "the disk is full; free some space, then start again",
+        errno.EDQUOT: "the disk quota is used up; free some space, then start again",
+        errno.EROFS: "the disk is read-only; set FIELDLOOM_DATA_DIR to a writable place",
+        errno.EACCES: "permission denied; run as the owner of the file, or set FIELDLOOM_DATA_DIR to a place of your own",
+        errno.EADDRINUSE: "the port is in use; stop what uses it, or set another FIELDLOOM_WEB_PORT",
+        errno.ENOENT: "there is no such file; check the name",
+        errno.EMFILE: "too many open files; raise the limit with `ulimit -n 65536`",
+    }
+    return fixes.get(error.errno or 0, f"{error.strerror or error}; see `fieldloom doctor`") + place
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""The command line's way to a running service: its HTTP API. A person on the machine of the data needs no login of his own.
+
+Without FIELDLOOM_TOKEN a token is made in the data directory's own session table, valid for a minute and ended afterwards: whoever
+can write those files is the administrator already.
+"""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+import httpx
+
+from api.auth import Sessions
+from app.settings import Settings
+from telemetry.clock import EngineClock
+from telemetry.errors import CallerError, EnvironmentFault
+
+TOKEN_LIFE_S: Final = 60.0
+TIMEOUT_S: Final = 30.0
+ANSWER_S: Final = 15.0  # a request is journaled within 0.2 s; longer means that core does not run
+
+
+class Client:
+    """Calls of the API as plain values. Raises CallerError (the service refused, with its reason) or EnvironmentFault."""
+
+    def __init__(self, http: httpx.Client) -> None:
+        self._http = http
+
+    def get(self, path: str, **query: Any) -> Any:
+        """The answer's JSON."""
+        return self._call("GET", path, params={k: v for k, v in query.items() if v is not None})
+
+    def post(self, path: str, body: Any) -> Any:
+        """The answer's JSON."""
+        return self._call("POST", path, json=body)
+
+    def _call(self, method: str, path: str, **more: Any) -> Any:
+        try:
+            answer = self._http.request(method, f"/api/v1{path}", **more)
+        except httpx.TimeoutException as error:
+            raise EnvironmentFault(
+                f"{self._http.base_url} did not answer within {TIMEOUT_S:.0f} s; see `fieldloom doctor`"
+            ) from error
+        except httpx.TransportError as error:
+            message = f"no web process answers at {self._http.base_url}; start it with `fieldloom serve` or `fieldloom demo`"
+            raise EnvironmentFault(message) from error
+        if answer.is_success:
+            return answer.json() if answer.content else None
+        raise CallerError(_reason(answer))
+
+    def wait_for(self, site: str, request: str) -> None:
+        """Until core has answered the request. Raises CallerError when it refused it."""
+        deadline = time.monotonic() + ANSWER_S
+        while time.monotonic() < deadline:
+            found: dict[str, Any] = {}
+            with contextlib.suppress(CallerError):  # 404 until the follower has seen it
+                found = self.get(f"/sites/{site}/requests/{request}")
+            if found.get("accepted") is False:
+                raise CallerError(f"core refused it: {found.get('reason')}")
+            if found.get("accepted") is True:
+                return
+            time.sleep(0.1)
+        raise EnvironmentFault(f"kept, but not answered within {ANSWER_S:.0f} s; is core running? see `fieldloom status`")
+
+
+def _reason(answer: httpx.Response) -> str:
+    """The problem document as lines."""
+    try:
+        problem = answer.json()
+    except json.JSONDecodeError:
+        return f"the service answered {answer.status_code}"
+    lines = [str(problem.get("detail") or problem.get("title") or answer.status_code)]
+    lines += [f"  {item.get('path')}: {item.get('message')}" for item in problem.get("errors") or []]
+    return "\n".join(lines)
+
+
+def base_url(settings: Settings) -> str:
+    """FIELDLOOM_URL, else what the web process of this data directory said when it started, else the configured address."""
+    given = os.environ.get("FIELDLOOM_URL", "")
+    if given:
+        return given.rstrip("/")
+    told = settings.data_dir / "run" / "web.ready"
+    if told.is_file():
+        return told.read_text("utf-8").strip()
+    return f"http://{settings.web_host}:{settings.web_port}"
+
+
+@contextlib.contextmanager
+def connect(settings: Settings) -> Iterator[Client]:
+    """A client that is logged in. Raises CallerError when there is no way to log in."""
+    token, sessions = os.environ.get("FIELDLOOM_TOKEN", ""), None
+    file = settings.data_dir / "web.sqlite"
+    if not token:
+        if not file.is_file():
+            raise CallerError(f"no session table in {settings.data_dir}; give its data_dir, or FIELDLOOM_URL and FIELDLOOM_TOKEN")
+        sessions = Sessions(file, clock=EngineClock(time.time_ns, time.monotonic_ns))
+        token, made = sessions.create("bearer", "local", "admin", None, life_s=TOKEN_LIFE_S, note="command line")
+    try:
+        headers = {"Authorization": f"Bearer {token}"}
+        with httpx.Client(base_url=base_url(settings), headers=headers, timeout=TIMEOUT_S, trust_env=False) as http:
+            yield Client(http)
+    finally:
+        if sessions is not None:
+            sessions.revoke(made.session)
+            sessions.close()

@@ -1,0 +1,113 @@
+"""Commands that run something: the demo, one process of the service, simulated devices, a lab, a recording."""
+
+import asyncio
+import importlib
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.settings import Settings, load_settings
+from telemetry.errors import CallerError
+
+
+class Process(StrEnum):
+    """The processes of one installation."""
+
+    core = "core"
+    notify = "notify"
+    web = "web"
+
+
+class At(StrEnum):
+    """Whose times a played recording has."""
+
+    original = "original"
+    now = "now"
+
+
+SiteDirectory = Annotated[Path, typer.Argument(help="Directory with site.yaml.", exists=True, file_okay=False)]
+
+
+def part(module: str, name: str) -> Any:
+    """A function of another part of the program; one clear line when this build does not contain it."""
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise
+        raise CallerError(f"this build of fieldloom does not contain {module}; install a complete one with `make setup`") from None
+
+
+def demo(
+    port: Annotated[int | None, typer.Option(help="Port of the web page; default 8080, or a free one when that is in use.")] = None,
+    speed: Annotated[float, typer.Option(help="How much faster than the wall clock the plants live.", min=1, max=120)] = 10.0,
+    seed: Annotated[int, typer.Option(help="Seed of weather and sensors.")] = 1,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="No live view; print the address, then one line every ten seconds.")
+    ] = False,
+) -> None:
+    """Everything on this machine with a simulated nursery: broker, core, notify, web, devices. Ctrl-C stops it."""
+    settings = load_settings(**({} if port is None else {"web_port": port}))
+    code = asyncio.run(part("app.demo", "run_demo")(settings, speed=speed, seed=seed, quiet=quiet, port_given=port is not None))
+    raise typer.Exit(code)
+
+
+def serve(
+    process: Annotated[Process | None, typer.Argument(help="One process; without it, all of them under supervision.")] = None,
+) -> None:
+    """The service for a real site: all processes, or the one that is named (as a service manager starts them)."""
+    settings = load_settings()
+    serving = importlib.import_module("app.serving")
+    serving.set_up_log(settings)
+    if process is None:
+        raise typer.Exit(asyncio.run(part("app.demo", "run_service")(settings)))
+    serving.check_start(settings)
+    raise typer.Exit(_run(getattr(serving, f"serve_{process}")(settings)))
+
+
+def _run(work: Any) -> int:
+    uvloop = importlib.import_module("uvloop")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return int(runner.run(work))
+
+
+def simulate(
+    site: SiteDirectory,
+    seed: Annotated[int, typer.Option(help="Seed of weather and sensors.")] = 1,
+    speed: Annotated[float, typer.Option(help="How much faster than the wall clock the plants live.", min=1, max=120)] = 1.0,
+    sample_s: Annotated[float, typer.Option(help="Seconds between samples.", min=0.1)] = 10.0,
+) -> None:
+    """The devices of a site as simulated MQTT clients, each with its own connection, until Ctrl-C."""
+    settings = load_settings()
+    if not settings.mqtt_host:
+        raise CallerError("no broker to publish to; set FIELDLOOM_MQTT_HOST and FIELDLOOM_MQTT_PORT, or use `fieldloom demo`")
+    serving = importlib.import_module("app.serving")
+    serving.set_up_log(settings)
+    raise typer.Exit(_run(serving.simulate(settings, site, seed=seed, speed=speed, sample_s=sample_s)))
+
+
+def lab(
+    site: SiteDirectory,
+    hours: Annotated[float, typer.Option(help="Length of the run on the virtual clock.", min=0.01)] = 24.0,
+    seed: Annotated[int, typer.Option(help="Seed of weather, sensors and faults.")] = 1,
+) -> None:
+    """A site, its plants and the whole decision path in one process on a virtual clock: a day in seconds."""
+    code = asyncio.run(part("app.lab", "run_lab")(site, hours=hours, seed=seed))
+    raise typer.Exit(int(code or 0))
+
+
+def play(
+    file: Annotated[Path, typer.Argument(help="The recording (CSV).", exists=True, dir_okay=False)],
+    mapping: Annotated[Path, typer.Option("--mapping", "-m", help="Mapping file: columns to devices and points.", exists=True)],
+    at: Annotated[
+        At, typer.Option(help="original: the data's own times, idempotent; now: shifted into a fresh simulated site.")
+    ] = At.original,
+) -> None:
+    """A recording becomes MQTT devices; every row is stored, reported or already there."""
+    settings: Settings = load_settings()
+    os.environ.setdefault("FIELDLOOM_LOG_LEVEL", settings.log_level)
+    code = asyncio.run(part("app.play", "run_play")(settings, file, mapping=mapping, at=at.value))
+    raise typer.Exit(int(code or 0))

@@ -1,0 +1,67 @@
+"""Commands about a site's configuration: check the files, send them to the service, take them back out."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+from app.settings import load_settings
+
+SiteDirectory = Annotated[Path, typer.Argument(help="Directory with site.yaml.", file_okay=False)]
+
+
+def check(site: SiteDirectory) -> None:
+    """Read a site's files and print every mistake with file, line and what was expected. Exit code 1 when there is one."""
+    from app.site_files import load_site
+    from telemetry.errors import ConfigError
+
+    try:
+        config = load_site(site)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(problem)
+        print(f"{len(error.problems)} mistake{'s' if len(error.problems) != 1 else ''} in {site}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    names = [name for device in config.devices for name in device.names()]
+    rules = len(config.rules) + sum(len(profile.rules) for profile in config.profiles.values())
+    print(f"{config.site}: {len(config.areas)} areas, {len(names)} devices, {rules} rules; sha256 {config.sha256()}")
+
+
+def apply(site: SiteDirectory) -> None:
+    """Check a site's files and put them in force: journaled, with your name, from one journal position on."""
+    from app.client import connect
+    from app.site_files import load_site
+
+    config = load_site(site)
+    with connect(load_settings()) as client:
+        answer = client.post(f"/sites/{config.site}/config", config.model_dump(mode="json"))
+        client.wait_for(config.site, answer["request"])
+    print(f"{config.site} is in force: sha256 {config.sha256()}")
+
+
+def export(
+    site: Annotated[str, typer.Argument(help="Name of the site.")],
+    to: Annotated[
+        Path | None, typer.Option(help="Directory to write as site files; without it, one document on standard output.")
+    ] = None,
+) -> None:
+    """The configuration in force, as files that `apply` takes again."""
+    from app.client import connect
+
+    with connect(load_settings()) as client:
+        config = client.get(f"/sites/{site}/config")["config"]
+    if to is None:
+        print(_yaml(config), end="")
+        return
+    profiles = config.pop("profiles")
+    (to / "profiles").mkdir(parents=True, exist_ok=True)
+    for name, profile in profiles.items():
+        (to / "profiles" / f"{name}.yaml").write_text(_yaml(profile), "utf-8")
+    (to / "site.yaml").write_text(_yaml(config | {"profiles": sorted(profiles)}), "utf-8")
+    print(f"{to}: site.yaml and {len(profiles)} profiles")
+
+
+def _yaml(value: object) -> str:
+    return yaml.safe_dump(value, allow_unicode=True, sort_keys=False, width=120)

@@ -1,0 +1,129 @@
+"""Everything on one machine: `fieldloom serve` (all processes of a real site) and `fieldloom demo` (with a simulated nursery).
+
+Start order: broker, core, web, notify, devices: nobody speaks before somebody listens. Stop order: see STOP_ORDER.
+"""
+
+import asyncio
+import secrets
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import devices
+from api.auth import LINK_LIFE_S, Sessions
+from app import serving
+from app.commands.run import part
+from app.console import show_flow
+from app.settings import Settings
+from app.site_files import load_site
+from app.supervisor import Part, Supervisor, fieldloom
+from simulators.fleet import at_speed
+from store.inbox import Inbox
+from store.place import owned
+from telemetry.errors import EnvironmentFault, StoreError
+from telemetry.record import Request
+from telemetry.site import SiteConfig
+
+# Devices first: their last samples are still journaled, and they say goodbye instead of being cut off. Notify before core: a
+# planned stop is no reason to alarm that core is silent. Core before web: web follows the journal to its end. The broker last: core hands
+# back its acknowledgements and its session until then.
+STOP_ORDER: Final = ("fleet", "notify", "core", "web", "broker")
+DEMO_SITE: Final = Path(devices.__file__).parents[1] / "sites" / "nursery"
+PORTS_TRIED: Final = 50
+
+
+async def run_demo(settings: Settings, *, speed: float, seed: int, quiet: bool, port_given: bool) -> int:
+    """Start all, print the address and a login link, show what flows; the exit code. Raises EnvironmentFault, ConfigError."""
+    began = time.monotonic()
+    serving.check_start(settings)
+    with owned(settings.data_dir / "run", "fieldloom"):
+        port = free_port(settings.web_host, settings.web_port, must=port_given)
+        site = at_speed(load_site(DEMO_SITE), speed)
+        ask_for(settings.data_dir, site)
+        parts = await service_parts(settings.model_copy(update={"web_port": port}), [site])
+        parts.append(fleet_part(settings, parts[-1].environment, seed=seed, speed=speed))
+        supervisor = Supervisor(parts, stop_order=STOP_ORDER)
+        link = f"http://{settings.web_host}:{port}/login#{login_token(settings.data_dir)}"
+
+        def view() -> "asyncio.Future[None]":
+            print(f"Fieldloom is ready after {time.monotonic() - began:.1f} s. Log in once, within {LINK_LIFE_S // 60} minutes:")
+            print(f"\n    {link}\n\nData: {settings.data_dir.resolve()}   Ctrl-C stops everything.", flush=True)
+            heading = f"http://{settings.web_host}:{port}   (another login link: fieldloom login)"
+            return asyncio.ensure_future(show_flow(settings.data_dir / "journal", lambda: heading, quiet=quiet))
+
+        return ended(await supervisor.run(while_up=view), supervisor)
+
+
+async def run_service(settings: Settings) -> int:
+    """All processes of a real site under supervision; the exit code."""
+    serving.check_start(settings)
+    with owned(settings.data_dir / "run", "fieldloom"):
+        parts = await service_parts(settings, [])
+        supervisor = Supervisor(parts, stop_order=STOP_ORDER)
+        return ended(await supervisor.run(), supervisor)
+
+
+def ended(code: int, supervisor: Supervisor) -> int:
+    """Say why when it was not asked for."""
+    if supervisor.failure:
+        print(f"fieldloom: {supervisor.failure}", file=sys.stderr)
+    return code
+
+
+async def service_parts(settings: Settings, sites: list[SiteConfig]) -> list[Part]:
+    """Broker (when none is configured), core, web, notify."""
+
+    run, logs = settings.data_dir / "run", settings.data_dir / "log"
+    logs.mkdir(parents=True, exist_ok=True)
+    parts = []
+    environment = {"FIELDLOOM_DATA_DIR": str(settings.data_dir.resolve()), "FIELDLOOM_WEB_PORT": str(settings.web_port)}
+    if not settings.mqtt_host:
+        broker, login = await asyncio.to_thread(part("app.broker", "broker_part"), settings, sites)
+        parts.append(broker)
+        environment |= login
+    parts.append(Part("core", fieldloom("serve", "core"), run / "core.ready", environment, logs / "core.log"))
+    parts.append(Part("web", fieldloom("serve", "web"), run / "web.ready", environment, logs / "web.log"))
+    parts.append(Part("notify", fieldloom("serve", "notify"), None, environment, logs / "notify.log"))
+    return parts
+
+
+def fleet_part(settings: Settings, environment: dict[str, str], *, seed: int, speed: float) -> Part:
+    """The demo's devices, at the broker that the others use."""
+    words = ("simulate", str(DEMO_SITE), "--seed", str(seed), "--speed", str(speed))
+    return Part("fleet", fieldloom(*words), None, environment, settings.data_dir / "log" / "fleet.log")
+
+
+def free_port(host: str, port: int, *, must: bool) -> int:
+    """`port` when it is free; else the next free one, unless `must`. Raises EnvironmentFault with the fix."""
+    for candidate in [port] if must or port == 0 else range(port, port + PORTS_TRIED):
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, candidate))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise EnvironmentFault(f"port {port} on {host} is in use; choose another one with --port, or stop what uses it")
+
+
+def ask_for(data_dir: Path, site: SiteConfig) -> None:
+    """Ask core to put the demo's configuration in force. Before web runs, only we write the inbox; a repeat changes nothing."""
+    inbox = Inbox(data_dir / "inbox.sqlite")
+    try:
+        inbox.put(Request(f"demo-{site.sha256()[:24]}", "config", "demo", {"site": site.site, "text": site.canonical()}))
+    finally:
+        inbox.close()
+
+
+def login_token(data_dir: Path, *, person: str = "demo") -> str:
+    """A one-time token for an administrator's login link."""
+    try:
+        sessions = Sessions(data_dir / "web.sqlite", clock=serving.clock())
+    except OSError as error:
+        raise StoreError(f"{data_dir}: {error.strerror}") from error
+    try:
+        return sessions.create("link", person, "admin", None, life_s=LINK_LIFE_S, note=f"start {secrets.token_hex(2)}")[0]
+    finally:
+        sessions.close()

@@ -1,0 +1,151 @@
+"""What each process does between its start and its end: checks, wiring of its own parts, a file that says it is ready."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from app.settings import Settings
+from app.site_files import load_site
+from store.history import History
+from store.place import check_place
+from telemetry.clock import EngineClock
+from telemetry.errors import CallerError
+
+
+def set_up_log(settings: Settings) -> None:
+    """One line per event on standard error: for people on a terminal, JSON otherwise."""
+    is_terminal = sys.stderr.isatty()
+    renderer: Any = structlog.dev.ConsoleRenderer() if is_terminal else structlog.processors.JSONRenderer(ensure_ascii=False)
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.log_level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def check_start(settings: Settings) -> None:
+    """Refuse to start where the promises cannot be kept. Raises StoreError with the fix."""
+    check_place(settings.data_dir, free_bytes_min=settings.disk_free_mb << 20)
+    (settings.data_dir / "run").mkdir(exist_ok=True)
+
+
+def clock() -> EngineClock:
+    """The clock of a process that is not core."""
+    return EngineClock(time.time_ns, time.monotonic_ns)
+
+
+async def serve_core(settings: Settings) -> int:
+    """The core until it is told to stop; its exit code."""
+    from app.core import run_core
+
+    if not settings.mqtt_host:
+        message = "no broker is configured; set FIELDLOOM_MQTT_HOST (and _PORT), or run `fieldloom serve`, which starts its own"
+        raise CallerError(message)
+    return await run_core(settings)
+
+
+async def serve_web(settings: Settings) -> int:
+    """The web process until it is told to stop."""
+    from api.serve import WebSettings, serve
+
+    ready = settings.data_dir / "run" / "web.ready"
+    web = WebSettings(
+        settings.data_dir,
+        host=settings.web_host,
+        port=settings.web_port,
+        hosts=frozenset(settings.web_hosts),
+        metrics_open=settings.web_metrics_open,
+        secure_cookie=settings.web_secure_cookie,
+    )
+    await serve(web, history=open_history(settings), clock=clock(), on_ready=lambda address: _tell(ready, address))
+    return 0
+
+
+async def serve_notify(settings: Settings) -> int:
+    """The notify process until it is told to stop."""
+    from people import notify
+
+    url = settings.notify_webhook_url
+    webhook = None if url is None else url.get_secret_value()
+    await notify.run(settings.data_dir, clock=clock(), webhook_url=webhook, stop=stop_on_signal())
+    return 0
+
+
+def _tell(ready: Path, address: str) -> None:
+    """Leave our address for the supervisor and the command line; whole or not at all."""
+    partial = ready.with_suffix(".part")
+    partial.write_text(address, "utf-8")
+    partial.replace(ready)
+
+
+def open_history(settings: Settings) -> History:
+    """The configured store. One process may open the embedded one."""
+    if settings.history == "duckdb":
+        from store.duckdb_history import DuckDBHistory
+
+        return DuckDBHistory(settings.data_dir / "history.duckdb")
+    from store.influx_history import InfluxHistory
+    from store.influx_server import InfluxServer, InfluxV1, InfluxV2
+
+    secret = settings.influx_token.get_secret_value()
+    server: InfluxServer
+    if settings.influx_version == 1:
+        server = InfluxV1(settings.influx_url, settings.influx_bucket, username=settings.influx_username, password=secret)
+    else:
+        server = InfluxV2(settings.influx_url, org=settings.influx_org, bucket=settings.influx_bucket, token=secret)
+    return InfluxHistory(settings.data_dir / "history.sqlite", server)
+
+
+def stop_on_signal() -> asyncio.Event:
+    """Set by SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+async def simulate(settings: Settings, site: Path, *, seed: int, speed: float, sample_s: float) -> int:
+    """Simulated devices of a site until a signal. The site must be configured as SIMULATED: nothing else may obey them."""
+    from simulators.fleet import run_fleet
+
+    config = load_site(site)
+    if config.origin != "SIMULATED":
+        raise CallerError(f"site {config.site!r} has origin {config.origin}; simulated devices may only stand for a SIMULATED site")
+    await run_fleet(
+        config,
+        host=settings.mqtt_host,
+        port=settings.mqtt_port,
+        password_of=device_passwords(settings),
+        seed=seed,
+        clock=clock(),
+        speed=speed,
+        sample_s=sample_s,
+        tls=settings.mqtt_tls_context(),
+        stop=stop_on_signal(),
+    )
+    return 0
+
+
+def device_passwords(settings: Settings) -> Callable[[str], str | None]:
+    """Passwords of devices by user name "site/device": from broker/devices.json of our own broker, else one shared by all."""
+    import msgspec
+
+    file = settings.data_dir / "broker" / "devices.json"
+    known = msgspec.json.decode(file.read_bytes(), type=dict[str, str]) if file.is_file() else {}
+    shared = os.environ.get("FIELDLOOM_DEVICE_PASSWORD")
+    return lambda name: known.get(name, shared)

@@ -1,0 +1,204 @@
+"""Child processes of one installation: started in order, restarted when they die, stopped in order, never left behind.
+
+Invariant: of two cores over one journal at most one lives; an old one is SIGKILLed and reaped before a new one begins, which claims
+a higher epoch. Every child is tied to this process by the kernel: when it is killed, they are killed. That loses nothing, since
+every promise holds over a kill; a half-alive group without supervision would.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from telemetry.errors import EnvironmentFault
+
+log = structlog.get_logger()
+
+READY_S: Final = 30.0  # numba's kernels load within 2 s from their cache, and compile within 20 s without
+STOP_S: Final = 8.0
+BACKOFF_S: Final = (0.2, 10.0)  # first and longest pause before a restart
+CALM_S: Final = 30.0  # a child that lived so long starts with the first pause again
+POLL_S: Final = 0.02
+PR_SET_PDEATHSIG: Final = 1
+FATAL: Final = frozenset({2, 3})  # wrong configuration, damaged journal: another start would end the same
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One child. `ready` is written by the child when it serves (None: it is ready once started)."""
+
+    name: str
+    command: Sequence[str]
+    ready: Path | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+    log_file: Path | None = None  # None: our own standard error
+
+
+def fieldloom(*words: str) -> list[str]:
+    """The command line of one of our own processes."""
+    return [sys.executable, "-m", "app.cli", *words]
+
+
+def tie(parent: int) -> None:
+    """In a fresh child: be killed when `parent` dies, also when it died before this call."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+class Child:
+    """A part and its running process."""
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        self.process: asyncio.subprocess.Process | None = None
+        self.starts = 0
+        self._began = 0.0
+        self._pause_s = BACKOFF_S[0]
+
+    async def start(self) -> None:
+        """Kill what is left of the last run, then start."""
+        await self.kill()
+        if self.part.ready is not None:
+            self.part.ready.parent.mkdir(parents=True, exist_ok=True)
+            self.part.ready.unlink(missing_ok=True)
+        parent = os.getpid()
+        with contextlib.ExitStack() as files:
+            output = None if self.part.log_file is None else files.enter_context(self.part.log_file.open("ab"))
+            self.process = await asyncio.create_subprocess_exec(
+                *self.part.command,
+                env=os.environ | self.part.environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C reaches us alone: the order of stopping is ours
+                preexec_fn=lambda: tie(parent),
+            )
+        self.starts += 1
+        self._began = time.monotonic()
+        log.info("started", part=self.part.name, process=self.process.pid)
+
+    async def wait_ready(self) -> None:
+        """Until it serves. EnvironmentFault with its last words when it ends or takes too long."""
+        assert self.process is not None
+        deadline = time.monotonic() + READY_S
+        while self.part.ready is not None and not (self.part.ready.is_file() and self.part.ready.stat().st_size):
+            if self.process.returncode is not None:
+                raise EnvironmentFault(f"{self.part.name} ended at once: {self.last_words()}")
+            if time.monotonic() > deadline:
+                raise EnvironmentFault(f"{self.part.name} is not ready after {READY_S:.0f} s: {self.last_words()}")
+            await asyncio.sleep(POLL_S)
+
+    def last_words(self) -> str:
+        """The last line it wrote."""
+        if self.part.log_file is None or not self.part.log_file.is_file():
+            return "see its messages above"
+        lines = self.part.log_file.read_text("utf-8", "replace")[-4000:].strip().splitlines()
+        return lines[-1].removeprefix("fieldloom: ") if lines else f"nothing was said in {self.part.log_file}"
+
+    async def ended(self) -> tuple[int, float]:
+        """Wait for its end: the exit code, and how long to wait before another start."""
+        assert self.process is not None
+        code = await self.process.wait()
+        if time.monotonic() - self._began > CALM_S:
+            self._pause_s = BACKOFF_S[0]
+        pause_s, self._pause_s = self._pause_s, min(BACKOFF_S[1], self._pause_s * 2)
+        return code, pause_s
+
+    async def stop(self) -> None:
+        """Ask it to end; kill it when it does not."""
+        if self.process is None or self.process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self.process.terminate()
+        try:
+            async with asyncio.timeout(STOP_S):
+                await self.process.wait()
+        except TimeoutError:
+            log.warning("does not stop; killed", part=self.part.name)
+            await self.kill()
+
+    async def kill(self) -> None:
+        """SIGKILL its process, and wait until the kernel has reaped it; SIGSTOPped ones too."""
+        if self.process is not None and self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
+            await self.process.wait()
+
+
+class Supervisor:
+    """Starts parts in the given order and stops them in `stop_order` (names)."""
+
+    def __init__(self, parts: Sequence[Part], *, stop_order: Sequence[str]) -> None:
+        assert {part.name for part in parts} <= set(stop_order)
+        self.children = [Child(part) for part in parts]
+        self._stop_order = list(stop_order)
+        self._stop = asyncio.Event()
+        self.failure = ""
+
+    def stop(self) -> None:
+        """Begin to stop everything."""
+        self._stop.set()
+
+    async def run(self, *, while_up: Callable[[], "asyncio.Future[None] | None"] = lambda: None) -> int:
+        """Start everything, keep it running until `stop` or a signal, then stop everything in order. The exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.stop)
+        keepers: list[asyncio.Task[None]] = []
+        view: asyncio.Future[None] | None = None
+        try:
+            for child in self.children:
+                await child.start()
+                await self._until_stopped(child.wait_ready())
+                if self._stop.is_set():
+                    return 0
+                keepers.append(asyncio.create_task(self._keep(child), name=f"keep {child.part.name}"))
+            view = while_up()
+            await self._stop.wait()
+        except EnvironmentFault as error:
+            self.failure = str(error)
+        finally:
+            for task in (*keepers, *([view] if view is not None else [])):
+                task.cancel()
+            await asyncio.gather(*keepers, *([view] if view is not None else []), return_exceptions=True)
+            await self._stop_all()
+        return 1 if self.failure else 0
+
+    async def _until_stopped(self, waiting: Coroutine[None, None, None]) -> None:
+        """`waiting`, cut short by `stop`."""
+        ready, stop = asyncio.create_task(waiting, name="ready"), asyncio.create_task(self._stop.wait(), name="stop")
+        await asyncio.wait((ready, stop), return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if ready.done():
+            ready.result()
+        else:
+            ready.cancel()
+
+    async def _keep(self, child: Child) -> None:
+        """Restart a child for as long as we run; give up on what another start cannot mend."""
+        while True:
+            code, pause_s = await child.ended()
+            log.error("ended", part=child.part.name, code=code, restart_in_s=pause_s)
+            if code in FATAL:
+                self.failure = f"{child.part.name} ended for good: {child.last_words()}"
+                self._stop.set()
+                return
+            await asyncio.sleep(pause_s)
+            await child.start()
+
+    async def _stop_all(self) -> None:
+        by_name = {child.part.name: child for child in self.children}
+        for name in self._stop_order:
+            if name in by_name:
+                await by_name[name].stop()
