@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 
 import msgspec
 import urllib3
+from influxdb_client.client.exceptions import InfluxDBError
 from influxdb_client.client.influxdb_client import InfluxDBClient
 from influxdb_client.domain.bucket_retention_rules import BucketRetentionRules
 from influxdb_client.rest import ApiException
@@ -167,7 +168,12 @@ class InfluxV2:
 
     def _bucket_id(self) -> str:
         buckets = self._client.buckets_api()
-        found = buckets.find_bucket_by_name(self._bucket)
+        try:
+            found = buckets.find_bucket_by_name(self._bucket)
+        except ApiException as error:
+            if error.status != 404 or "bucket" not in str(error.body):  # "none" is an empty list in some versions, 404 in others
+                raise
+            found = None
         if found is None:
             for_ever = _retention(type="expire", every_seconds=0)
             found = buckets.create_bucket(bucket_name=self._bucket, org=self._org, retention_rules=[for_ever])
@@ -204,6 +210,10 @@ class InfluxV2:
             return function(*given)
         except ApiException as error:
             raise_for(int(error.status or 0), _bytes(error.body or error.reason), self._http.url)
+        except InfluxDBError as error:  # the organisation is unknown: the only error of the client that no answer stands behind
+            raise HistoryFault(
+                f"InfluxDB at {self._http.url}: {error.message}: set FIELDLOOM_INFLUX_ORG", retryable=False
+            ) from error
         except urllib3.exceptions.HTTPError as error:
             raise _down(self._http.url, error) from error
         except (ValueError, TypeError, AttributeError) as error:  # the client trips over an answer that is no InfluxDB's

@@ -26,6 +26,10 @@ from telemetry.transaction import Transaction
 NS_PER_MS: Final = 1_000_000
 REJECT_BODY_MAX: Final = 4096  # characters of a rejected payload's record; the rest is cut, and said so
 ROWS_MAX: Final = 10_000  # DuckDB appends 10k batches 7 times faster than 1k batches
+DAY_MS: Final = 86_400_000
+SETTLED_MS: Final = 6 * 3_600_000  # a day is sorted once most of its late rows are there
+TEND_S, TEND_MORE_S = 300.0, 5.0  # between steps of housekeeping, and while there is more to do
+_LIVE, _DUPLICATE, _HAS_SEQ = int(Verdict.LIVE), int(Verdict.DUPLICATE), int(Flag.HAS_SEQ)  # numpy is slow with enums
 WAIT_S: Final = 1.0  # how long a row waits for company
 
 
@@ -62,7 +66,7 @@ def project(transaction: Transaction, plan: Plan) -> Projection:
 def _project_samples(frames: Frames, admission: Admission) -> SampleRows:
     """Samples of every frame that is not a duplicate, without those admission saw before."""
     sizes = np.diff(frames.offsets)
-    kept = np.repeat(admission.verdict != Verdict.DUPLICATE, sizes) & ((admission.quality & REPEATED) == 0)
+    kept = np.repeat(admission.verdict != _DUPLICATE, sizes) & ((admission.quality & REPEATED) == 0)
     return SampleRows(
         point=frames.point[kept],
         ts_ms=np.repeat(frames.ts_ns // NS_PER_MS, sizes)[kept],
@@ -74,7 +78,7 @@ def _project_samples(frames: Frames, admission: Admission) -> SampleRows:
 
 def _must_check(frames: Frames, admission: Admission) -> NDArray[np.bool_]:
     """(n,) True where only the store can tell whether the frame is new: not live, or without a sequence number."""
-    unproved: NDArray[np.bool_] = (admission.verdict != Verdict.LIVE) | ((frames.flags & Flag.HAS_SEQ) == 0)
+    unproved: NDArray[np.bool_] = (admission.verdict != _LIVE) | ((frames.flags & _HAS_SEQ) == 0)
     return unproved
 
 
@@ -82,7 +86,7 @@ def _project_arrays(frames: Frames, admission: Admission) -> tuple[list[ArraySam
     arrays, summaries = [], []
     check = _must_check(frames, admission)
     for array in frames.arrays:
-        if admission.verdict[array.frame] == Verdict.DUPLICATE:
+        if admission.verdict[array.frame] == _DUPLICATE:
             continue
         ts_ms = int(frames.ts_ns[array.frame]) // NS_PER_MS
         arrays.append(ArraySample(array.point, ts_ms, array.values))
@@ -200,13 +204,20 @@ class Projector:
         rows_max: int = ROWS_MAX,
         wait_s: float = WAIT_S,
         newest_plan: Callable[[], Plan | None] = lambda: None,
+        keep_ms: int | None = None,
     ) -> None:
-        """`newest_plan`: the plan of the core's newest snapshot, for when the journal was trimmed before it was read."""
+        """`newest_plan`: the plan of the core's newest snapshot, for when the journal was trimmed before it was read.
+
+        `keep_ms`: samples older than that are forgotten by whole days; None keeps them for ever. Records are always kept.
+        """
         self._history = history
         self._now_s = now_s
         self._rows_max = rows_max
         self._wait_s = wait_s
         self._newest_plan = newest_plan
+        self._keep_ms = keep_ms
+        self._deleted_before_ms = 0
+        self._tend_due_s = now_s() + TEND_MORE_S
         self._waiting: list[Projection] = []
         self.rows_waiting = 0  # samples and records taken and not yet written
         self._since_s = 0.0
@@ -234,7 +245,20 @@ class Projector:
             self.take(transaction)
             if self.is_due():
                 self.flush()
+        if self._now_s() >= self._tend_due_s:
+            self.tend()
         return len(transactions)
+
+    def tend(self) -> None:
+        """One bounded step of housekeeping: sort finished days (UTC, 6 h after their end), forget what is too old."""
+        now_ms = int(self._now_s() * 1000)
+        moved = self._history.compact((now_ms - SETTLED_MS) // DAY_MS * DAY_MS)
+        if moved == 0 and self._keep_ms is not None:
+            border_ms = (now_ms - self._keep_ms) // DAY_MS * DAY_MS
+            if border_ms > self._deleted_before_ms:
+                self._history.delete_before(border_ms)
+                self._deleted_before_ms = border_ms
+        self._tend_due_s = self._now_s() + (TEND_S if moved == 0 else TEND_MORE_S)
 
     def take(self, transaction: Transaction) -> None:
         """Keep one transaction for the next flush. It must follow the last one without a hole.

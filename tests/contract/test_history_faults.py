@@ -151,6 +151,15 @@ def test_wrong_token_at_a_server_of_the_second_kind(influx, tmp_path):
     assert "FIELDLOOM_INFLUX_TOKEN" in str(fault)
 
 
+def test_unknown_organisation_is_named_with_the_setting(influx, tmp_path):
+    with v2_front(influx.url, org="other", token="wrong") as url:
+        history = open_history(tmp_path, v2(url))
+        fault = append_fails(history)
+        history.close()
+    assert not fault.retryable
+    assert "set FIELDLOOM_INFLUX_ORG" in str(fault)
+
+
 def test_frozen_then_killed_server_loses_nothing_and_doubles_nothing(influx, tmp_path):
     history = open_history(tmp_path, v1(influx.url, "frozen"))
     record = RecordRow(0, T0, "alarm", "farm", "d0", "HOT@farm/d0", "{}")

@@ -255,9 +255,11 @@ def v2_front(url: str, *, org: str, token: str) -> Iterator[str]:
                 return
             if parts.path == "/api/v2/buckets":
                 found = [{"id": id_, "name": name, "retentionRules": []} for name, id_ in buckets.items() if name == asked["name"]]
-                self.answer(200, json.dumps({"buckets": found}).encode())
+                answer = json.dumps({"buckets": found}) if found else '{"code":"not found","message":"bucket not found"}'
+                self.answer(200 if found else 404, answer.encode())
             elif parts.path == "/api/v2/orgs":
-                self.answer(200, json.dumps({"orgs": [{"id": "0123456789abcdef", "name": org}]}).encode())
+                found = [{"id": "0123456789abcdef", "name": org}] if asked["org"] == org else []
+                self.answer(200, json.dumps({"orgs": found}).encode())
             elif parts.path == "/api/v2/dbrps":
                 found = [{"database": name, "retention_policy": "autogen"} for name in mapped if name == asked["db"]]
                 self.answer(200, json.dumps({"content": found}).encode())

@@ -9,7 +9,7 @@ from store.duckdb_history import DuckDBHistory
 from store.history import ASIDE, CHANGES, KEYFRAME, MEMBER_BASE, AppendResult, HistoryFault
 from store.journal_reader import Gap
 from store.members import KEYFRAME_MS, MemberTracker, summary_number
-from store.projection import REJECT_BODY_MAX, Projector, decode_plan, encode_plan, project
+from store.projection import DAY_MS, REJECT_BODY_MAX, Projector, decode_plan, encode_plan, project
 from telemetry.decision import Decision, encode_decisions
 from telemetry.errors import CorruptError
 from telemetry.frame import Admission, Entries, Flag, Kind, MemberArray, Verdict, make_frames, no_frames
@@ -398,3 +398,18 @@ def test_gap_without_a_snapshot_goes_on_with_the_plan_it_has(history):
     follow_all(projector, Source([recording(10)]))
     assert json.loads(history.records(kind="gap")[0].body)["plan_known"] is False
     assert history.count() == 100
+
+
+def test_finished_days_are_sorted_and_old_ones_forgotten_on_the_way(history):
+    clock = Time()
+    clock.now_s = T0 / 1000
+    projector = Projector(history, now_s=clock, keep_ms=3 * DAY_MS)
+    source = Source([records_transaction(0, [config(site())]), recording(1)])
+    follow_all(projector, source)
+    clock.now_s += 1.5 * 86_400
+    projector.follow(source)
+    assert history.compact(T0 + DAY_MS) == 0  # already done
+    assert history.count() == 100
+    clock.now_s += 5 * 86_400
+    projector.follow(source)
+    assert (history.count(), len(history.records())) == (0, 1)
