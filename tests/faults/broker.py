@@ -39,7 +39,7 @@ class RealBroker:
             f"persistence_location {self.directory}/",
             "autosave_interval 1800",
             "max_queued_messages 0",
-            "max_inflight_messages 0",
+            "max_inflight_messages 1000",
             "log_type all",
             "log_dest stderr",
             f"user {getpass.getuser()}",

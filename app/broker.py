@@ -1,0 +1,282 @@
+"""Mosquitto: the one template of its configuration, access control and passwords, and the supervised broker of a site without one.
+
+User names. A device logs in as "site/device", so that `%u` in the ACL is its topic prefix; the core as SERVICE. Two listeners: the
+device listener turns the user name into the client id, so nobody can take over another's session; the service listener is for the
+core, which holds two sessions under one user name.
+"""
+
+import getpass
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from telemetry.errors import CallerError, EnvironmentFault
+from telemetry.topic import NAME, NAME_RULE
+
+SERVICE: Final = "fieldloom"
+OWN_CHANNELS_WRITE: Final = ("telemetry", "backfill", "status", "event", "ack")
+OWN_CHANNELS_READ: Final = ("command", "receipt")
+QUEUE_BYTES: Final = 1500 * 3600 * 200  # an hour without the core: 1,500 messages/s x 3,600 s x 200 B = 1.08 GB per session
+PACKET_MAX: Final = 1 << 20
+READY_S: Final = 10.0
+STOP_S: Final = 10.0
+_PATH: Final = os.defpath + ":/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin"
+
+TEMPLATE: Final = """\
+# Mosquitto for Fieldloom (2.0.11 and later). Written by `app/broker.py`, which also generates the embedded broker's from it.
+# Use 2.0.16 or later, or a distribution's patched 2.0.11: CVE-2023-0809, CVE-2023-3592, CVE-2023-28366.
+
+per_listener_settings false
+allow_anonymous false
+password_file {directory}/passwords
+acl_file {directory}/acl
+
+# Devices. The user name "site/device" becomes the client id: no device can throw another out by taking its client id.
+listener {device_port} {device_host}
+use_username_as_clientid true
+max_connections 10000
+{device_tls}
+# The core: two sessions under one user name, so the client id is its own. Keep this listener on loopback or a private network.
+listener {service_port} {service_host}
+
+# Nothing is dropped while the core is away. Per session, one hour: 1500 messages/s x 3600 s x 200 B = 1.08 GB.
+max_queued_messages 0
+max_queued_bytes {queue_bytes}
+max_inflight_messages 1000
+# A larger packet ends the connection (MQTT 5 tells the device why) instead of vanishing behind a PUBACK.
+max_packet_size {packet_max}
+max_keepalive 300
+persistent_client_expiration 7d
+retain_available true
+
+# Sessions survive a restart. A killed broker loses what came since the last save: devices keep it until our receipt.
+persistence true
+persistence_location {directory}/
+autosave_interval 60
+sys_interval 0
+
+log_dest stderr
+log_type error
+log_type warning
+log_type notice
+connection_messages false
+{user}"""
+
+_TLS: Final = """\
+# Beyond one machine: TLS. Uncomment, and let the listener above listen on 127.0.0.1 or remove it.
+# listener 8883 0.0.0.0
+# use_username_as_clientid true
+# cafile /etc/mosquitto/certs/ca.crt
+# certfile /etc/mosquitto/certs/server.crt
+# keyfile /etc/mosquitto/certs/server.key
+# tls_version tlsv1.2
+"""
+
+
+def production_config() -> str:
+    """The text of the shipped `mosquitto.conf`."""
+    return TEMPLATE.format(
+        directory="/mosquitto/data",
+        device_port=1883,
+        device_host="127.0.0.1",
+        device_tls=_TLS,
+        service_port=1884,
+        service_host="127.0.0.1",
+        queue_bytes=QUEUE_BYTES,
+        packet_max=PACKET_MAX,
+        user="",
+    )
+
+
+def acl_text(devices: Iterable[str], *, open_to_all: bool = False) -> str:
+    """Access control for users "site/device". A device writes its own channels, reads its own commands and receipts, and its lease.
+
+    The pattern rules hold for every device; the lease needs a line per device, as an ACL has no word for "my site".
+    """
+    if open_to_all:
+        return "pattern readwrite #\n"
+    lines = [f"user {SERVICE}", "topic readwrite fl/#", "topic readwrite fl-core/#", ""]
+    for device in sorted(devices):
+        _check_name(device)
+        site = device.partition("/")[0]
+        lines += [f"user {device}", f"topic read fl/{site}/lease", ""]
+    lines += [f"pattern write fl/%u/{channel}" for channel in OWN_CHANNELS_WRITE]
+    lines += [f"pattern read fl/%u/{channel}" for channel in OWN_CHANNELS_READ]
+    return "\n".join([*lines, ""])
+
+
+def find_mosquitto(name: str = "mosquitto") -> Path:
+    """The program's path; EnvironmentFault saying how to get it when it is absent."""
+    found = shutil.which(name) or shutil.which(name, path=_PATH)
+    if found is None:
+        raise EnvironmentFault(
+            f"{name} is not installed: install it (Debian, Ubuntu: apt install mosquitto; macOS: brew install mosquitto) "
+            "or set mqtt_host and mqtt_port to a broker you have"
+        )
+    return Path(found)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file only its owner can read; complete or not at all."""
+    draft = path.with_name(path.name + ".new")
+    draft.unlink(missing_ok=True)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    draft.replace(path)
+
+
+def write_passwords(path: Path, passwords: Mapping[str, str]) -> None:
+    """A Mosquitto password file, hashed by Mosquitto's own tool. Nothing secret appears in a process list."""
+    for user, password in passwords.items():
+        if not password or ":" in user or set(user + password) & set("\r\n"):
+            raise ValueError(f"user {user!r}: empty password, colon in the name, or a line break in either")
+    write_private(path, "".join(f"{user}:{password}\n" for user, password in passwords.items()))
+    if passwords:
+        try:
+            subprocess.run([find_mosquitto("mosquitto_passwd"), "-U", path], check=True, capture_output=True, text=True)
+        except subprocess.CalledProcessError as error:
+            path.unlink()
+            raise EnvironmentFault(f"mosquitto_passwd failed: {error.stderr.strip()}") from error
+        path.chmod(0o600)
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerAddress:
+    """Where to connect, as whom. `port` is the core's listener, `device_port` the devices'; passwords by user name."""
+
+    host: str
+    port: int
+    device_port: int
+    passwords: Mapping[str, str]
+
+
+class Broker:
+    """A Mosquitto child in `directory` for these devices ("site/device"), on free loopback ports with random passwords."""
+
+    def __init__(self, directory: Path, devices: Iterable[str], *, sabotage: frozenset[str] | None = None) -> None:
+        chosen = os.environ.get("FIELDLOOM_SABOTAGE", "").split(",") if sabotage is None else sabotage
+        self._open_acl = "open_acl" in chosen
+        self._directory = directory.absolute()
+        self._devices = sorted(set(devices))
+        for device in self._devices:
+            _check_name(device)
+        self._child: subprocess.Popen[bytes] | None = None
+        self.log_path = self._directory / "mosquitto.log"
+        self.address: BrokerAddress | None = None
+
+    def start(self) -> BrokerAddress:
+        """Write the configuration, start, and return once both listeners answer. A restart keeps the ports."""
+        binary = find_mosquitto()
+        if self.address is None:
+            self.address = self._configure()
+        with self.log_path.open("ab") as log:
+            self._child = subprocess.Popen(
+                [binary, "-c", self._directory / "mosquitto.conf"], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        self._wait_ready()
+        return self.address
+
+    def _configure(self) -> BrokerAddress:
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        passwords = {user: secrets.token_urlsafe(24) for user in (SERVICE, *self._devices)}
+        port, device_port = _free_ports(2)
+        write_passwords(self._directory / "passwords", passwords)
+        write_private(self._directory / "acl", acl_text(self._devices, open_to_all=self._open_acl))
+        config = TEMPLATE.format(
+            directory=self._directory,
+            device_port=device_port,
+            device_host="127.0.0.1",
+            device_tls="",
+            service_port=port,
+            service_host="127.0.0.1",
+            queue_bytes=QUEUE_BYTES,
+            packet_max=PACKET_MAX,
+            user=f"user {getpass.getuser()}\n",  # as root Mosquitto would become another user, who cannot read this directory
+        )
+        write_private(self._directory / "mosquitto.conf", config)
+        return BrokerAddress("127.0.0.1", port, device_port, passwords)
+
+    def _wait_ready(self) -> None:
+        assert self.address is not None
+        assert self._child is not None
+        end = time.monotonic() + READY_S
+        for port in (self.address.port, self.address.device_port):
+            while not _answers(port):
+                if self._child.poll() is not None or time.monotonic() > end:
+                    self.stop()
+                    tail = self.log_path.read_text(errors="replace")[-500:].strip()
+                    raise EnvironmentFault(f"mosquitto did not start; its last words: {tail}")
+                time.sleep(0.02)
+
+    @property
+    def running(self) -> bool:
+        """Is the child alive?"""
+        return self._child is not None and self._child.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the child, or None."""
+        return None if self._child is None else self._child.pid
+
+    def stop(self) -> None:
+        """End it orderly: sessions and queues are saved. Safe to call twice."""
+        if self._child is None:
+            return
+        self._child.terminate()
+        try:
+            self._child.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        self._child = None
+
+
+def _check_name(device: str) -> None:
+    """A name with a wildcard or line break would open the ACL."""
+    site, _, name = device.partition("/")
+    if not NAME.fullmatch(site) or not NAME.fullmatch(name):
+        raise CallerError(f"{device!r} is not a device name: write site/device, each {NAME_RULE}")
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for sock in sockets:
+            sock.bind(("127.0.0.1", 0))
+        return [sock.getsockname()[1] for sock in sockets]
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as sock:
+        sock.settimeout(0.5)
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+def main() -> None:
+    """Write passwords and ACL for a broker of one's own: `python -m app.broker DIRECTORY site/device ...`; prints the passwords."""
+    import argparse
+
+    parser = argparse.ArgumentParser(description="Write Mosquitto's passwords and acl, and print the passwords once.")
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("devices", nargs="+", metavar="site/device")
+    chosen = parser.parse_args()
+    passwords = {user: secrets.token_urlsafe(24) for user in (SERVICE, *chosen.devices)}
+    chosen.directory.mkdir(parents=True, exist_ok=True)
+    write_passwords(chosen.directory / "passwords", passwords)
+    write_private(chosen.directory / "acl", acl_text(chosen.devices))
+    for user, password in passwords.items():
+        print(f"{user}\t{password}")
+
+
+if __name__ == "__main__":
+    main()
