@@ -253,7 +253,7 @@ def _conditions(
                 last_demand[i] = np.nan
         elif demand[e] == demand[e]:
             old = last_demand[i]
-            moved = not (abs(demand[e] - old) < step[i])
+            moved = demand[e] != old and not (abs(demand[e] - old) < step[i])
             if turned == 1 or moved:
                 last_demand[i] = demand[e]
                 if turned != 1:
@@ -337,7 +337,8 @@ def _apply_round(
     waiting = (new == PENDING_ON) & asked
     state.demand[i[waiting]] = d[waiting]
     active = ((new == ON) | (new == PENDING_OFF)) & asked
-    moved = active & ((turned == 1) | ~(np.abs(d - state.demand[i]) < rule["step"][i]))
+    old = state.demand[i]
+    moved = active & ((turned == 1) | ((d != old) & ~(np.abs(d - old) < rule["step"][i])))
     state.demand[i[moved]] = d[moved]
     turned[moved & (turned != 1)] = 2
     out = turned >= 0
