@@ -20,6 +20,7 @@ from telemetry.span import DemandChange, Span
 
 Array = NDArray[Any]
 PANES: Final = 60
+BLIND_DELAY_NS: Final = 1 << 61  # longer than any blind time, and no overflow when added to a time of this century
 PROGRAM_ERRORS: Final = (ArithmeticError, ValueError, TypeError, IndexError)
 
 
@@ -79,8 +80,9 @@ class Conditions:
         self._stamp += len(entries.frames)
         columns = self._evaluate(span, events)
         changes = kernels.run_conditions(
-            columns, entries.time_ns, self._book.parameters, self._state, self._set_at, numba=self._numba
+            columns, entries.time_ns, self._parameters(), self._state, self._set_at, numba=self._numba
         )
+        self._hold_silence()
         span.transitions = changes
         self._demand(span, changes)
 
@@ -232,12 +234,20 @@ class Conditions:
     def _watch_blind(self, span: Span) -> None:
         """Silence does not count while blind: its timers stop when blindness begins and start anew when it ends."""
         blind = bool(span.blind[0]) if len(span.blind) else False
-        silent = self._book.parameters["silence"] & (self._state.phase == PENDING_ON)
-        if blind:
-            self._state.due_ns[silent] = NEVER
-        elif self._was_blind:
+        if self._was_blind and not blind:
+            silent = self._book.parameters["silence"] & (self._state.phase == PENDING_ON)
             self._state.due_ns[silent] = int(span.entries.time_ns[0]) + self._book.parameters["on_delay"][silent]
         self._was_blind = blind
+        self._hold_silence()
+
+    def _parameters(self) -> dict[str, Array]:
+        """Those of the rulebook; while blind no silence lasts long enough."""
+        own = self._book.parameters
+        return own | {"on_delay": np.where(own["silence"], BLIND_DELAY_NS, own["on_delay"])} if self._was_blind else own
+
+    def _hold_silence(self) -> None:
+        if self._was_blind:
+            self._state.due_ns[self._book.parameters["silence"] & (self._state.phase == PENDING_ON)] = NEVER
 
     # -- state ---------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,190 @@
+"""Random histories of a small site for the oracle of the rule stage, and the engine that is compared with it."""
+
+import json
+import random
+from typing import Any
+
+from ingest.admit import Admit
+from ingest.decode import Directory, Gather
+from rules.condition import Conditions
+from rules.engine import Engine
+from telemetry.frame import Entries
+from telemetry.plan import Plan
+from telemetry.record import Config, Event, Start
+from telemetry.site import ActuatorSpec, AreaSpec, DemandSpec, DeviceSpec, PointSpec, Profile, RuleSpec, SiteConfig
+from telemetry.span import Span
+from tests.unit.rules.oracle import Transition, known
+
+S = 1_000_000_000
+T0 = 1_760_000_000 * S
+
+RULES = [
+    RuleSpec(
+        id="HOT", when="temp_c > 30", hysteresis=1, on_delay_s=5, off_delay_s=3, priority="P1",
+        demand=DemandSpec(actuator="vent", value=100, level="survival"),
+    ),
+    RuleSpec(
+        id="NOW", when="temp_c > 30",
+        demand=DemandSpec(actuator="vent", value="clamp((temp_c - 25) * 10, 0, 100)", level="temperature"),
+    ),
+    RuleSpec(id="COLD", when="temp_c < 5", off_delay_s=10, priority="P2"),
+    RuleSpec(id="WET", when="temp_c > 28 and rh_pct > 80", clear="temp_c < 26 or rh_pct < 70", on_delay_s=1.5),
+    RuleSpec(id="LINK", when="temp_c > weather.out_c + 5", on_delay_s=2, priority="P3"),
+    RuleSpec(id="MEAN", when="mean(temp_c, 60 s) > 24", priority="P3"),
+    RuleSpec(id="SPAN", when="max(temp_c, 60 s) - min(temp_c, 60 s) > 20", hysteresis=2, on_delay_s=3),
+    RuleSpec(id="STD", when="std(temp_c, 30 s) > 12", off_delay_s=2),
+    RuleSpec(id="FEW", when="count(rh_pct, 30 s) < 4"),
+    RuleSpec(id="FAR", when="mean(weather.out_c, 60 s) > 20 and temp_c > 20", on_delay_s=6),
+    RuleSpec(id="SIL", when="silent(7 s)", priority="P2", demand=DemandSpec(actuator="vent", value=30, level="equipment")),
+    RuleSpec(id="KLEENE", when="not (temp_c / rh_pct > 0.5) or if(rh_pct > 50, temp_c > 10, rh_pct == 0)"),
+    RuleSpec(id="VPD", when="vpd_kpa(temp_c, rh_pct) > 1.5", on_delay_s=4, off_delay_s=4),
+    RuleSpec(
+        id="FINE", when="rh_pct != 70", off_delay_s=4, demand=DemandSpec(actuator="fogger", value="rh_pct / 3", level="economy"),
+    ),
+]  # fmt: skip
+PROFILE = Profile(
+    name="p", lateness_s=10, receipts=True,
+    points=[
+        PointSpec(name="temp_c", unit="C", low=-40, high=80),
+        PointSpec(name="rh_pct", unit="%", low=0, high=100),
+    ],
+    actuators=[ActuatorSpec(name="vent"), ActuatorSpec(name="fogger", min_step=0)],
+    rules=RULES,
+)  # fmt: skip
+WEATHER = Profile(
+    name="wx", lateness_s=20, points=[PointSpec(name="out_c", unit="C", low=-40, high=60)],
+    rules=[RuleSpec(id="FROST", when="out_c < 0", on_delay_s=5), RuleSpec(id="GONE", when="silent(20 s)")],
+)  # fmt: skip
+
+
+def site(count: int = 4, rules: list[RuleSpec] | None = None, extra: list[RuleSpec] | None = None) -> SiteConfig:
+    profile = PROFILE if rules is None else PROFILE.model_copy(update={"rules": rules})
+    return SiteConfig(
+        site="s", areas=[AreaSpec(name="a", links={"weather": "w"})],
+        devices=[DeviceSpec(name="w", profile="wx", area="a"), DeviceSpec(name="d", profile="p", area="a", count=count)],
+        profiles={"p": profile, "wx": WEATHER}, rules=extra or [],
+    )  # fmt: skip
+
+
+def record_of(config: SiteConfig) -> Config:
+    return Config(config.site, config.sha256(), config.canonical())
+
+
+def variants() -> list[SiteConfig]:
+    """Configurations to change between: rules removed, added, changed with and without state, devices gone and come."""
+    warmer = RULES[0].model_copy(update={"version": 2, "when": "temp_c > 25"})
+    other = RULES[2].model_copy(update={"off_delay_s": 1.0})  # the same version keeps its state
+    return [
+        site(), site(2), site(6), site(rules=RULES[3:]), site(rules=[warmer, *RULES[1:]]), site(rules=[*RULES[:2], other, *RULES[3:]]),
+        site(extra=[RuleSpec(id="MORE", profile="p", when="temp_c - rh_pct > 0", on_delay_s=2)]),
+        site(extra=[RuleSpec(id="HOT", profile="p", when="temp_c > 20", enabled=False)]),
+    ]  # fmt: skip
+
+
+class Story:
+    """Builds a run of entries from random actions. `entries` are what a core would have journaled."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.plan = Plan()
+        self.now = T0
+        self.gather = Gather(Directory(self.plan))
+        self.seq: dict[str, int] = {}
+        self.configs = variants()
+        self.gather.add(Start(1), self.now)
+        self.config(self.configs[0])
+
+    def config(self, config: SiteConfig) -> None:
+        self.gather.add(record_of(config), self.now)
+        self.plan.apply(config)
+        self.gather.directory = Directory(self.plan)
+
+    def send(self, device: str, ts: int, values: dict[str, Any], channel: str = "telemetry") -> None:
+        body: dict[str, Any] = {"ts": ts // 1_000_000, "p": values}
+        if self.rng.random() < 0.7:
+            self.seq[device] = self.seq.get(device, -1) + 1
+            body |= {"boot": 1, "seq": self.seq[device]}
+        payload = json.dumps(body).encode()
+        for _ in range(2 if self.rng.random() < 0.05 else 1):
+            self.gather.take(f"fl/s/{device}/{channel}", payload, self.rng.random() < 0.01, self.now)
+
+    def values(self, device: str) -> dict[str, Any]:
+        pick = self.rng.choice
+        if device == "w":
+            return {"out_c": pick([-1, 0, 15, 20, 21, 25, None, self.rng.uniform(-5, 30)])}
+        temp = pick([4, 5, 20, 28, 28.5, 29, 29.5, 30, 30.0000001, 31, 50, -0.0, 5e-324, None, 200, self.rng.uniform(0, 45)])
+        rh = pick([0, 50, 60, 70, 75, 80, 81, 90, None, 300, self.rng.uniform(0, 100)])
+        return pick([{"temp_c": temp}, {"temp_c": temp, "rh_pct": rh}, {"rh_pct": rh}, {"temp_c": temp, "rh_pct": rh}])
+
+    def burst(self, device: str, count: int) -> None:
+        """So many frames of one device in one read."""
+        start = self.now - 9 * S
+        for k in range(count):
+            self.send(device, start + k * 9_000_000_000 // count, self.values(device))
+
+    def act(self) -> None:
+        rng = self.rng
+        self.now += rng.choice([0, 0, 10_000_000, 300_000_000, S, S, 2 * S, 5 * S])
+        devices = sorted(d.name for d in self.plan.devices if d.number in self.plan.active)
+        roll = rng.random()
+        if roll < 0.80:
+            ts = self.now - rng.choice([0, 0, 0, 100_000_000, S, 3 * S, 8 * S, 30 * S, -S, -5 * S])
+            ts -= ts % 100_000_000
+            device = rng.choice(devices)
+            self.send(device, ts, self.values(device), "backfill" if rng.random() < 0.03 else "telemetry")
+        elif roll < 0.93:
+            self.gather.tick(self.now)
+        elif roll < 0.95:
+            self.gather.add(rng.choice([Start(2), Event("broker_lost")]), self.now)
+        elif roll < 0.975:
+            self.gather.add(Event("drained"), self.now)
+        elif roll < 0.985:
+            self.config(rng.choice(self.configs))
+        elif roll < 0.99:
+            self.now += rng.choice([20, 70]) * S
+        else:
+            self.burst(rng.choice(devices), 20)
+
+    def end(self) -> Entries:
+        for _ in range(30):
+            self.now += S
+            self.gather.tick(self.now)
+        return self.gather.build(0, self.now, 0)
+
+
+class Probe:
+    """A last stage that writes the condition changes down by name."""
+
+    rank = 99
+
+    def __init__(self, conditions: Conditions) -> None:
+        self._conditions = conditions
+        self._plan = Plan()
+        self.out: list[Transition] = []
+
+    def configure(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def run(self, span: Span) -> None:
+        book, changes = self._conditions.book, span.transitions
+        for c in range(len(changes.instance)):
+            i = int(changes.instance[c])
+            rule, device = book.rules[int(book.rule_of[i])], self._plan.devices[int(book.device_of[i])]
+            self.out.append(
+                Transition(
+                    span.entries.first + int(changes.entry[c]), int(changes.phase[c]), int(changes.time_ns[c]),
+                    f"{rule.spec.id}@{device.key}", int(changes.on[c]), known(float(changes.value[c])), known(float(changes.demand[c])),
+                )
+            )  # fmt: skip
+
+    def snapshot(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        pass
+
+
+def rule_engine(*, numba: bool) -> tuple[Engine, Probe]:
+    conditions = Conditions(numba=numba)
+    probe = Probe(conditions)
+    return Engine([Admit(numba=numba), conditions, probe]), probe

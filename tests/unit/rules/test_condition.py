@@ -1,0 +1,64 @@
+"""The rule stage against the loop that defines it."""
+
+import random
+
+import numpy as np
+import pytest
+
+from telemetry.frame import Admission, Entries, slice_entries
+from tests.unit.rules.histories import S, Story, rule_engine
+from tests.unit.rules.oracle import Oracle, Transition
+
+
+def decided(entries: Entries, cuts: list[int], *, numba: bool) -> tuple[list[Transition], Admission]:
+    engine, probe = rule_engine(numba=numba)
+    bounds = [0, *sorted(cuts), len(entries)]
+    parts = [engine.step(slice_entries(entries, a, b)).admission for a, b in zip(bounds[:-1], bounds[1:], strict=True) if a < b]
+    return probe.out, Admission(np.concatenate([p.verdict for p in parts]), np.concatenate([p.quality for p in parts]))
+
+
+def agree(entries: Entries, seed: int) -> list[Transition]:
+    rng = random.Random(seed)
+    whole, admission = decided(entries, [], numba=True)
+    oracle = Oracle()
+    oracle.step(entries, admission)
+    expected = sorted(oracle.out, key=order)
+    assert sorted(whole, key=order) == expected
+    cuts = rng.sample(range(1, len(entries)), min(12, len(entries) - 1))
+    assert decided(entries, cuts, numba=True)[0] == whole, f"cut at {sorted(cuts)}"
+    assert decided(entries, cuts, numba=False)[0] == whole, f"numpy, cut at {sorted(cuts)}"
+    assert decided(entries, [], numba=False)[0] == whole, "numpy"
+    return whole
+
+
+def order(t: Transition) -> tuple[int, int, int, str]:
+    return (t.position, t.phase, t.time_ns if t.phase == 0 else 0, t.subject)
+
+
+def story(seed: int, length: int) -> Entries:
+    made = Story(seed)
+    for _ in range(length):
+        made.act()
+    return made.end()
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_random_histories_equal_the_oracle(seed: int) -> None:
+    assert agree(story(seed, 400), seed)
+
+
+def test_a_burst_of_one_device_equals_the_oracle() -> None:
+    made = Story(7)
+    for _ in range(40):
+        made.act()
+    made.now += 10 * S
+    made.burst("d-1", 1000)
+    for _ in range(40):
+        made.act()
+    assert agree(made.end(), 7)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("seed", range(1000, 1300))
+def test_many_random_histories_equal_the_oracle(seed: int) -> None:
+    assert agree(story(seed, 1500), seed)
