@@ -92,7 +92,7 @@ class Engine:
         until = self._blind_until_ns if self._blind_from_ns >= 0 else None
         for index, record in entries.records:
             if until is not None:
-                until = self._cut_timeout(entries, cuts, until, index)
+                until = self._cut_timeout(entries, cuts, until, index + 1)
             if isinstance(record, Config):
                 cuts[index + 1] = record
             elif begins_blind(record):
