@@ -168,6 +168,18 @@ def _bounded(text: str) -> str:
     return _json({"cut": True, "length": len(text), "begin": text[:REJECT_BODY_MAX]})
 
 
+def knows_numbers(plan: Plan, entries: Entries) -> bool:
+    """True when every sample's point belongs to its frame's device in `plan`, or the plan is about to be told."""
+    if any(isinstance(record, Config) for _, record in entries.records):
+        return True
+    owner, frames = plan.columns.device, entries.frames
+    if not len(frames.point):
+        return True
+    if int(frames.point.max()) >= len(owner):
+        return False
+    return bool((owner[frames.point] == np.repeat(frames.device, np.diff(frames.offsets))).all())
+
+
 def encode_plan(plan: Plan) -> bytes:
     """`Plan.snapshot` as JSON."""
     return msgspec.json.encode(plan.snapshot())
@@ -223,6 +235,7 @@ class Projector:
         self._since_s = 0.0
         self._plan_changed = False
         self._has_failed = False
+        self._is_doubtful = False  # entries were missed, with them perhaps a CONFIG that gave numbers
         self._tracker = MemberTracker(history.member_state)
         self._members: list[MemberRow] = []
         saved = history.saved_plan()
@@ -249,6 +262,16 @@ class Projector:
             self.tend()
         return len(transactions)
 
+    def _learn_numbers(self) -> bool:
+        """Take the newest plan and declare its series; False when there is none yet."""
+        plan = self._newest_plan()
+        self._is_doubtful = plan is None
+        if plan is None:
+            return False
+        self.plan, self._plan_changed = plan, True
+        self._history.declare([row for device in plan.devices if device.number in plan.active for row in _series(device)])
+        return True
+
     def tend(self) -> None:
         """One bounded step of housekeeping: sort finished days (UTC, 6 h after their end), forget what is too old."""
         now_ms = int(self._now_s() * 1000)
@@ -268,6 +291,11 @@ class Projector:
         """
         if self._has_failed:
             self.flush()
+        if self._is_doubtful and not knows_numbers(self.plan, transaction.read_entries()) and not self._learn_numbers():
+            raise CorruptError(
+                f"history missed a configuration before journal position {transaction.first} and cannot know what its point "
+                "numbers mean; it waits for the core's next snapshot"
+            )
         if transaction.first != self.position + 1:
             raise CorruptError(
                 f"history is at journal position {self.position}, the next transaction begins at {transaction.first}"
@@ -285,17 +313,12 @@ class Projector:
     def skip(self, gap: Gap) -> None:
         """Go on behind journal entries that were trimmed unread, and keep that they are missing as a record of kind "gap".
 
-        Their CONFIG entries are missing, too: numbers given meanwhile are learnt from the newest plan, or stay without a name.
+        Their CONFIG entries are missing, too: numbers given meanwhile are learnt from the newest plan; samples whose numbers
+        nobody knows are refused (`take`).
         """
         self.flush()
-        plan = self._newest_plan()
-        body = {"first": self.position + 1, "last": gap.available - 1, "plan_known": plan is not None}
-        series: list[Series] = []
-        if plan is not None:
-            self.plan = plan
-            series = [row for device in plan.devices if device.number in plan.active for row in _series(device)]
+        body = {"first": self.position + 1, "last": gap.available - 1, "plan_known": self._learn_numbers()}
         record = RecordRow(gap.available - 1, int(self._now_s() * 1000), "gap", "", "", "journal", _json(body))
-        self._history.declare(series)
         self._history.append(no_rows(), [record], gap.available - 1, plan=encode_plan(self.plan))
         self.position = gap.available - 1
 

@@ -393,11 +393,25 @@ def test_gap_in_the_journal_is_kept_and_the_numbers_of_the_missed_configuration_
     assert Projector(history, now_s=Time()).plan.snapshot() == plan.snapshot()
 
 
-def test_gap_without_a_snapshot_goes_on_with_the_plan_it_has(history):
+def test_gap_without_a_snapshot_goes_on_while_the_numbers_agree(history):
     projector = Projector(history, now_s=Time())
+    follow_all(projector, Source([records_transaction(0, [config(site(devices=("d0",)))])]))
     follow_all(projector, Source([recording(10)]))
     assert json.loads(history.records(kind="gap")[0].body)["plan_known"] is False
     assert history.count() == 100
+
+
+def test_gap_without_a_snapshot_refuses_numbers_it_cannot_know(history):
+    plans: list[Plan] = []
+    projector = Projector(history, now_s=Time(), newest_plan=lambda: plans[0] if plans else None)
+    with pytest.raises(CorruptError, match="cannot know what its point numbers mean"):
+        projector.follow(Source([recording(10)]))
+    assert (history.count(), history.position()) == (0, 9)
+    plans.append(Plan())
+    plans[0].apply(site())
+    follow_all(projector, Source([recording(10)]))
+    assert (history.count(), len(history.series())) == (100, 4)
+    assert Projector(history, now_s=Time()).plan.snapshot() == plans[0].snapshot()
 
 
 def test_finished_days_are_sorted_and_old_ones_forgotten_on_the_way(history):
