@@ -1,15 +1,17 @@
 """The `core` process: MQTT session, `step`, the journal (only writer), outbox. Sample in to command out is its whole job.
 
-One transaction carries entries, decisions and commands; only when it is durable are messages acknowledged, receipts sent and commands
-published. While a commit fails nothing new is taken or acknowledged: the same bytes are tried on a reopened file, and after 30 s the
-process ends with the reason.
+One transaction carries entries, decisions and commands; only when it is durable are messages acknowledged, receipts sent and
+commands published. While a commit fails nothing new is taken or acknowledged: the same bytes are tried on a reopened file, and
+after 30 s the process ends with the reason.
 """
 
 import asyncio
 import contextlib
+import functools
 import gc
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Sequence
@@ -23,7 +25,7 @@ import structlog
 from app.failpoint import failpoint
 from app.settings import Settings
 from app.wiring import build_engine, build_id
-from devices.outbox import Outbox
+from devices.outbox import Outbox, ReceiptOut
 from ingest.admit import Admit
 from ingest.decode import Directory, Gather
 from ingest.link import Delivery
@@ -31,13 +33,16 @@ from ingest.mqtt import MqttLink
 from ingest.receipt import Receipts
 from rules import kernels
 from rules.engine import Engine, Outcome
-from store.inbox import InboxReader
-from store.journal import Journal, JournalReader
+from store.inbox import Inbox
+from store.journal import Journal
+from store.journal_reader import JournalReader
+from store.place import check_place
+from store.retention import list_facts, plan_trim
 from store.snapshot import newest_snapshot, write_snapshot
 from telemetry import topic
 from telemetry.clock import EngineClock
 from telemetry.decision import encode_decisions
-from telemetry.errors import FencedError, StoreError
+from telemetry.errors import CorruptError, FencedError, StoreError
 from telemetry.frame import Entries, Flag
 from telemetry.plan import NS_PER_S
 from telemetry.record import Clock, Config, Event, Request, Start
@@ -50,9 +55,11 @@ log = structlog.get_logger()
 COMMIT_PATIENCE_S: Final = 30.0
 COMMIT_RETRY_S: Final = 0.5
 INBOX_POLL_S: Final = 0.1
-LEASE_S: Final = 5.0
 SNAPSHOT_S: Final = 30.0
 SNAPSHOT_FRAMES: Final = 500_000
+TRIM_S: Final = 60.0
+FOLLOWERS: Final = ("web", "notify")
+CORRUPT_EXIT: Final = 3
 DRAIN_TOPIC: Final = "fl-core"  # the core's own namespace: a marker that returns proves that all before it was delivered
 
 
@@ -62,14 +69,14 @@ class Core:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         data = settings.data_dir
-        self._wall = time.time_ns
+        check_place(data, free_bytes_min=settings.disk_free_mb << 20)
         self._clock = EngineClock(time.time_ns, time.monotonic_ns)
         self._journal = Journal(data / "journal", clock=self._clock)
         self.engine, self._inbox_row = recover(data, sabotage=settings.sabotage)
         self._clock = EngineClock(time.time_ns, time.monotonic_ns, self._journal.last_engine_ns)
         self.epoch = max(self._journal.last_epoch + 1, time.time_ns() // NS_PER_S)
         self._journal.begin(self.epoch)
-        self._inbox = InboxReader(data / "inbox.sqlite")
+        self._inbox = Inbox.open_reader(data / "inbox.sqlite")
         self._gather = Gather(Directory(self.engine.plan))
         self._receipts = Receipts()
         self._receipts.configure(self.engine.plan)
@@ -80,11 +87,10 @@ class Core:
         self._side = ThreadPoolExecutor(1, thread_name_prefix="inbox")
         self._began_ns = 0
         self._frames_since_snapshot = 0
-        self._snapshot_due_ns = 0
+        self._snapshot_due_ns = self._trim_due_ns = self._clock.now_ns()
         self._marker = b""
-        self.failure = ""
         self._links = [self._make_link(live=True), self._make_link(live=False)]
-        self._outbox = Outbox(self._links[0].publish)
+        self._outbox = Outbox(self._links[0].publish, self._clock, lambda: self.engine.plan.sites)
 
     def _make_link(self, *, live: bool) -> MqttLink:
         s, index = self._settings, 0 if live else 1
@@ -100,7 +106,7 @@ class Core:
             receive_max=s.receive_window if live else 100,
             keepalive_s=s.mqtt_keepalive_s,
             clock=self._clock,
-            rng=random.Random(),  # noqa: S311 -- jitter
+            rng=random.Random(),  # jitter only
             on_batch=lambda deliveries: self._on_batch(index, deliveries),
             on_up=self._on_up if live else lambda: None,
             on_down=self._on_down if live else lambda _reason: None,
@@ -150,7 +156,6 @@ class Core:
 
     async def _commit(self) -> None:
         now_ns = self._clock.now_ns()
-        pending, samples = self._gather.messages, self._gather.samples
         entries = self._gather.build(self._journal.last_position + 1, now_ns, self._journal.last_engine_ns)
         tokens, self._tokens[0], self._tokens[1] = [self._tokens[0], self._tokens[1]], [], []
         if not len(entries):
@@ -158,7 +163,7 @@ class Core:
         failpoint("gathered")
         outcome = self.engine.step(entries)
         failpoint("stepped")
-        transaction = self._transaction(entries, outcome)
+        transaction = make_transaction(entries, outcome, self.epoch, admit_of(self.engine).accounting)
         for link in self._links:
             link.resume()
         await self._append(transaction)
@@ -166,25 +171,21 @@ class Core:
         for link, acknowledged in zip(self._links, tokens, strict=True):
             link.acknowledge(acknowledged)
         failpoint("acknowledged")
-        for command in outcome.commands:
-            self._outbox.send(command)
+        self._outbox.send(outcome.commands, transaction.engine_ns)
         failpoint("published")
-        self._after_commit(entries, pending, samples)
-
-    def _transaction(self, entries: Entries, outcome: Outcome) -> Transaction:
-        return make_transaction(entries, outcome, self.epoch, admit_of(self.engine).accounting)
+        self._after_commit(entries)
 
     async def _append(self, transaction: Transaction) -> None:
         loop, began = asyncio.get_running_loop(), time.monotonic()
         while True:
             try:
                 await loop.run_in_executor(self._io, self._journal.append, transaction)
-            except FencedError:
+            except CorruptError:
                 raise
             except StoreError as error:
                 if began + COMMIT_PATIENCE_S < time.monotonic():
                     raise
-                log.error("commit failed; retrying, nothing is acknowledged", error=str(error))
+                log.error("commit failed, nothing is acknowledged until it succeeds", error=str(error))
                 for link in self._links:
                     link.pause()
                 await asyncio.sleep(COMMIT_RETRY_S)
@@ -193,8 +194,7 @@ class Core:
             else:
                 return
 
-    def _after_commit(self, entries: Entries, pending: int, samples: int) -> None:
-        del pending, samples
+    def _after_commit(self, entries: Entries) -> None:
         frames = entries.frames
         if any(isinstance(record, Config) for _, record in entries.records):
             self._gather.directory = Directory(self.engine.plan)
@@ -205,7 +205,6 @@ class Core:
     # -- the second hand ---------------------------------------------------------------------------------------------------
 
     async def _tick_forever(self) -> None:
-        lease_at = 0.0
         while not self._stop.is_set():
             now_ns = self._clock.now_ns()
             jump_ns = self._clock.jump_ns()
@@ -214,34 +213,51 @@ class Core:
                 self._gather.add(Clock(jump_ns), now_ns)
             self._gather.tick(now_ns)
             self._wake.set()
-            for name, payload in self._receipts.due(now_ns, admit_of(self.engine).ledger, self.engine.plan):
-                self._links[0].publish(name, payload, qos=0)
-            if time.monotonic() >= lease_at:
-                lease_at = time.monotonic() + LEASE_S
-                self._outbox.lease(list(self.engine.plan.sites), self.epoch)
+            due = self._receipts.due(now_ns, admit_of(self.engine).ledger, self.engine.plan)
+            self._outbox.receipts(ReceiptOut(*receipt) for receipt in due)
+            self._outbox.lease(self.epoch)
             await self._snapshot_when_due(now_ns)
+            await self._trim_when_due(now_ns)
             await asyncio.sleep(1.0 - (self._clock.now_ns() % NS_PER_S) / NS_PER_S)
 
     async def _snapshot_when_due(self, now_ns: int) -> None:
-        if self._snapshot_due_ns == 0:
-            self._snapshot_due_ns = now_ns + int(SNAPSHOT_S * NS_PER_S)
-        if now_ns < self._snapshot_due_ns and self._frames_since_snapshot < SNAPSHOT_FRAMES:
+        if now_ns - self._snapshot_due_ns < SNAPSHOT_S * NS_PER_S and self._frames_since_snapshot < SNAPSHOT_FRAMES:
             return
-        self._snapshot_due_ns, self._frames_since_snapshot = now_ns + int(SNAPSHOT_S * NS_PER_S), 0
-        position = self.engine_position
+        self._snapshot_due_ns, self._frames_since_snapshot = now_ns, 0
+        if self.engine.position > self._journal.last_position:
+            return  # a commit is under way; its entries are in the state but not yet on disk
+        position = self.engine.position
         state = {"engine": self.engine.snapshot(), "inbox_row": self._inbox_row}
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._side, write_snapshot, self._settings.data_dir / "snapshots", position, state)
+        await self._aside(write_snapshot, self._settings.data_dir / "snapshots", position, state)
 
-    @property
-    def engine_position(self) -> int:
-        """Position of the last entry the engine's state contains."""
-        return self.engine.position
+    async def _trim_when_due(self, now_ns: int) -> None:
+        """Unlink journal segments that every follower and the older snapshot are done with, or that the disk can no longer hold."""
+        if now_ns - self._trim_due_ns < TRIM_S * NS_PER_S:
+            return
+        self._trim_due_ns = now_ns
+        data, settings = self._settings.data_dir, self._settings
+        kept = sorted(int(path.stem) for path in (data / "snapshots").glob("*.snap"))
+        if not kept:
+            return
+        disk = shutil.disk_usage(data)
+        plan = plan_trim(
+            list_facts(data / "journal"), slowest=slowest_follower(data), needed=kept[0], now_ns=time.time_ns(),
+            free_bytes=disk.free, disk_bytes=disk.total, keep_s=settings.journal_days * 86_400,
+            keep_bytes=int(settings.journal_gb * 1e9), free_min=settings.disk_free_pct / 100,
+        )  # fmt: skip
+        trim: Any = functools.partial(self._journal.trim, before=plan.before)
+        if plan.before and await asyncio.get_running_loop().run_in_executor(self._io, trim):
+            log.info("journal trimmed", before=plan.before, cut_off=plan.is_cutting_off)
+            if plan.is_cutting_off:
+                self._gather.add(Event("follower_cut_off", "", {"before": plan.before}), now_ns)
+
+    async def _aside(self, function: Any, *arguments: Any) -> Any:
+        """Blocking work beside the journal's thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._side, function, *arguments)
 
     async def _inbox_forever(self) -> None:
-        loop = asyncio.get_running_loop()
         while not self._stop.is_set():
-            for row, request in await loop.run_in_executor(self._side, self._inbox.take, self._inbox_row, 100):
+            for row, request in await self._aside(self._inbox.take, self._inbox_row, 100):
                 self._inbox_row = row
                 self._take_request(request, row)
             await asyncio.sleep(INBOX_POLL_S)
@@ -259,38 +275,34 @@ class Core:
 
     # -- life --------------------------------------------------------------------------------------------------------------
 
-    async def run(self) -> int:
-        """Until stopped; 0, or 1 when the journal failed for good."""
+    async def run(self) -> None:
+        """Until SIGTERM or SIGINT. Raises StoreError when the journal failed for good, FencedError when a newer core took over."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self._end)
         self._gather.add(Start(self.epoch, build_id()), self._clock.now_ns())
         self._wake.set()
-        log.info("core ready", epoch=self.epoch, position=self._journal.last_position)
-        (self._settings.data_dir / "run").mkdir(exist_ok=True)
-        (self._settings.data_dir / "run" / "core.ready").write_text(str(self.epoch))
         gc.collect()
         gc.freeze()
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._commit_forever(), name="commit"),
+                commit = group.create_task(self._commit_forever(), name="commit")
+                others = [
                     group.create_task(self._tick_forever(), name="tick"),
                     group.create_task(self._inbox_forever(), name="inbox"),
                     *(group.create_task(link.run(), name="link") for link in self._links),
                 ]
+                log.info("core ready", epoch=self.epoch, position=self._journal.last_position)
                 await self._stop.wait()
-                for task in tasks[1:]:
+                for task in others:
                     task.cancel()
-                self._wake.set()
-        except* (StoreError, FencedError) as errors:
-            self.failure = str(errors.exceptions[0])
+                await commit
         finally:
             self._close()
-        if self.failure:
-            log.error("core stops", reason=self.failure)
-            return 1
-        return 0
+
+    def _end(self) -> None:
+        self._stop.set()
+        self._wake.set()
 
     def _close(self) -> None:
         self._io.shutdown(wait=True)
@@ -325,7 +337,10 @@ def recover(data: Path, *, sabotage: frozenset[str] = frozenset()) -> tuple[Engi
     Newest valid snapshot, then the journal's tail. What was journaled stays fact: where new code decides otherwise, that is logged.
     """
     engine, inbox_row, position, differing = build_engine(sabotage=sabotage), 0, -1, 0
-    found = newest_snapshot(data / "snapshots", build=build_id())
+    skipped: list[str] = []
+    found = newest_snapshot(data / "snapshots", skipped=skipped, is_other_build_allowed=True)
+    for reason in skipped:
+        log.warning("snapshot passed over", reason=reason)
     if found is not None:
         position, state = found
         engine.restore(state["engine"])
@@ -346,7 +361,22 @@ def recover(data: Path, *, sabotage: frozenset[str] = frozenset()) -> tuple[Engi
     return engine, inbox_row
 
 
+def slowest_follower(data: Path) -> int:
+    """The last position that every follower says it has; -1 when one has not said."""
+    positions = [data / "run" / f"{name}.position" for name in FOLLOWERS]
+    return min(int(path.read_text()) if path.exists() else -1 for path in positions)
+
+
 async def run_core(settings: Settings) -> int:
-    """The `core` process from start to end; the exit code."""
+    """The `core` process from start to end; the exit code: 0, 1 environment, 3 damaged files."""
     kernels.warm()
-    return await Core(settings).run()
+    code = 0
+    try:
+        await Core(settings).run()
+    except* CorruptError as errors:
+        log.error("core stops: stored files are damaged", reason=str(errors.exceptions[0]))
+        code = CORRUPT_EXIT
+    except* (StoreError, FencedError) as errors:
+        log.error("core stops", reason=str(errors.exceptions[0]))
+        code = code or 1
+    return code

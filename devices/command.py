@@ -100,12 +100,13 @@ class Commands:
                 events.append(((entry, ENTRY, 0), _RECORD, record))
                 is_wide = is_wide or not isinstance(record, Ack)
         events += [((t.entry, t.phase, t.time_ns if t.phase == TIMER else 0), _TARGET, t) for t in span.targets]
-        if len(span.entries.frames):
+        if len(span.entries.frames) and self._ears.is_measured(span):
             watched = set(self._drives) if is_wide or (events[:1] and events[0][1] == _EARLY) else set(self._active)
             watched.update(t.actuator for t in span.targets)
             if watched:
                 points = {name: number for name in watched if (number := self._directory.feedback_point(name)) is not None}
                 events += [((entry, ENTRY, 0), _MEASURED, what) for entry, what in self._ears.measured(span, points)]
+        if len(span.entries.frames):
             heard = self._ears.heard(span, self._proven, every=is_wide)
             events += [((entry, ENTRY, 0), _RECORD, key) for entry, key in heard]
         return events

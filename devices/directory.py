@@ -10,6 +10,7 @@ class Directory:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._specs: dict[str, ActuatorSpec | None] = {}
+        self._feedback: dict[str, int | None] = {}
 
     def spec(self, name: str) -> ActuatorSpec | None:
         """The actuator's specification; None when it is gone or its site is a recording, which never moves."""
@@ -22,8 +23,11 @@ class Directory:
 
     def feedback_point(self, name: str) -> int | None:
         """Number of the point that measures it; None when nothing does."""
-        spec, device = self.spec(name), self._plan.device(name.rpartition("/")[0])
-        return None if spec is None or device is None or spec.feedback is None else device.point(spec.feedback)
+        if name not in self._feedback:
+            spec, device = self.spec(name), self._plan.device(name.rpartition("/")[0])
+            feedback = None if spec is None else spec.feedback
+            self._feedback[name] = None if device is None or feedback is None else device.point(feedback)
+        return self._feedback[name]
 
     def heartbeat_s(self, name: str) -> float:
         """How often its feedback comes when nothing changes; 0 without feedback."""

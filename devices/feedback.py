@@ -28,6 +28,10 @@ class Ears:
         self._needs_proof = np.array([needs[id(d.profile)] for d in plan.devices], np.bool_)  # by device
         self._is_proof_needed = bool(self._needs_proof.any())
 
+    def is_measured(self, span: Span) -> bool:
+        """True when the span brings any feedback at all."""
+        return bool(self._is_feedback[span.entries.frames.point].any())
+
     def measured(self, span: Span, points: dict[str, int]) -> list[tuple[int, tuple[str, float, int]]]:
         """(entry, (actuator, value, ts_ns)) of usable samples of the feedback points of some actuators: live, new, not BAD."""
         frames, admission = span.entries.frames, span.admission

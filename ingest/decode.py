@@ -29,6 +29,11 @@ _QUALITY_WORDS: Final = {
     "BAD": quality.BAD | quality.DEVICE_BAD,
 }
 _NULL: Final = quality.BAD | quality.DEVICE_BAD
+# Plain numbers: an operation on an IntFlag costs a microsecond.
+_FIRST, _HAS_SEQ, _HAS_TS = int(Flag.FIRST), int(Flag.HAS_SEQ), int(Flag.HAS_TS)
+_SIMPLE_FLAGS: Final = _FIRST | _HAS_SEQ | _HAS_TS
+_UINT: Final = 1 << 32
+_TS_END_MS: Final = wire.TS_END_MS
 
 _row_decoder = msgspec.json.Decoder(wire.Message)
 _status_decoder = msgspec.json.Decoder(wire.Status)
@@ -42,6 +47,7 @@ class Source:
 
     key: str
     channel: str
+    is_telemetry: bool
     device: int
     flags: int
     points: dict[str, int]
@@ -74,7 +80,8 @@ class Directory:
             flags |= Flag.REPLAY
         units, members = self._of_profile(device)
         points = {spec.name: number for spec, number in zip(device.profile.points, device.points, strict=True)}
-        source = Source(device.key, address.channel, device.number, int(flags), points, units, members)
+        is_telemetry = address.channel in {"telemetry", "backfill"}
+        source = Source(device.key, address.channel, is_telemetry, device.number, int(flags), points, units, members)
         self._known[name] = source
         return source
 
@@ -98,7 +105,13 @@ class Gather:
         """Forget everything gathered."""
         self._times: list[int] = []
         self._records: list[tuple[int, Record]] = []
-        self._frames: dict[str, list[int]] = {name: [] for name in ("entry", "device", "ts_ns", "boot", "seq", "flags", "size")}
+        self._entry: list[int] = []
+        self._device: list[int] = []
+        self._ts_ns: list[int] = []
+        self._boot: list[int] = []
+        self._seq: list[int] = []
+        self._flags: list[int] = []
+        self._size: list[int] = []
         self._point: list[int] = []
         self._value: list[float] = []
         self._quality: dict[int, int] = {}
@@ -132,17 +145,47 @@ class Gather:
         source = self.directory.get(name)
         if isinstance(source, wire.Reject):
             self._reject(source, name, payload, received_ns)
-        elif source.channel in {"telemetry", "backfill"}:
-            self._take_telemetry(source, name, payload, retained, received_ns)
+        elif source.is_telemetry:
+            if retained or not self._take_simple(source, payload, received_ns):
+                self._take_telemetry(source, name, payload, retained, received_ns)
         else:
             problem = self._take_record(source, payload, retained, received_ns)
             if problem is not None:
                 self._reject(problem, name, payload, received_ns, device=source.key)
 
+    def _take_simple(self, source: Source, payload: bytes, received_ns: int) -> bool:
+        """The common message, one row of plain numbers of known points, without the general path's calls: half the time of it.
+
+        False, with nothing taken, for everything else; the general path then decides and says why.
+        """
+        if len(payload) > wire.PAYLOAD_MAX:
+            return False
+        try:
+            message = _row_decoder.decode(payload)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            return False
+        values, ts, boot, seq = message.p, message.ts, message.boot, message.seq
+        if not values or message.rows is not None or message.q is not None or message.u is not None or message.v != wire.VERSION:
+            return False
+        if ts is None or not 0 <= ts < _TS_END_MS or boot is None or seq is None or not (0 <= boot < _UINT and 0 <= seq < _UINT):
+            return False
+        points, scalars = source.points, source.members
+        for name, value in values.items():
+            if type(value) is not float or name not in points or name in scalars:
+                return False
+        if len(values) > wire.POINTS_MAX:
+            return False
+        for name, value in values.items():
+            self._point.append(points[name])
+            self._value.append(value)  # type: ignore[arg-type]  # checked above
+        self._add_frame(source.device, ts * NS_PER_MS, boot, seq, source.flags | _SIMPLE_FLAGS, len(values), received_ns)
+        self.messages += 1
+        return True
+
     # -- telemetry -------------------------------------------------------------------------------------------------------
 
     def _take_telemetry(self, source: Source, name: str, payload: bytes, retained: bool, received_ns: int) -> None:
-        flags = source.flags | Flag.RETAINED if retained else source.flags
+        flags = source.flags | int(Flag.RETAINED) if retained else source.flags
         if payload[:4] == wire.PACKED_MAGIC:
             problem = self._take_packed(source, payload, flags, received_ns)
             if problem is not None:
@@ -154,11 +197,11 @@ class Gather:
             self._reject(message, name, payload, received_ns, device=source.key)
             return
         if message.boot is not None:
-            flags |= Flag.HAS_SEQ
+            flags |= _HAS_SEQ
         rows = message.rows if message.rows is not None else (message,)
-        first = int(Flag.FIRST)
+        first = _FIRST
         for row in rows:
-            if self._take_row(source, message, row, int(flags) | first, received_ns, bad):
+            if self._take_row(source, message, row, flags | first, received_ns, bad):
                 first = 0
         if first and not bad:
             bad.append(wire.Reject("malformed", "no samples"))
@@ -180,7 +223,7 @@ class Gather:
             ts_ns = received_ns
         elif wire.is_valid_ts(row.ts):
             ts_ns = row.ts * NS_PER_MS
-            flags |= Flag.HAS_TS
+            flags |= _HAS_TS
         else:
             bad.append(wire.Reject("timestamp", f"ts {row.ts}", len(values)))
             return False
@@ -189,7 +232,7 @@ class Gather:
             return False
         points, units, words = source.points, row.u, row.q
         start, arrays = len(self._value), len(self._arrays)
-        frame = len(self._frames["entry"])
+        frame = len(self._entry)
         for name, value in values.items():
             number = points.get(name)
             if number is None:
@@ -220,15 +263,15 @@ class Gather:
         return True
 
     def _add_frame(self, device: int, ts_ns: int, boot: int, seq: int, flags: int, size: int, received_ns: int) -> None:
-        frames = self._frames
-        frames["entry"].append(len(self._times))
-        frames["device"].append(device)
-        frames["ts_ns"].append(ts_ns)
-        frames["boot"].append(boot)
-        frames["seq"].append(seq)
-        frames["flags"].append(int(flags))
-        frames["size"].append(size)
-        self._times.append(received_ns)
+        times = self._times
+        self._entry.append(len(times))
+        self._device.append(device)
+        self._ts_ns.append(ts_ns)
+        self._boot.append(boot)
+        self._seq.append(seq)
+        self._flags.append(flags)
+        self._size.append(size)
+        times.append(received_ns)
 
     def _take_array(self, source: Source, frame: int, name: str, values: Any, bad: list[wire.Reject]) -> None:
         expected = source.members.get(name)
@@ -249,14 +292,14 @@ class Gather:
         if packed.ts_ms is not None:
             if not wire.is_valid_ts(packed.ts_ms):
                 return wire.Reject("timestamp", f"ts {packed.ts_ms}", len(packed.values))
-            ts_ns, flags = packed.ts_ms * NS_PER_MS, flags | Flag.HAS_TS
+            ts_ns, flags = packed.ts_ms * NS_PER_MS, flags | _HAS_TS
         bad: list[wire.Reject] = []
-        self._take_array(source, len(self._frames["entry"]), packed.point, packed.values, bad)
+        self._take_array(source, len(self._entry), packed.point, packed.values, bad)
         if bad:
             return bad[0]
         if packed.has_seq:
-            flags |= Flag.HAS_SEQ
-        self._add_frame(source.device, ts_ns, packed.boot, packed.seq, flags | Flag.FIRST, 0, received_ns)
+            flags |= _HAS_SEQ
+        self._add_frame(source.device, ts_ns, packed.boot, packed.seq, flags | _FIRST, 0, received_ns)
         self.messages += 1
         return None
 
@@ -318,27 +361,24 @@ class Gather:
             if reason:
                 body |= {"reason": reason, "samples": samples, "detail": "more of the same, without payload"}
             self.add(Event("reject" if reason else "records", "", body), now_ns)
-        frames = self._frames
         times = np.array(self._times, np.int64)
         if len(times):
             times[0] = max(int(times[0]), not_before_ns)
             np.maximum.accumulate(times, out=times)
         kind = np.full(len(times), Kind.TICK, np.uint8)
-        kind[frames["entry"]] = Kind.FRAME
+        kind[self._entry] = Kind.FRAME
         for index, record in self._records:
             kind[index] = _KINDS[type(record)]
-        offsets = np.zeros(len(frames["entry"]) + 1, np.int64)
-        np.cumsum(frames["size"], out=offsets[1:])
+        offsets = np.zeros(len(self._entry) + 1, np.int64)
+        np.cumsum(self._size, out=offsets[1:])
         marks = np.zeros(len(self._value), np.uint16)
         for sample, mark in self._quality.items():
             marks[sample] = mark
-        columns = {name: np.array(frames[name], DTYPES[name]) for name in COLUMNS if name in frames}
-        columns |= {
-            "offsets": offsets,
-            "point": np.array(self._point, np.int32),
-            "value": np.array(self._value, np.float64),
-            "quality": marks,
-        }
+        made: dict[str, Any] = {
+            "entry": self._entry, "device": self._device, "ts_ns": self._ts_ns, "boot": self._boot, "seq": self._seq,
+            "flags": self._flags, "offsets": offsets, "point": self._point, "value": self._value, "quality": marks,
+        }  # fmt: skip
+        columns = {name: np.array(made[name], DTYPES[name]) for name in COLUMNS}
         entries = Entries(first, kind, times, Frames(**columns, arrays=tuple(self._arrays)), tuple(self._records))
         self.clear()
         return entries

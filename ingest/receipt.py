@@ -10,9 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.ledger import Ledger
-from telemetry import topic
 from telemetry.plan import NS_PER_S, Plan
-from telemetry.wire.message import Receipt, encode
 
 INTERVAL_NS: Final = 5 * NS_PER_S
 HALF_WINDOW: Final = 500  # devices keep at least 1,000 messages
@@ -38,8 +36,8 @@ class Receipts:
         """Frames with sequence numbers of these devices were committed."""
         self._owed[devices] = True
 
-    def due(self, now_ns: int, ledger: Ledger, plan: Plan) -> Iterator[tuple[str, bytes]]:
-        """(topic, payload) of every receipt to send now; marks them sent."""
+    def due(self, now_ns: int, ledger: Ledger, plan: Plan) -> Iterator[tuple[str, int, int]]:
+        """("site/device", boot, seq) of every receipt to send now; marks them sent."""
         owed = np.flatnonzero(self._owed)
         ahead = ledger.high[owed, 0] - self._sent_seq[owed] >= HALF_WINDOW
         for number in owed[(now_ns - self._sent_ns[owed] >= INTERVAL_NS) | ahead].tolist():
@@ -48,4 +46,4 @@ class Receipts:
             if receipt is None or not device.profile.receipts:
                 continue
             self._sent_ns[number], self._sent_seq[number] = now_ns, receipt[1]
-            yield topic.topic(device.site, device.name, "receipt"), encode(Receipt(*receipt))
+            yield device.key, *receipt

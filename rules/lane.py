@@ -42,7 +42,8 @@ def on_data_clock(columns: dict[str, NDArray[Any]], sizes: NDArray[Any], *, firs
     zeros = np.zeros(n, np.int64)
     made: dict[str, Any] = {
         "entry": np.flatnonzero(kind == Kind.FRAME), "device": columns["device"][order], "ts_ns": ts_ns,
-        "boot": zeros, "seq": zeros, "flags": np.full(n, Flag.HAS_TS | Flag.FIRST), "offsets": offsets, "point": columns["point"][sample],
+        "boot": zeros, "seq": zeros,
+        "flags": np.full(n, Flag.HAS_TS | Flag.FIRST), "offsets": offsets, "point": columns["point"][sample],
         "value": columns["value"][sample], "quality": columns["quality"][sample],
     }  # fmt: skip
     frames = Frames(**{name: made[name].astype(DTYPES[name]) for name in COLUMNS})

@@ -18,7 +18,7 @@ from rules.kernels import Reads
 from rules.program import Program, compile_program
 from telemetry.errors import ExpressionError
 from telemetry.plan import NS_PER_S, Device, Plan
-from telemetry.site import LEVELS, ActuatorSpec, RuleSpec
+from telemetry.site import LEVELS, ActuatorSpec, PointSpec, RuleSpec
 
 Array = NDArray[Any]
 SLOTS_MAX: Final = 32  # points one rule may read
@@ -148,24 +148,29 @@ def _by_profile(devices: list[Device]) -> list[list[Device]]:
 
 def _draft(plan: Plan, site: str, spec: RuleSpec, devices: list[Device]) -> _Draft:
     profile = devices[0].profile
-    when = expression.parse(spec.when)
+    points, links = {p.name: p for p in profile.points}, _linked_points(plan, site, devices)
+    when = expression.parse(spec.when, points=points, links=links, want="condition")
     length_ns = when.length_ns if isinstance(when, Silent) else 0
     if spec.clear is not None:
-        clear = expression.parse(spec.clear)
+        clear: expression.Node | None = expression.parse(spec.clear, points=points, links=links, want="condition")
     elif spec.hysteresis > 0:
         clear = expression.with_hysteresis(when, spec.hysteresis)
     else:
         clear = None
     demand = spec.demand
-    value = expression.parse(demand.value) if demand is not None and isinstance(demand.value, str) else None
+    value = None
+    if demand is not None and isinstance(demand.value, str):
+        value = expression.parse(demand.value, points=points, links=links, want="number")
     actuator = None
     if demand is not None:
         actuator = devices[0].actuator(demand.actuator)
         if actuator is None:
             raise ExpressionError(f"profile {profile.name!r} has no actuator {demand.actuator!r}")
     nodes = (None if length_ns else when, clear, value)
-    refs = tuple(dict.fromkeys(ref for node in (when, clear, value) if node is not None for ref in expression.references(node)))
-    if length_ns:
+    refs: tuple[PointRef | Window | Silent, ...] = tuple(
+        dict.fromkeys(ref for node in (when, clear, value) if node is not None for ref in expression.references(node))
+    )
+    if isinstance(when, Silent):
         refs = (when,)
     if len(refs) > SLOTS_MAX:
         raise ExpressionError(f"reads {len(refs)} points, at most {SLOTS_MAX} are allowed")
@@ -187,6 +192,18 @@ def _draft(plan: Plan, site: str, spec: RuleSpec, devices: list[Device]) -> _Dra
     rule = Rule(site, spec, 0, np.array([d.number for d in devices], np.int32), 0, numbers_of, length_ns, actuator)
     group_key = (*keys, len(refs), bool(length_ns))
     return _Draft(rule, refs, (parts[0], parts[1], parts[2]), group_key, _resolve(plan, site, devices, refs))
+
+
+def _linked_points(plan: Plan, site: str, devices: list[Device]) -> dict[str, dict[str, PointSpec]]:
+    """Points behind each link of the areas in scope, by link and name."""
+    wanted = {d.area for d in devices}
+    found: dict[str, dict[str, PointSpec]] = {}
+    for area in plan.sites[site].areas:
+        for link, target in area.links.items() if area.name in wanted else ():
+            device = plan.device(target if "/" in target else f"{site}/{target}")
+            if device is not None:
+                found.setdefault(link, {}).update({p.name: p for p in device.profile.points})
+    return found
 
 
 def _resolve(plan: Plan, site: str, devices: list[Device], refs: Sequence[Any]) -> Array:

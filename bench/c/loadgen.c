@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 static const char *host = "127.0.0.1", *user, *password, *site = "bench", *out_path;
-static int port = 1883, devices = 1000, spike_every = 40, cpu = -1, points = 1;
+static int port = 1883, devices = 1000, spike_every = 40, cpu = -1;
 static double rate = 10000, seconds = 10, drain = 5;
 static long sent, acked, expected, received, acks_sent, unexpected, duplicate_commands;
 static double *spike_at, *latency;
@@ -90,7 +90,7 @@ static void send_one(struct mosquitto *m, long i, long boot) {
     int k = i % devices;
     long round = i / devices;
     int phase = (int)((round + k) % spike_every);
-    int spike = phase == 1, back = phase == 2;
+    int spike = phase == 1, back = phase == 2 && round > 0;
     char topic[256], body[512];
     snprintf(topic, sizeof topic, "fl/%s/dev-%d/telemetry", site, k);
     double value = spike ? 95.0 : 50.0 + (i % 1000) * 0.01;

@@ -26,6 +26,7 @@ PACKED_DTYPES: Final[dict[int, np.dtype[Any]]] = {
 }
 _PACKED_HEAD: Final = struct.Struct("<4sBBHIIqII")  # magic, dtype, flags, point name bytes, boot, seq, ts ms, members, reserved
 _TS_LIMIT_MS: Final = 1 << 53  # integers a double holds exactly; beyond it JSON numbers are not portable
+TS_END_MS: Final = min(_TS_LIMIT_MS, (1 << 63) // 1_000_000)  # and the time in ns must fit int64
 
 Value = float | list[float] | None
 
@@ -238,4 +239,4 @@ def decode_packed(payload: bytes) -> Packed | Reject:
 
 def is_valid_ts(ts_ms: int) -> bool:
     """True when a ms time stamp fits int64 ns and is not before 1970."""
-    return 0 <= ts_ms < min(_TS_LIMIT_MS, (1 << 63) // 1_000_000)
+    return 0 <= ts_ms < TS_END_MS

@@ -1,0 +1,223 @@
+"""End to end: one-reading JSON messages at QoS 1, decoded, admitted, committed, acknowledged, every sample through 50 rules, into history.
+
+Figures: rate that is sustained with nothing lost and a flat backlog, beside a C subscriber that does nothing on the same broker; time
+from publishing a sample to receiving its command, beside a timer probe; CPU share of packed arrays; memory with 10,000 devices.
+"""
+
+import json
+import shutil
+import statistics
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench.rig import BUILD, Rig, cpu_seconds, loadgen, pin, rig, rss_mb, run_json, wait_until
+
+Row = dict[str, Any]
+POINTS = ["supply_air_temperature_c", *(f"duct_{i}_temperature_c" for i in range(1, 10))]
+
+
+def write_site(directory: Path, *, devices: int, windows: int = 0, members: int = 0) -> Path:
+    """A site of `devices` devices with 10 points and 50 rules, 5 a point; the first one moves the device's relay."""
+    rules: list[Row] = [
+        {
+            "id": "SPIKE",
+            "profile": "bench",
+            "when": f"{POINTS[0]} > 90",
+            "demand": {"actuator": "relay", "value": 100, "level": "temperature"},
+        }
+    ]
+    for k, point in enumerate(POINTS):
+        for j in range(5 if k else 4):
+            rules.append({
+                "id": f"R{k}-{j}", "profile": "bench", "when": f"{point} > {96 + j}", "hysteresis": 1, "on_delay_s": 5, "priority": "P3",
+            })  # fmt: skip
+    for k in range(windows):
+        rules[-1 - k] |= {"when": f"mean({POINTS[k % len(POINTS)]}, 10 min) > {96 + k}"}
+    profile: Row = {
+        "name": "bench", "receipts": False,
+        "points": [{"name": p, "unit": "C", "low": -50, "high": 150, "heartbeat_s": 60} for p in POINTS],
+        "actuators": [{"name": "relay", "travel_s": 0, "min_step": 1, "fail_safe": "hold", "expiry_s": 30}],
+    }  # fmt: skip
+    if members:
+        profile["points"].append({"name": "spindle_rpm", "unit": "rpm", "low": 0, "high": 30000, "members": members})
+    site = {
+        "v": 1, "site": "bench", "origin": "LIVE", "areas": [{"name": "hall"}], "profiles": ["bench"],
+        "devices": [{"name": "dev", "profile": "bench", "area": "hall", "count": devices}], "rules": rules,
+    }  # fmt: skip
+    (directory / "profiles").mkdir(parents=True)
+    (directory / "site.yaml").write_text(yaml.safe_dump(site, sort_keys=False))
+    (directory / "profiles" / "bench.yaml").write_text(yaml.safe_dump(profile, sort_keys=False))
+    return directory
+
+
+def load(r: Rig, *, rate: float, seconds: float, raw: Path | None = None, cpu: int | None = None, devices: int = 1000) -> Row:
+    """One run of the generator and what it saw."""
+    command = [
+        *pin(cpu),
+        loadgen(),
+        "--port",
+        str(r.port),
+        "--rate",
+        str(rate),
+        "--seconds",
+        str(seconds),
+        "--devices",
+        str(devices),
+    ]
+    if raw is not None:
+        command += ["--raw", str(raw)]
+    return run_json(command, timeout_s=seconds + 120)
+
+
+def stored(r: Rig) -> float:
+    """Samples counted in history."""
+    return r.metric("fieldloom_history_samples")
+
+
+def check(sent: Row, in_history: float) -> str:
+    """Why a run counts for nothing, or "" when all adds up."""
+    if in_history != sent["sent"]:
+        return f"sent {sent['sent']}, in history {in_history:.0f}"
+    if sent["commands_received"] != sent["commands_expected"] or sent["commands_unexpected"]:
+        return f"commands expected {sent['commands_expected']}, received {sent['commands_received']}"
+    return ""
+
+
+def c_subscriber_rate(r: Rig, count: int) -> float:
+    """What a C subscriber that only counts receives from this broker, with one publisher."""
+    command = [str(BUILD / "subscriber"), "127.0.0.1", str(r.port), "", "", "fl/reference/#", str(count)]
+    subscriber = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert subscriber.stderr is not None
+    subscriber.stderr.readline()
+    run_json([str(BUILD / "publisher"), "127.0.0.1", str(r.port), "fl/reference/dev-0/telemetry", str(count)], timeout_s=120)
+    output, _ = subscriber.communicate(timeout=60)
+    return float(json.loads(output)["rate"])
+
+
+def bench_rate(*, seconds: float, rate: float) -> list[Row]:
+    """Sustained rate: everything stored and answered, and no more waiting at the end than after the first tenth."""
+    with rig() as r:
+        reference = statistics.median(c_subscriber_rate(r, 100_000) for _ in range(3))
+        r.start_service(write_site(r.directory / "site", devices=1000))
+        assert r.core is not None
+        before, began = cpu_seconds(r.core.pid), time.monotonic()
+        sent = load(r, rate=rate, seconds=seconds, raw=BUILD / "e2e.rate.csv")
+        busy = (cpu_seconds(r.core.pid) - before) / (time.monotonic() - began)
+        wait_until(lambda: stored(r) >= sent["sent"], f"history has {stored(r):.0f} of {sent['sent']}", 60)
+        problem = check(sent, stored(r))
+        evidence = {**sent, "stored": stored(r), "core_cpu": busy, "problem": problem}
+    (BUILD / "e2e.rate.json").write_text(json.dumps(evidence, indent=1))
+    lost = sent["sent"] - evidence["stored"]
+    if problem:
+        return [row("e2e.rate", None, "1/s", None, problem), row("e2e.lost", lost, "messages")]
+    return [
+        row("e2e.rate", sent["rate"], "1/s", reference),
+        row("e2e.rate_of_c_subscriber", sent["rate"] / reference, "1"),
+        row("e2e.lost", lost, "messages"),
+        row("e2e.rate_core_cpu", busy, "cores"),
+        row("e2e.rate_p99_ms", sent["p99_ms"], "ms"),
+    ]
+
+
+def bench_latency(*, runs: int, seconds: float) -> list[Row]:
+    """p50 and p99 from sample published to command received at 10,000/s; broker and generator on core 0, the service on core 1."""
+    quiet, busy, probes = [], [], []
+    repeated = 0
+    for k in range(runs):
+        for queries in (False, True):
+            while True:
+                probe = run_json([str(BUILD / "probe"), "1", "2"], timeout_s=30)
+                if probe["p99_ms"] <= 2.0 or repeated > 20:
+                    break
+                repeated += 1
+            result = latency_run(
+                seconds=seconds, raw=BUILD / f"e2e.latency.{k}.{'queries' if queries else 'quiet'}.csv", queries=queries
+            )
+            (busy if queries else quiet).append(result)
+            probes.append(probe["p99_ms"])
+    (BUILD / "e2e.latency.json").write_text(json.dumps({"quiet": quiet, "queries": busy, "probe_p99_ms": probes}, indent=1))
+    problems = sorted({r["problem"] for r in quiet + busy} - {""})
+    if problems:
+        return [row("e2e.p99_ms", None, "ms", None, "; ".join(problems))]
+    p99 = statistics.median(r["p99_ms"] for r in quiet)
+    return [
+        row("e2e.p50_ms", statistics.median(r["p50_ms"] for r in quiet), "ms"),
+        row("e2e.p99_ms", p99, "ms", statistics.median(probes)),
+        row("e2e.probe_p99_ms", statistics.median(probes), "ms"),
+        row("e2e.probe_repeated", repeated, "runs"),
+        row("e2e.p99_under_queries_ratio", statistics.median(r["p99_ms"] for r in busy) / p99, "1"),
+    ]
+
+
+def latency_run(*, seconds: float, raw: Path, queries: bool) -> Row:
+    """One run on a fresh service; with `queries`, a client asks API and history without pause meanwhile."""
+    with rig(broker_cpu=0, service_cpu=1) as r:
+        r.start_service(write_site(r.directory / "site", devices=1000))
+        load(r, rate=2000, seconds=2, cpu=0)  # caches warm, kernels loaded
+        settled = stored_when_still(r)
+        hammer = start_hammer(r) if queries else None
+        sent = load(r, rate=10_000, seconds=seconds, raw=raw, cpu=0)
+        if hammer is not None:
+            hammer.terminate()
+            hammer.wait()
+        total = stored_when_still(r)
+        return {**sent, "stored": total - settled, "problem": check(sent, total - settled)}
+
+
+def start_hammer(r: Rig) -> subprocess.Popen[bytes]:
+    """A program on the generator's core that asks the API for latest values and history as fast as it answers."""
+    url = f"http://127.0.0.1:{r.web_port}/api/v1/sites/bench"
+    token = r.fieldloom("token").strip()
+    script = (
+        "import httpx,itertools,time\n"
+        f"c=httpx.Client(headers={{'Authorization':'Bearer {token}'}},timeout=30)\n"
+        "for i in itertools.count():\n"
+        f"  c.get('{url}/devices')\n"
+        f"  c.get('{url}/devices/dev-%d/points/{POINTS[0]}/history'%(i%1000)).raise_for_status()\n"
+    )
+    return subprocess.Popen([*pin(0), shutil.which("python3") or "python3", "-c", script])
+
+
+def stored_when_still(r: Rig) -> float:
+    """Samples in history once the number no longer changes."""
+    last = [-1.0, 0.0]
+
+    def still() -> bool:
+        now = stored(r)
+        last[1] = last[1] + 1 if now == last[0] else 0
+        last[0] = now
+        return last[1] >= 20
+
+    wait_until(still, "history goes on growing", 120)
+    return last[0]
+
+
+def bench_memory(*, seconds: float) -> list[Row]:
+    """Resident memory of core at 10,000 devices x 10 points with 50 rules, 10 of them over windows, while data flow."""
+    with rig() as r:
+        r.start_service(write_site(r.directory / "site", devices=10_000, windows=10))
+        assert r.core is not None
+        load(r, rate=5000, seconds=seconds / 2, devices=10_000)
+        middle = rss_mb(r.core.pid)
+        load(r, rate=5000, seconds=seconds / 2, devices=10_000)
+        return [row("core.rss_mb", rss_mb(r.core.pid), "MB", middle)]
+
+
+def row(name: str, value: float | None, unit: str, reference: float | None = None, problem: str = "") -> Row:
+    """One line of build/bench.json; a run whose numbers do not add up has no value but a problem."""
+    ratio = value / reference if value is not None and reference else None
+    made: Row = {"name": name, "value": value, "unit": unit, "reference": reference, "ratio": ratio}
+    return made | ({"problem": problem} if problem else {})
+
+
+def run(*, short: bool) -> list[Row]:
+    """All end-to-end figures."""
+    return [
+        *bench_rate(seconds=20 if short else 300, rate=21_000),
+        *bench_latency(runs=1 if short else 5, seconds=10 if short else 20),
+        *bench_memory(seconds=20 if short else 60),
+    ]
