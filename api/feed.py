@@ -136,6 +136,7 @@ class FeedHub:
             "core_silent_ms": state.silent_ms(self._clock.now_ns()),
             "messages": int(state.device_messages[: len(client.devices)][client.devices].sum()),
             "engine_ms": state.engine_ns // NS_PER_MS,
+            "blind": state.blind is not None,
             "position": state.position,
             "epoch": state.epoch,
         }

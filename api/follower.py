@@ -14,7 +14,7 @@ import structlog
 from api.feed import FeedHub
 from api.parts import Lag
 from api.state import Delta, LiveState, Parsed, merge, parse
-from store.journal_reader import Gap
+from store.journal_reader import Gap, JournalReader
 from store.projection import JournalSource, Projector
 from telemetry.clock import Clock
 from telemetry.errors import StoreError
@@ -70,7 +70,7 @@ class LiveFollower:
 
     def __init__(
         self,
-        journal: Callable[[], JournalSource],
+        journal: Callable[[], JournalReader],
         state: LiveState,
         hub: FeedHub,
         lag: Lag,
@@ -114,18 +114,28 @@ class LiveFollower:
     async def _restore(self) -> None:
         if self._keeper is None:
             return
-        found = await self._in_thread(self._keeper.newest)
+        found = await self._in_thread(lambda: self._newest(self._keeper))
         if found is not None:
             self._state.restore(*found)
+
+    def _newest(self, keeper: Keeper | None) -> tuple[int, dict[str, Any]] | None:
+        """The newest snapshot, unless it is ahead of the journal: then it belongs to another journal."""
+        found = None if keeper is None else keeper.newest()
+        if found is None:
+            return None
+        try:
+            last = self._open().last()
+        except StoreError:
+            return found
+        return found if last is not None and last.last >= found[0] else None
 
     async def _keep(self) -> None:
         """Write a snapshot; without one the next start only takes longer, so a failure is no more than a line in the log."""
         if self._keeper is None or self._state.position < 0:
             return
-        position, saved, keeper = self._state.position, self._state.snapshot(), self._keeper
-        saved = {name: value.copy() if hasattr(value, "copy") else value for name, value in saved.items()}
+        position, build, keeper = self._state.position, self._state.snapshot(), self._keeper
         try:
-            await self._in_thread(lambda: keeper.write(position, saved))
+            await self._in_thread(lambda: keeper.write(position, build()))
         except (StoreError, OSError) as error:
             log.warning("live_snapshot_failed", error=str(error))
 
@@ -217,6 +227,9 @@ class HistoryFollower:
     async def _round(self) -> int:
         try:
             taken = await asyncio.get_running_loop().run_in_executor(self._executor, self._follow)
+        except Gap as gap:
+            self._pass_over(gap)
+            return 1
         except StoreError as error:
             self._fault.begins(error)
             self._journal = None
@@ -225,6 +238,12 @@ class HistoryFollower:
         if self._projector is not None:
             self._lag.history_position = self._projector.position
         return taken
+
+    def _pass_over(self, gap: Gap) -> None:
+        """The journal was trimmed before history had it (it was cut off to save the disk): go on behind the gap, and say so."""
+        log.error("history_gap", after=gap.after, available=gap.available)
+        if self._projector is not None:
+            self._projector.position = gap.available - 1
 
 
 async def probe_lag(lag: Lag) -> None:

@@ -4,15 +4,16 @@ Latest values are columns by point number; alarms, commands and rejects are smal
 event loop: one transaction costs some 100 us, so no lock is needed and no reader ever sees half a transaction.
 """
 
-import base64
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from api.about import rejected_bytes, request_site, split_subject
 from telemetry.decision import Decision
 from telemetry.frame import Entries, Flag, Verdict
 from telemetry.plan import Device, Plan
@@ -144,14 +145,6 @@ def parse(transaction: Transaction) -> Parsed:
     )
 
 
-def split_subject(decision: Decision) -> tuple[str, str, str]:
-    """(site, device, rest) of a decision: "RULE@site/device" gives the rule as rest, "site/device/actuator" the actuator."""
-    rule, at, place = decision.subject.partition("@")
-    site, _, device = (place if at else decision.subject).partition("/")
-    device, _, rest = device.partition("/")
-    return site, device, rule if at else rest
-
-
 class LiveState:
     """Everything the live pages show. `position` is the last journal position applied, -1 when none."""
 
@@ -162,7 +155,7 @@ class LiveState:
         self.version = ""
         self.engine_ns = 0
         self.heard_ns = 0  # by our own clock: when the core last wrote something new; 0 before that
-        self.blind: dict[str, Any] | None = None
+        self.blind: dict[str, Any] | None = None  # None: the core sees; else the evidence of its blind time
         self.skipped = 0  # journal positions that were trimmed before we read them
         self.accounting = Accounting()
         self.value = np.zeros(0, np.float64)
@@ -180,6 +173,7 @@ class LiveState:
         self.decisions: deque[Decision] = deque(maxlen=DECISIONS_MAX)
         self.requests: OrderedDict[str, RequestState] = OrderedDict()
         self._received: deque[tuple[int, int]] = deque()
+        self._indices: dict[str, _SiteIndex] = {}
 
     def has_value(self, point: int) -> bool:
         """True when the point has had a sample."""
@@ -193,6 +187,35 @@ class LiveState:
         """True when it has sent nothing for three of its longest heartbeats (at least 10 s), or never."""
         seen_ns = self.seen_ns(device)
         return seen_ns == NEVER or self.engine_ns - seen_ns > device.profile.lateness() * 1e9
+
+    def silent_count(self, site: str) -> int:
+        """How many active devices of a site are silent."""
+        devices = self._index(site).devices
+        seen_ns = self.device_seen_ns[devices]
+        late = self.engine_ns - np.maximum(seen_ns, 0) > self._index(site).lateness_ns
+        return int(np.count_nonzero((seen_ns == NEVER) | late))
+
+    def active_devices(self, site: str) -> NDArray[np.int64]:
+        """Numbers of a site's active devices, in order."""
+        return self._index(site).devices
+
+    def active_points(self, site: str) -> NDArray[np.int64]:
+        """Numbers of a site's active points, in order."""
+        return self._index(site).points
+
+    def _index(self, site: str) -> "_SiteIndex":
+        """Numbers of a site, computed once a configuration: a page of a list must not cost a walk over 100,000 points."""
+        found = self._indices.get(site)
+        if found is None:
+            active = [d for d in self.plan.devices if d.site == site and d.number in self.plan.active]
+            lateness_ns = {id(d.profile): d.profile.lateness() * 1e9 for d in active}
+            found = _SiteIndex(
+                np.array([d.number for d in active], np.int64),
+                np.sort(np.array([number for d in active for number in d.points], np.int64)),
+                np.array([lateness_ns[id(d.profile)] for d in active], np.float64),
+            )
+            self._indices[site] = found
+        return found
 
     def silent_ms(self, now_ns: int) -> int:
         """How long the core has written nothing new, by our own clock: its engine time may differ from our wall clock."""
@@ -292,6 +315,7 @@ class LiveState:
         match record:
             case Config():
                 self.plan.apply(parsed.configs[record.sha256])
+                self._indices.pop(record.site, None)
                 delta.sites.append(record.site)
             case Event(name="reject"):
                 self._reject(record, parsed.entries.first + index, time_ns, delta)
@@ -311,7 +335,7 @@ class LiveState:
         if not site:
             parts = topic.split("/")
             site, device = (parts[1], parts[2]) if len(parts) >= 3 and parts[1] in self.plan.sites else ("", "")
-        raw = _payload(body.get("payload", ""))
+        raw = rejected_bytes(body.get("payload", ""))
         rest = {k: v for k, v in body.items() if k not in ("topic", "payload", "reason")}
         reject = Reject(position, time_ns, site, device, str(body.get("reason", "")), topic, raw, rest)
         self.rejects.append(reject)
@@ -338,7 +362,7 @@ class LiveState:
                     request.reason = str(decision.body.get("reason", ""))
                     delta.requests.append(request)
             case "blind":
-                self.blind = decision.body if decision.body.get("on", True) else None
+                self.blind = decision.body if decision.body.get("blind") else None
 
     def _alarm(self, decision: Decision) -> Alarm:
         site, device, rule = split_subject(decision)
@@ -382,8 +406,11 @@ class LiveState:
         command.steps.append((state, decision.time_ns, reason))
         return command
 
-    def snapshot(self) -> dict[str, Any]:
-        """State for a file: nested dictionaries, texts and arrays; by number, together with the plan that gave the numbers."""
+    def snapshot(self) -> Callable[[], dict[str, Any]]:
+        """State for a file, as of now: what it returns builds it, in a thread, since names of 100,000 points take 100 ms.
+
+        Nested dictionaries, texts and arrays; by number, together with the plan that gave the numbers.
+        """
         points, devices = len(self.plan.point_owner), len(self.plan.devices)
         small = {
             "alarms": list(self.alarms.values()),
@@ -392,23 +419,25 @@ class LiveState:
             "decisions": list(self.decisions),
             "requests": list(self.requests.values()),
             "accounting": self.accounting,
+            "blind": self.blind,
             "members": list(self.members.items()),
         }
-        return {
-            "plan": self.plan.snapshot(),
+        plan = Plan(sites=dict(self.plan.sites), devices=list(self.plan.devices), point_owner=list(self.plan.point_owner))
+        saved = {
             "epoch": self.epoch,
             "version": self.version,
             "engine_ns": self.engine_ns,
             "skipped": self.skipped,
             "status": dict(self.device_status),
             "small": msgspec.msgpack.encode(small),
-            "value": self.value[:points],
-            "ts_ns": self.ts_ns[:points],
-            "quality": self.quality[:points],
-            "device_seen_ns": self.device_seen_ns[:devices],
-            "device_messages": self.device_messages[:devices],
-            "device_verdict": self.device_verdict[:devices],
+            "value": self.value[:points].copy(),
+            "ts_ns": self.ts_ns[:points].copy(),
+            "quality": self.quality[:points].copy(),
+            "device_seen_ns": self.device_seen_ns[:devices].copy(),
+            "device_messages": self.device_messages[:devices].copy(),
+            "device_verdict": self.device_verdict[:devices].copy(),
         }
+        return lambda: {**saved, "plan": plan.snapshot()}
 
     def restore(self, position: int, saved: dict[str, Any]) -> None:
         """Take a snapshot made at `position`."""
@@ -429,7 +458,15 @@ class LiveState:
         self.rejects.extend(small.rejects)
         self.decisions.extend(small.decisions)
         self.requests = OrderedDict((r.id, r) for r in small.requests)
-        self.accounting, self.members = small.accounting, dict(small.members)
+        self.accounting, self.members, self.blind = small.accounting, dict(small.members), small.blind
+
+
+class _SiteIndex(NamedTuple):
+    """Active devices and points of a site, ascending; lateness_ns (devices,)."""
+
+    devices: NDArray[np.int64]
+    points: NDArray[np.int64]
+    lateness_ns: NDArray[np.float64]
 
 
 class _Small(msgspec.Struct):
@@ -439,31 +476,5 @@ class _Small(msgspec.Struct):
     decisions: list[Decision]
     requests: list[RequestState]
     accounting: Accounting
+    blind: dict[str, Any] | None
     members: list[tuple[int, dict[str, float]]]
-
-
-def _payload(text: Any) -> bytes:
-    """The rejected bytes, which the journal holds as base64."""
-    try:
-        return base64.b64decode(str(text), validate=True)
-    except ValueError:
-        return str(text).encode()
-
-
-class _NamedSite(msgspec.Struct):
-    site: str = ""
-
-
-def request_site(request: Request) -> str:
-    """The site a request is about; "" when it names none."""
-    body = request.body
-    if "alarm" in body:
-        return str(body["alarm"]).partition("@")[2].partition("/")[0]
-    if "actuator" in body:
-        return str(body["actuator"]).partition("/")[0]
-    if request.kind != "config" or "site" in body:
-        return str(body.get("site", ""))
-    try:
-        return msgspec.json.decode(str(body.get("text", "")), type=_NamedSite).site
-    except msgspec.DecodeError:
-        return ""

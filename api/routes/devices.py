@@ -125,9 +125,10 @@ async def devices(
     del principal
     site_config(parts, site)
     plan = parts.state.plan
-    numbers = [d.number for d in plan.devices if d.site == site and d.number > after and d.number in plan.active]
-    page = numbers[:limit]
-    return DeviceList(items=[device_view(parts, plan.devices[n]) for n in page], next=page[-1] if len(numbers) > limit else None)
+    numbers = parts.state.active_devices(site)
+    rest = numbers[numbers > after]
+    page = rest[:limit].tolist()
+    return DeviceList(items=[device_view(parts, plan.devices[n]) for n in page], next=page[-1] if len(rest) > limit else None)
 
 
 @router.get("/sites/{site}/devices/{device}", responses=problem.documented(401, 404))

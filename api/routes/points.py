@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+import numpy as np
 from fastapi import APIRouter, Query
 from pydantic import Field
 
@@ -75,26 +76,22 @@ async def points(
     """Points of a site, or of one of its devices, with their newest sample."""
     del principal
     site_config(parts, site)
-    plan = parts.state.plan
-    if device is not None:
-        chosen = [find_device(parts, site, device)]
-    else:
-        chosen = [d for d in plan.devices if d.site == site and d.number in plan.active]
-    found = sorted(
-        (
-            (number, owner, spec)
-            for owner in chosen
-            for spec, number in zip(owner.profile.points, owner.points, strict=True)
-            if number > after
-        ),
-        key=lambda row: row[0],
+    numbers = (
+        parts.state.active_points(site) if device is None else np.sort(np.array(find_device(parts, site, device).points, np.int64))
     )
-    page = found[:limit]
+    rest = numbers[numbers > after]
+    page = rest[:limit].tolist()
     return PointList(
-        items=[_point_view(parts, owner, spec, number) for number, owner, spec in page],
-        next=page[-1][0] if len(found) > limit else None,
+        items=[_numbered_view(parts, number) for number in page],
+        next=page[-1] if len(rest) > limit else None,
         now_ms=parts.now_ms(),
     )
+
+
+def _numbered_view(parts: Parts, number: int) -> PointView:
+    """The view of an active point by its number."""
+    owner = parts.state.plan.devices[parts.state.plan.point_owner[number][0]]
+    return _point_view(parts, owner, owner.profile.points[owner.points.index(number)], number)
 
 
 @router.get("/sites/{site}/devices/{device}/points/{point}", responses=problem.documented(401, 404))

@@ -1,15 +1,16 @@
 """Sites the caller may see, and recent decisions of one."""
 
+from collections import Counter
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import Field
 
 from api import problem
+from api.about import split_subject
 from api.auth import Principal, requires
 from api.parts import Parts, UseParts
 from api.problem import not_found
-from api.state import split_subject
 from api.views import DecisionView, View, decision_view
 from telemetry.site import SiteConfig
 
@@ -69,11 +70,10 @@ def site_config(parts: Parts, site: str) -> SiteConfig:
 
 def _site_view(parts: Parts, config: SiteConfig) -> SiteView:
     state = parts.state
-    devices = [d for d in state.plan.devices if d.site == config.site and d.number in state.plan.active]
     standing = [a for a in state.alarms.values() if a.site == config.site]
-    by_area: dict[str, int] = {}
-    for device in devices:
-        by_area[device.area] = by_area.get(device.area, 0) + 1
+    by_area = Counter[str]()
+    for spec in config.devices:
+        by_area[spec.area] += spec.count or 1
     return SiteView(
         site=config.site,
         label=config.label.model_dump(),
@@ -81,9 +81,9 @@ def _site_view(parts: Parts, config: SiteConfig) -> SiteView:
         region=config.region,
         organisation=config.organisation,
         zone=config.zone,
-        areas=[AreaView(name=a.name, label=a.label.model_dump(), devices=by_area.get(a.name, 0)) for a in config.areas],
-        devices=len(devices),
-        devices_silent=sum(state.is_silent(d) for d in devices),
+        areas=[AreaView(name=a.name, label=a.label.model_dump(), devices=by_area[a.name]) for a in config.areas],
+        devices=len(state.active_devices(config.site)),
+        devices_silent=state.silent_count(config.site),
         alarms={p: sum(a.priority == p for a in standing) for p in ("P1", "P2", "P3", "P4")},
         unacknowledged=sum(a.state in ("UNACK", "RTNUN") for a in standing),
         rejects=sum(r.site == config.site for r in state.rejects),

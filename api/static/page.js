@@ -272,7 +272,7 @@ function drawLink() {
     say(banner, [word(isOpen ? "coreSilent" : "dead"), word("frozen", { time: time(last) }), isOpen ? "" : word("reconnect", { n: page.attempts })].filter(Boolean).join(" · "));
     say(at("alarm-note"), word("upTo", { time: time(last) }));
   } else {
-    say(at("alarm-note"), "");
+    say(at("alarm-note"), page.beat?.blind ? word("blind") : "");
   }
   if (was !== state) drawAlarms();
 }
