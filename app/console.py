@@ -26,7 +26,7 @@ from telemetry.transaction import Accounting, Transaction
 LINES_KEPT: Final = 12
 REFRESH_S: Final = 0.5
 QUIET_LINE_S: Final = 10.0
-RATE_OVER_S: Final = 5.0
+RATE_OVER_S: Final = 10.0
 STALE_S: Final = 5.0
 OPEN_STATES: Final = ("UNACK", "ACKED", "RTNUN")
 

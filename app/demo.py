@@ -4,6 +4,7 @@ Start order: broker, core, web, notify, devices: nobody speaks before somebody l
 """
 
 import asyncio
+import json
 import secrets
 import socket
 import sys
@@ -14,7 +15,7 @@ from typing import Final
 import devices
 from api.auth import LINK_LIFE_S, Sessions
 from app import serving
-from app.commands.run import part
+from app.broker import SERVICE, Broker, find_mosquitto, write_private
 from app.console import show_flow
 from app.settings import Settings
 from app.site_files import load_site
@@ -22,16 +23,17 @@ from app.supervisor import Part, Supervisor, fieldloom
 from simulators.fleet import at_speed
 from store.inbox import Inbox
 from store.place import owned
-from telemetry.errors import EnvironmentFault, StoreError
+from telemetry.errors import CallerError, EnvironmentFault, StoreError
 from telemetry.record import Request
 from telemetry.site import SiteConfig
 
 # Devices first: their last samples are still journaled, and they say goodbye instead of being cut off. Notify before core: a
-# planned stop is no reason to alarm that core is silent. Core before web: web follows the journal to its end. The broker last: core hands
-# back its acknowledgements and its session until then.
+# planned stop is no reason to alarm that core is silent. Core before web: web follows the journal to its end. The broker last:
+# until then core hands back its acknowledgements.
 STOP_ORDER: Final = ("fleet", "notify", "core", "web", "broker")
 DEMO_SITE: Final = Path(devices.__file__).parents[1] / "sites" / "nursery"
 PORTS_TRIED: Final = 50
+DEMO_SAMPLE_S: Final = 2.0
 
 
 async def run_demo(settings: Settings, *, speed: float, seed: int, quiet: bool, port_given: bool) -> int:
@@ -57,7 +59,11 @@ async def run_demo(settings: Settings, *, speed: float, seed: int, quiet: bool, 
 
 
 async def run_service(settings: Settings) -> int:
-    """All processes of a real site under supervision; the exit code."""
+    """All processes of a real site under supervision; the exit code. Raises CallerError without a broker that devices can reach."""
+    if not settings.mqtt_host:
+        raise CallerError(
+            "no broker is configured; set FIELDLOOM_MQTT_HOST and _PORT to the one your devices use, or try `fieldloom demo`"
+        )
     serving.check_start(settings)
     with owned(settings.data_dir / "run", "fieldloom"):
         parts = await service_parts(settings, [])
@@ -80,7 +86,7 @@ async def service_parts(settings: Settings, sites: list[SiteConfig]) -> list[Par
     parts = []
     environment = {"FIELDLOOM_DATA_DIR": str(settings.data_dir.resolve()), "FIELDLOOM_WEB_PORT": str(settings.web_port)}
     if not settings.mqtt_host:
-        broker, login = await asyncio.to_thread(part("app.broker", "broker_part"), settings, sites)
+        broker, login = await asyncio.to_thread(own_broker, settings.data_dir, sites)
         parts.append(broker)
         environment |= login
     parts.append(Part("core", fieldloom("serve", "core"), run / "core.ready", environment, logs / "core.log"))
@@ -89,10 +95,41 @@ async def service_parts(settings: Settings, sites: list[SiteConfig]) -> list[Par
     return parts
 
 
+def own_broker(data_dir: Path, sites: list[SiteConfig]) -> tuple[Part, dict[str, str]]:
+    """Mosquitto for the sites' devices on free loopback ports, and the core's login. Raises EnvironmentFault when it is missing.
+
+    Passwords are new at every start; the devices' lie in broker/devices.json for our own user alone.
+    """
+    directory = (data_dir / "broker").absolute()
+    names = [f"{site.site}/{name}" for site in sites for device in site.devices for name in device.names()]
+    broker = Broker(directory, names)
+    address = broker._configure()
+    devices_only = {user: password for user, password in address.passwords.items() if user != SERVICE}
+    write_private(directory / "devices.json", json.dumps(devices_only))
+    command = [str(find_mosquitto()), "-c", str(directory / "mosquitto.conf")]
+    login = {
+        "FIELDLOOM_MQTT_HOST": address.host,
+        "FIELDLOOM_MQTT_PORT": str(address.port),
+        "FIELDLOOM_MQTT_USERNAME": SERVICE,
+        "FIELDLOOM_MQTT_PASSWORD": address.passwords[SERVICE],
+    }
+    part = Part("broker", command, None, {}, data_dir / "log" / "broker.log", ready_ports=(address.port, address.device_port))
+    return part, login
+
+
 def fleet_part(settings: Settings, environment: dict[str, str], *, seed: int, speed: float) -> Part:
     """The demo's devices, at the broker that the others use."""
-    words = ("simulate", str(DEMO_SITE), "--seed", str(seed), "--speed", str(speed))
-    return Part("fleet", fieldloom(*words), None, environment, settings.data_dir / "log" / "fleet.log")
+    words = ("simulate", str(DEMO_SITE), "--seed", str(seed), "--speed", str(speed), "--sample-s", str(DEMO_SAMPLE_S))
+    login = dict(environment)
+    file = settings.data_dir / "broker" / "mosquitto.conf"
+    if not settings.mqtt_host:
+        login["FIELDLOOM_MQTT_PORT"] = device_port(file.read_text("utf-8"))
+    return Part("fleet", fieldloom(*words), None, login, settings.data_dir / "log" / "fleet.log")
+
+
+def device_port(config: str) -> str:
+    """The devices' listener: the first one in our own broker's configuration."""
+    return next(line.split()[1] for line in config.splitlines() if line.startswith("listener "))
 
 
 def free_port(host: str, port: int, *, must: bool) -> int:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -17,7 +17,9 @@ from app.site_files import load_site
 from store.history import History
 from store.place import check_place
 from telemetry.clock import EngineClock
-from telemetry.errors import CallerError
+from telemetry.errors import CallerError, CorruptError
+
+READY_POLL_S: Final = 0.02
 
 
 def set_up_log(settings: Settings) -> None:
@@ -56,7 +58,36 @@ async def serve_core(settings: Settings) -> int:
     if not settings.mqtt_host:
         message = "no broker is configured; set FIELDLOOM_MQTT_HOST (and _PORT), or run `fieldloom serve`, which starts its own"
         raise CallerError(message)
-    return await run_core(settings)
+    directory = settings.data_dir / "journal"
+    before = await asyncio.to_thread(last_epoch, directory)
+    telling = asyncio.create_task(_tell_first_commit(directory, before, settings.data_dir / "run" / "core.ready"), name="ready")
+    try:
+        return int(await run_core(settings) or 0)
+    finally:
+        telling.cancel()
+
+
+async def _tell_first_commit(directory: Path, before: int, ready: Path) -> None:
+    """Core is ready when it has journaled its START: it owns the journal, and the disk takes what it writes."""
+    while (epoch := await asyncio.to_thread(last_epoch, directory)) <= before:  # noqa: ASYNC110 -- another process's file
+        await asyncio.sleep(READY_POLL_S)
+    _tell(ready, str(epoch))
+
+
+def last_epoch(directory: Path) -> int:
+    """Epoch of the journal's newest transaction; -1 when there is none yet."""
+    from store.journal_reader import JournalReader
+
+    if not directory.is_dir():
+        return -1
+    reader = JournalReader(directory)
+    try:
+        last = reader.last()
+    except CorruptError:
+        return -1  # core says so itself, and ends
+    finally:
+        reader.close()
+    return -1 if last is None else last.epoch
 
 
 async def serve_web(settings: Settings) -> int:

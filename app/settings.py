@@ -30,7 +30,7 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(Path("var/fieldloom"), description="Journal, snapshots, history, sessions; a local disk.")
 
-    mqtt_host: str = Field("", description="The broker. Empty: our own Mosquitto as a supervised child on a free loopback port.")
+    mqtt_host: str = Field("", description="The broker. Empty: the demo starts its own Mosquitto on free loopback ports.")
     mqtt_port: Port = Field(1883, description="The broker's port.")
     mqtt_username: str | None = Field(None, description="User name of the core at the broker.")
     mqtt_password: SecretStr | None = Field(None, description="Its password.")

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -28,6 +29,7 @@ STOP_S: Final = 8.0
 BACKOFF_S: Final = (0.2, 10.0)  # first and longest pause before a restart
 CALM_S: Final = 30.0  # a child that lived so long starts with the first pause again
 POLL_S: Final = 0.02
+CONNECT_S: Final = 0.5
 PR_SET_PDEATHSIG: Final = 1
 FATAL: Final = frozenset({2, 3})  # wrong configuration, damaged journal: another start would end the same
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -42,6 +44,7 @@ class Part:
     ready: Path | None = None
     environment: dict[str, str] = field(default_factory=dict)
     log_file: Path | None = None  # None: our own standard error
+    ready_ports: tuple[int, ...] = ()  # on loopback; it is ready when all of them answer
 
 
 def fieldloom(*words: str) -> list[str]:
@@ -54,6 +57,13 @@ def tie(parent: int) -> None:
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def answers(port: int) -> bool:
+    """Does something listen on this loopback port?"""
+    with socket.socket() as probe:
+        probe.settimeout(CONNECT_S)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 class Child:
@@ -92,12 +102,18 @@ class Child:
         """Until it serves. EnvironmentFault with its last words when it ends or takes too long."""
         assert self.process is not None
         deadline = time.monotonic() + READY_S
-        while self.part.ready is not None and not (self.part.ready.is_file() and self.part.ready.stat().st_size):
+        while not self._is_ready():
             if self.process.returncode is not None:
                 raise EnvironmentFault(f"{self.part.name} ended at once: {self.last_words()}")
             if time.monotonic() > deadline:
                 raise EnvironmentFault(f"{self.part.name} is not ready after {READY_S:.0f} s: {self.last_words()}")
             await asyncio.sleep(POLL_S)
+
+    def _is_ready(self) -> bool:
+        file = self.part.ready
+        if file is not None and not (file.is_file() and file.stat().st_size):
+            return False
+        return all(answers(port) for port in self.part.ready_ports)
 
     def last_words(self) -> str:
         """The last line it wrote."""

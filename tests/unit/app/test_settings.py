@@ -1,0 +1,72 @@
+"""Settings: order of sources, all mistakes at once, secrets masked."""
+
+from pathlib import Path
+
+import pytest
+
+from app.settings import Settings, load_settings
+from telemetry.errors import ConfigError
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "fieldloom.toml"
+    monkeypatch.setenv("FIELDLOOM_CONFIG", str(path))
+    return path
+
+
+def problems() -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_environment_beats_file_beats_default(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("web_port = 9001\nmqtt_port = 1999\n")
+    monkeypatch.setenv("FIELDLOOM_WEB_PORT", "9002")
+    settings = load_settings()
+    assert (settings.web_port, settings.mqtt_port, settings.gather_ms) == (9002, 1999, 5.0)
+    assert load_settings(web_port=9003).web_port == 9003
+
+
+def test_every_mistake_is_reported_at_once_with_its_place(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text('web_port = 99999\nmisspelt = 1\nhistory = "csv"\n')
+    monkeypatch.setenv("FIELDLOOM_COMMIT_ROWS", "many")
+    found = problems()
+    assert len(found) == 4
+    assert any(f"{file}:1: web_port" in line for line in found)
+    assert any(f"{file}:2: misspelt: is not a setting" in line for line in found)
+    assert any(f"{file}:3: history" in line for line in found)
+    assert any("environment:0: FIELDLOOM_COMMIT_ROWS" in line for line in found)
+
+
+def test_a_file_that_is_not_toml_is_named_with_its_line(file: Path) -> None:
+    file.write_text("web_port = 1\nthis is not toml\n")
+    assert problems()[0].startswith(f"{file}:2:")
+
+
+def test_settings_cannot_be_changed_once_read(file: Path) -> None:
+    del file
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings().web_port = 1  # type: ignore[misc]
+
+
+def test_secrets_never_show(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    del file
+    for name in ("MQTT_PASSWORD", "INFLUX_TOKEN", "NOTIFY_WEBHOOK_URL"):
+        monkeypatch.setenv(f"FIELDLOOM_{name}", "canary-secret")
+    monkeypatch.setenv("FIELDLOOM_MQTT_USERNAME", "core")
+    settings = load_settings()
+    assert "canary-secret" not in f"{settings!r} {settings} {settings.model_dump_json()}"
+    monkeypatch.setenv("FIELDLOOM_WEB_PORT", "wrong")
+    assert "canary-secret" not in "\n".join(problems())
+
+
+def test_saboteurs_are_a_list_of_words(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    del file
+    monkeypatch.setenv("FIELDLOOM_SABOTAGE", "open_acl, skip_crc")
+    assert load_settings().sabotage == frozenset({"open_acl", "skip_crc"})
+
+
+def test_every_setting_says_what_it_is() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
