@@ -1,0 +1,101 @@
+"""The command line: one sentence and an exit code for every expected failure."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.demo import free_port
+from store.journal import Journal
+from telemetry.clock import EngineClock
+from telemetry.errors import EnvironmentFault
+from tests.faults.web_process import CoreStub
+
+ROOT = Path(__file__).parents[3]
+
+
+def fieldloom(*words: str, **environment: object) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("FIELDLOOM_")}
+    given = {f"FIELDLOOM_{name.upper()}": str(value) for name, value in environment.items()}
+    return subprocess.run(
+        [sys.executable, "-m", "app.cli", *words],
+        cwd=ROOT,
+        env=kept | given,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """A data directory whose journal holds two configurations."""
+    stub = CoreStub.begin(tmp_path)
+    stub.journal.close()
+    return tmp_path
+
+
+def test_check_prints_every_mistake_and_ends_with_1(tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text("site: Farm\nprofiles: [nothing]\nareas: []\ndevices: []\n")
+    done = fieldloom("check", str(tmp_path))
+    assert done.returncode == 1
+    assert f"{tmp_path}/site.yaml:1: site:" in done.stdout
+    assert f"{tmp_path}/site.yaml:2: profiles.0:" in done.stdout
+    assert fieldloom("check", "sites/nursery").returncode == 0
+
+
+def test_the_decision_log_of_a_journal_has_one_hash(data_dir: Path) -> None:
+    journal = fieldloom("decisions", "--journal", "--hash", data_dir=data_dir)
+    assert journal.returncode == 0, journal.stderr
+    assert journal.stdout.split()[1:3] == ["decisions", "sha256"]
+    assert journal.stdout == fieldloom("decisions", "--hash", data_dir=data_dir).stdout
+
+
+def test_status_of_a_journal_adds_up(data_dir: Path) -> None:
+    done = fieldloom("status", data_dir=data_dir)
+    assert done.returncode == 0, done.stderr
+    assert "received" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "settings", "code", "says"),
+    [
+        (["status"], {}, 1, "nothing was ever journaled"),
+        (["query", "nowhere"], {}, 1, "write site/device/point"),
+        (["serve", "core"], {}, 1, "no broker is configured"),
+        (["serve"], {}, 1, "no broker is configured"),
+        (["status"], {"web_port": "many"}, 2, "FIELDLOOM_WEB_PORT"),
+        (["apply", "sites/nursery"], {}, 1, "no session table"),
+        (["status"], {"data_dir": "/proc/nothing"}, 1, "fieldloom:"),
+    ],
+)
+def test_failures_are_one_sentence(tmp_path: Path, words: list[str], settings: dict[str, str], code: int, says: str) -> None:
+    done = fieldloom(*words, **({"data_dir": tmp_path} | settings))
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 2
+
+
+def test_a_second_core_is_refused_with_the_reason(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal", clock=EngineClock(lambda: 1, lambda: 1))
+    try:
+        done = fieldloom("serve", "core", data_dir=tmp_path, mqtt_host="127.0.0.1", mqtt_port=1)
+    finally:
+        journal.close()
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_in_use_is_told_or_avoided() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(EnvironmentFault, match="--port"):
+            free_port("127.0.0.1", port, must=True)
+        assert free_port("127.0.0.1", port, must=False) != port
