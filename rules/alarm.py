@@ -5,6 +5,7 @@ acknowledged but waiting for a reset, SHLVD shelved, OOSRV out of service. While
 being tracked, and the alarm returns to where the condition then stands.
 """
 
+import heapq
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -78,10 +79,17 @@ class Alarms:
 
     def run(self, span: Span) -> None:
         """Walk condition changes, requests and shelving that ends, in canonical order."""
-        happenings = self._from_conditions(span) + self._from_requests(span)
-        happenings += self._unshelved(span)
-        for happening in sorted(happenings, key=_order):
+        happenings = self._from_conditions(span) + self._from_requests(span) + self._unshelved(span)
+        queue = [(_order(happening), n, happening) for n, happening in enumerate(happenings)]
+        heapq.heapify(queue)
+        made = len(queue)
+        while queue:
+            happening = heapq.heappop(queue)[2]
             self._handle(span, happening)
+            ends = self._shelving_ends(span, happening)
+            if ends is not None:
+                heapq.heappush(queue, (_order(ends), made, ends))
+                made += 1
         self._drop_orphans(span)
 
     def _from_conditions(self, span: Span) -> list[_Happening]:
@@ -188,18 +196,18 @@ class Alarms:
             self._shelved.discard(key)
         else:
             self._shelved.add(key)
-        self._unshelve_again(span, key, happening)
 
-    def _unshelve_again(self, span: Span, key: tuple[str, int], happening: _Happening) -> None:
-        """Shelving that both began and ended inside this span: its timer fires after the entry that set it."""
-        alarm = self._state.get(key)
-        until = alarm.get("until_ns") if alarm else None
-        times = span.entries.time_ns
-        if happening.event != "shelve" or alarm is None or until is None or until > times[-1]:
-            return
+    def _shelving_ends(self, span: Span, happening: _Happening) -> _Happening | None:
+        """The end of shelving that began with `happening`, when it falls into this span: after the entry that set it."""
+        if happening.event != "shelve":
+            return None
+        book, times = self._conditions.book, span.entries.time_ns
+        key = (book.rules[int(book.rule_of[happening.instance])].key, int(book.device_of[happening.instance]))
+        until = self._state.get(key, {}).get("until_ns")
+        if until is None or until > times[-1]:
+            return None
         entry = max(int(np.searchsorted(times, until, side="left")), happening.entry + 1)
-        if entry < len(times):
-            self._handle(span, _Happening(entry, TIMER, until, happening.instance, "unshelve", alarm["value"], None))
+        return happening._replace(entry=entry, phase=TIMER, time_ns=until, event="unshelve", request=None) if entry < len(times) else None
 
     @staticmethod
     def _next(rule: Rule, alarm: dict[str, Any], event: str) -> str | None:
