@@ -27,7 +27,6 @@ def agree(entries: Entries, seed: int) -> list[Transition]:
     cuts = rng.sample(range(1, len(entries)), min(12, len(entries) - 1))
     assert decided(entries, cuts, numba=True)[0] == whole, f"cut at {sorted(cuts)}"
     assert decided(entries, cuts, numba=False)[0] == whole, f"numpy, cut at {sorted(cuts)}"
-    assert decided(entries, [], numba=False)[0] == whole, "numpy"
     return whole
 
 
@@ -42,7 +41,7 @@ def story(seed: int, length: int) -> Entries:
     return made.end()
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(10))
 def test_random_histories_equal_the_oracle(seed: int) -> None:
     assert agree(story(seed, 400), seed)
 
