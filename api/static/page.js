@@ -390,6 +390,7 @@ function redraw() {
   const chosen = page.sites.find((s) => s.site === page.site);
   if (!chosen) return;
   say(at("title"), label(chosen.label, chosen.site));
+  for (const option of at("site").options) say(option, label(page.sites.find((s) => s.site === option.value)?.label, option.value));
   say(at("origin"), chosen.origin === "LIVE" ? "" : word(chosen.origin === "REPLAY" ? "replay" : "simulated"));
   page.points.forEach(drawTile);
   drawAlarms();
