@@ -171,6 +171,8 @@ def _draft(plan: Plan, site: str, spec: RuleSpec, devices: list[Device]) -> _Dra
         dict.fromkeys(ref for node in (when, clear, value) if node is not None for ref in expression.references(node))
     )
     if isinstance(when, Silent):
+        if clear is not None or value is not None:
+            raise ExpressionError("a silence rule clears by itself and demands a plain number; leave `clear` and `hysteresis` out")
         refs = (when,)
     if len(refs) > SLOTS_MAX:
         raise ExpressionError(f"reads {len(refs)} points, at most {SLOTS_MAX} are allowed")

@@ -1,0 +1,141 @@
+"""Binding of rules to devices: scope, links, what cannot be bound, what moves, and state over changes."""
+
+import json
+from typing import Any
+
+import pytest
+
+from app.wiring import build_engine
+from ingest.decode import Directory, Gather
+from rules.engine import Engine
+from rules.rulebook import Rulebook, bind
+from telemetry.decision import Decision
+from telemetry.plan import Plan
+from telemetry.record import Config, Start
+from telemetry.site import RuleSpec, SiteConfig
+from tests.unit.rules.histories import T0, site
+
+S = 1_000_000_000
+
+
+def plan_of(*configs: SiteConfig) -> Plan:
+    plan = Plan()
+    for config in configs:
+        plan.apply(config)
+    return plan
+
+
+def book_of(*rules: RuleSpec, links: dict[str, str] | None = None) -> Rulebook:
+    config = site(rules=[], extra=list(rules))
+    if links is not None:
+        config = config.model_copy(update={"areas": [config.areas[0].model_copy(update={"links": links})]})
+    return bind(plan_of(config))
+
+
+def devices_of(book: Rulebook, plan: Plan, rule: str) -> list[str]:
+    return sorted(plan.devices[n].name for r in book.rules if r.spec.id == rule for n in r.devices)
+
+
+def test_a_rule_stands_on_the_devices_of_its_scope() -> None:
+    rules = [
+        RuleSpec(id="ALL", profile="p", when="temp_c > 1"),
+        RuleSpec(id="SOME", profile="p", devices=["d-1", "d-3"], when="temp_c > 1"),
+        RuleSpec(id="ELSE", profile="p", area="nowhere", when="temp_c > 1"),
+        RuleSpec(id="OFF", profile="p", enabled=False, when="temp_c > 1"),
+        RuleSpec(id="SIL", when="silent(20 s)"),
+    ]
+    plan = plan_of(site(rules=[], extra=rules))
+    book = bind(plan)
+    assert [devices_of(book, plan, r.id) for r in rules] == [
+        ["d-0", "d-1", "d-2", "d-3"], ["d-1", "d-3"], [], [], ["d-0", "d-1", "d-2", "d-3", "w"],
+    ]  # fmt: skip
+
+
+def test_rules_that_differ_in_constants_are_one_program() -> None:
+    book = book_of(*(RuleSpec(id=f"R{k}", profile="p", when=f"temp_c > {k} and rh_pct < {k * 2}") for k in range(20)))
+    assert [len(g.rules) for g in book.groups if len(g.rules) > 1] == [20]
+
+
+def test_a_rule_of_the_site_replaces_the_profile_rule_of_its_id() -> None:
+    plan = plan_of(site(extra=[RuleSpec(id="COLD", profile="p", devices=["d-0"], when="temp_c < 1")]))
+    assert devices_of(bind(plan), plan, "COLD") == ["d-0"]
+    plan = plan_of(site(extra=[RuleSpec(id="COLD", when="temp_c < 1", enabled=False)]))
+    assert devices_of(bind(plan), plan, "COLD") == []
+
+
+WRONG: list[dict[str, Any]] = [
+    {"when": "humidity > 1"},
+    {"when": "temp_c >"},
+    {"when": "temp_c"},
+    {"when": "nowhere.out_c > 1"},
+    {"when": "weather.nothing > 1"},
+    {"when": "temp_c > 1", "clear": "temp_c"},
+    {"when": "temp_c > 1", "clear": "silent(3 s)"},
+    {"when": "temp_c > 1", "demand": {"actuator": "rocket", "value": 1, "level": "economy"}},
+    {"when": "temp_c > 1", "demand": {"actuator": "vent", "value": "temp_c > 3", "level": "economy"}},
+    {"when": "silent(20 s)", "demand": {"actuator": "vent", "value": "temp_c * 2", "level": "economy"}},
+    {"when": "silent(20 s)", "clear": "temp_c > 2"},
+    {"when": "silent(20 s)", "hysteresis": 1},
+    {"when": " and ".join(f"mean(temp_c, {3 * k} s) > 1" for k in range(1, 40))},
+]
+
+
+@pytest.mark.parametrize("spec", WRONG, ids=lambda s: str(s)[:60])
+def test_a_rule_that_cannot_be_bound_is_a_fault_and_the_others_go_on(spec: dict[str, Any]) -> None:
+    wrong = RuleSpec.model_validate({"id": "BAD", "profile": "p", **spec})
+    book = book_of(wrong, RuleSpec(id="GOOD", profile="p", when="temp_c > 1"))
+    assert [key for key, _ in book.faults] == ["s/BAD@1"]
+    assert [r.spec.id for r in book.rules if r.site == "s" and r.spec.profile == "p"] == ["GOOD"]
+
+
+def other_site(origin: str) -> SiteConfig:
+    return site(1).model_copy(update={"site": "other", "origin": origin})
+
+
+@pytest.mark.parametrize(
+    ("own", "far", "moves"),
+    [("LIVE", "LIVE", True), ("LIVE", "SIMULATED", False), ("LIVE", "REPLAY", False), ("SIMULATED", "SIMULATED", True),
+     ("SIMULATED", "LIVE", False), ("REPLAY", "REPLAY", False)],
+)  # fmt: skip
+def test_a_demand_moves_only_where_all_inputs_have_the_origin_of_the_site(own: str, far: str, moves: bool) -> None:
+    rule = RuleSpec.model_validate(
+        {
+            "id": "CROSS", "profile": "p", "when": "temp_c > 1 and far.temp_c > 1",
+            "demand": {"actuator": "vent", "value": 1, "level": "economy"},
+        }
+    )  # fmt: skip
+    config = site(rules=[], extra=[rule])
+    config = config.model_copy(
+        update={"origin": own, "areas": [config.areas[0].model_copy(update={"links": {"far": "other/d-0", "weather": "w"}})]}
+    )
+    book = bind(plan_of(other_site(far), config))
+    assert book.parameters["moves"][book.rules[[r.spec.id for r in book.rules].index("CROSS")].start] == moves
+
+
+def faulty() -> tuple[Engine, list[Decision], Gather]:
+    engine = build_engine()
+    gather = Gather(Directory(engine.plan))
+    config = site(extra=[RuleSpec(id="BAD", profile="p", when="humidity > 1")])
+    gather.add(Start(1), T0)
+    gather.add(Config("s", config.sha256(), config.canonical()), T0)
+    return engine, engine.step(gather.build(0, T0, 0)).decisions, gather
+
+
+def test_a_fault_is_told_once_also_over_restarts() -> None:
+    engine, told, gather = faulty()
+    for k in range(1, 5):
+        saved, engine = engine.snapshot(), build_engine()
+        engine.restore(saved)
+        gather.tick(T0 + k * S)
+        told += engine.step(gather.build(engine.position + 1, T0, 0)).decisions
+    assert [(d.kind, d.subject) for d in told if d.kind == "fault"] == [("fault", "s/BAD@1")]
+
+
+def test_numbers_of_devices_and_points_survive_what_leaves_and_comes_back() -> None:
+    plan = plan_of(site(4))
+    before = {d.key: (d.number, d.points) for d in plan.devices}
+    plan.apply(site(1))
+    plan.apply(site(6))
+    assert {d.key: (d.number, d.points) for d in plan.devices[:5]} == before
+    again = Plan.from_snapshot(json.loads(json.dumps(plan.snapshot())))
+    assert [(d.key, d.points) for d in again.devices] == [(d.key, d.points) for d in plan.devices]
