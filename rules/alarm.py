@@ -207,7 +207,11 @@ class Alarms:
         if until is None or until > times[-1]:
             return None
         entry = max(int(np.searchsorted(times, until, side="left")), happening.entry + 1)
-        return happening._replace(entry=entry, phase=TIMER, time_ns=until, event="unshelve", request=None) if entry < len(times) else None
+        return (
+            happening._replace(entry=entry, phase=TIMER, time_ns=until, event="unshelve", request=None)
+            if entry < len(times)
+            else None
+        )
 
     @staticmethod
     def _next(rule: Rule, alarm: dict[str, Any], event: str) -> str | None:

@@ -54,7 +54,7 @@ class Conditions:
         self._plan, self._book = plan, bind(plan)
         self._allocate()
         self.restore(old)
-        self._new_faults = [fault for fault in self._book.faults if fault[0] not in self._faulted]
+        self._new_faults += [fault for fault in self._book.faults if fault[0] not in self._faulted]
         self._faulted |= {key for key, _ in self._new_faults}
 
     def _allocate(self) -> None:
@@ -79,9 +79,7 @@ class Conditions:
         )
         self._stamp += len(entries.frames)
         columns = self._evaluate(span, events)
-        changes = kernels.run_conditions(
-            columns, entries.time_ns, self._parameters(), self._state, self._set_at, numba=self._numba
-        )
+        changes = kernels.run_conditions(columns, entries.time_ns, self._parameters(), self._state, self._set_at, numba=self._numba)
         self._hold_silence()
         span.transitions = changes
         self._demand(span, changes)
@@ -276,7 +274,7 @@ class Conditions:
         real = book.families[0].base if book.families else book.arrival_base
         return {
             "rules": rules, "windows": windows, "latest": self._latest[:real].copy(), "blind": self._was_blind,
-            "faulted": sorted(self._faulted),
+            "faulted": sorted(self._faulted), "new_faults": [list(fault) for fault in self._new_faults],
         }  # fmt: skip
 
     def restore(self, saved: dict[str, Any]) -> None:
@@ -299,6 +297,7 @@ class Conditions:
                 self._restore_window(family, window, old)
         self._was_blind = saved["blind"]
         self._faulted |= set(saved["faulted"])
+        self._new_faults = [(str(key), str(message)) for key, message in saved.get("new_faults", [])]
 
     def _restore_window(self, family: Family, window: PaneWindows, old: dict[str, Any]) -> None:
         place = np.searchsorted(old["points"], family.points)
