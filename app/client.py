@@ -20,6 +20,7 @@ from telemetry.errors import CallerError, EnvironmentFault
 
 TOKEN_LIFE_S: Final = 60.0
 TIMEOUT_S: Final = 30.0
+POLL_S: Final = 0.1
 ANSWER_S: Final = 15.0  # a request is journaled within 0.2 s; longer means that core does not run
 
 
@@ -51,19 +52,15 @@ class Client:
             return answer.json() if answer.content else None
         raise CallerError(_reason(answer))
 
-    def wait_for(self, site: str, request: str) -> None:
-        """Until core has answered the request. Raises CallerError when it refused it."""
+    def wait_in_force(self, site: str, sha256: str) -> None:
+        """Until core has journaled this configuration. Raises EnvironmentFault when it does not within ANSWER_S."""
         deadline = time.monotonic() + ANSWER_S
         while time.monotonic() < deadline:
-            found: dict[str, Any] = {}
-            with contextlib.suppress(CallerError):  # 404 until the follower has seen it
-                found = self.get(f"/sites/{site}/requests/{request}")
-            if found.get("accepted") is False:
-                raise CallerError(f"core refused it: {found.get('reason')}")
-            if found.get("accepted") is True:
-                return
-            time.sleep(0.1)
-        raise EnvironmentFault(f"kept, but not answered within {ANSWER_S:.0f} s; is core running? see `fieldloom status`")
+            with contextlib.suppress(CallerError):  # 404 until the follower has seen a new site
+                if self.get(f"/sites/{site}/config")["sha256"] == sha256:
+                    return
+            time.sleep(POLL_S)
+        raise EnvironmentFault(f"kept, but not in force after {ANSWER_S:.0f} s; is core running? see `fieldloom status`")
 
 
 def _reason(answer: httpx.Response) -> str:

@@ -36,8 +36,8 @@ def apply(site: SiteDirectory) -> None:
 
     config = load_site(site)
     with connect(load_settings()) as client:
-        answer = client.post(f"/sites/{config.site}/config", config.model_dump(mode="json"))
-        client.wait_for(config.site, answer["request"])
+        client.post(f"/sites/{config.site}/config", config.model_dump(mode="json"))
+        client.wait_in_force(config.site, config.sha256())
     print(f"{config.site} is in force: sha256 {config.sha256()}")
 
 
