@@ -52,6 +52,23 @@ class Client:
             return answer.json() if answer.content else None
         raise CallerError(_reason(answer))
 
+    def wait_for(self, site: str, request: str) -> None:
+        """Until core has answered a request. Raises CallerError when it refused it, EnvironmentFault when it does not answer.
+
+        A new configuration is not answered but comes into force: `wait_in_force`.
+        """
+        deadline = time.monotonic() + ANSWER_S
+        while time.monotonic() < deadline:
+            found: dict[str, Any] = {}
+            with contextlib.suppress(CallerError):  # 404 until the follower has seen it
+                found = self.get(f"/sites/{site}/requests/{request}")
+            if found.get("accepted") is False:
+                raise CallerError(f"core refused it: {found.get('reason')}")
+            if found.get("accepted") is True or found.get("kind") == "config":
+                return
+            time.sleep(POLL_S)
+        raise EnvironmentFault(f"kept, but not answered within {ANSWER_S:.0f} s; is core running? see `fieldloom status`")
+
     def wait_in_force(self, site: str, sha256: str) -> None:
         """Until core has journaled this configuration. Raises EnvironmentFault when it does not within ANSWER_S."""
         deadline = time.monotonic() + ANSWER_S

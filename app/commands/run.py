@@ -2,14 +2,13 @@
 
 import asyncio
 import importlib
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from app.settings import Settings, load_settings
+from app.settings import load_settings
 from telemetry.errors import CallerError
 
 
@@ -93,9 +92,10 @@ def lab(
     site: SiteDirectory,
     hours: Annotated[float, typer.Option(help="Length of the run on the virtual clock.", min=0.01)] = 24.0,
     seed: Annotated[int, typer.Option(help="Seed of weather, sensors and faults.")] = 1,
+    kills: Annotated[int, typer.Option(help="Deaths of the engine at random places; none may change a decision.", min=0)] = 0,
 ) -> None:
     """A site, its plants and the whole decision path in one process on a virtual clock: a day in seconds."""
-    code = asyncio.run(part("app.lab", "run_lab")(site, hours=hours, seed=seed))
+    code = asyncio.run(part("app.lab", "run_lab")(site, hours=hours, seed=seed, kills=kills))
     raise typer.Exit(int(code or 0))
 
 
@@ -105,9 +105,11 @@ def play(
     at: Annotated[
         At, typer.Option(help="original: the data's own times, idempotent; now: shifted into a fresh simulated site.")
     ] = At.original,
+    device: Annotated[str | None, typer.Option(help="Device to play it as, when the mapping is for several.")] = None,
+    speed: Annotated[float | None, typer.Option(help="With --at now: how much faster than recorded.", min=0.01)] = None,
 ) -> None:
     """A recording becomes MQTT devices; every row is stored, reported or already there."""
-    settings: Settings = load_settings()
-    os.environ.setdefault("FIELDLOOM_LOG_LEVEL", settings.log_level)
-    code = asyncio.run(part("app.play", "run_play")(settings, file, mapping=mapping, at=at.value))
+    settings = load_settings()
+    more = {name: value for name, value in (("device", device), ("speed", speed)) if value is not None}
+    code = asyncio.run(part("app.play", "run_play")(settings, file, mapping=mapping, at=at.value, **more))
     raise typer.Exit(int(code or 0))
