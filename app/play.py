@@ -257,8 +257,8 @@ def follow(settings: Settings, key: str, numbers: Sequence[int], *, after: int, 
                 advance(tally.seen)
             elif time.monotonic() - since > PATIENCE_S:
                 raise EnvironmentFault(
-                    f"core took {tally.seen:,} of {samples:,} samples and no more for {PATIENCE_S:.0f} s; does it run, and may this "
-                    "device publish? see `fieldloom status`; what is stored stays, play again"
+                    f"core took {tally.seen:,} of {samples:,} samples and no more for {PATIENCE_S:.0f} s; does it run, and may "
+                    "this device publish? see `fieldloom status`; what is stored stays, play again"
                 )
             else:
                 time.sleep(POLL_S)

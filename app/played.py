@@ -57,7 +57,7 @@ def print_alarms(site: SiteConfig, key: str, result: LaneResult, alarms: Sequenc
     for alarm in own[:SHOWN]:
         value = alarm.body["value"]
         text = "" if value is None else f"{value:.2f}"
-        table.add_row(moment(alarm.time_ns, site.zone), alarm.subject, str(alarm.body["priority"]), text)
+        table.add_row(moment(alarm.time_ns, site.zone), alarm.subject.split("@")[0], str(alarm.body["priority"]), text)
     console = Console(soft_wrap=True, highlight=False)
     console.print(table)
     if len(own) > SHOWN:
