@@ -4,6 +4,9 @@ A device counts its messages with a uint32 that starts at 0 with every boot; boo
 except the numbers inside at most `GAPS_MAX` open gaps. A number inside a gap fills it (reordered or resent), any other known
 number is a duplicate. When there are more gaps than room, the oldest is declared lost. Two boots are kept, so that a device may
 drain what it stored before it restarted.
+
+Nothing that was never seen is called a duplicate: below `base` (the first contact of a boot, or what was declared lost) the book does
+not know every number, so one that comes there is new, and repetitions are found by point and time instead.
 """
 
 from typing import Any, Final
@@ -18,6 +21,7 @@ Array = NDArray[Any]
 GAPS_MAX: Final = 16
 BOOTS: Final = 2
 HAS_SEQ, FIRST = int(Flag.HAS_SEQ), int(Flag.FIRST)
+_COLUMNS: Final = ("boots", "high", "base", "gaps", "last", "counts")
 _WRAP_HIGH, _WRAP_LOW = (1 << 32) - (1 << 20), 1 << 20
 _compile = njit(cache=True, nogil=True)
 
@@ -25,11 +29,12 @@ NEW, DUPLICATE, REORDERED = 0, 1, 2
 
 
 def book_messages(
-    device: Array, boot: Array, seq: Array, flags: Array, boots: Array, high: Array, gaps: Array, last: Array, counts: Array
-) -> Array:
+    device: Array, boot: Array, seq: Array, flags: Array, boots: Array, high: Array, base: Array, gaps: Array, last: Array,
+    counts: Array,
+) -> Array:  # fmt: skip
     """Verdict of every frame's message: NEW, DUPLICATE or REORDERED (fills a gap); frames of one message share it.
 
-    device, boot, seq, flags (n,). State, moved in place: boots (d, 2) int64 (-1 none, column 0 is current), high (d, 2) int64,
+    device, boot, seq, flags (n,). State, moved in place: boots (d, 2) int64 (-1 none, column 0 is current), high, base (d, 2) int64,
     gaps (d, 2, GAPS_MAX, 2) int64 inclusive [from, to] sorted, -1 none; last (d,) verdict of the message begun last;
     counts (d, 4): missing now, lost for good, duplicates, reordered.
     """
@@ -50,18 +55,19 @@ def book_messages(
                 slot = 1
             elif b > boots[d, 0]:
                 fresh = boots[d, 0] == -1
-                boots[d, 1], high[d, 1] = boots[d, 0], high[d, 0]
+                boots[d, 1], high[d, 1], base[d, 1] = boots[d, 0], high[d, 0], base[d, 0]
                 gaps[d, 1] = gaps[d, 0]
                 boots[d, 0] = b
                 gaps[d, 0] = -1
                 # The first contact ever cannot know what came before; a later boot starts at 0.
                 high[d, 0] = s - 1 if fresh else -1
+                base[d, 0] = s if fresh else 0
             else:
                 continue  # an older boot than both: no book is kept, history compares the rows
         top = high[d, slot]
         if top >= _WRAP_HIGH and s < _WRAP_LOW:
             gaps[d, slot] = -1
-            high[d, slot] = s
+            high[d, slot], base[d, slot] = s, s
             continue
         if s == top + 1:
             high[d, slot] = s
@@ -69,6 +75,7 @@ def book_messages(
             counts[d, 0] += s - top - 1
             if gaps[d, slot, GAPS_MAX - 1, 0] != -1:
                 lost = gaps[d, slot, 0, 1] - gaps[d, slot, 0, 0] + 1
+                base[d, slot] = max(base[d, slot], gaps[d, slot, 0, 1] + 1)
                 counts[d, 0] -= lost
                 counts[d, 1] += lost
                 for k in range(GAPS_MAX - 1):
@@ -107,9 +114,11 @@ def book_messages(
                     counts[d, 0] -= s - lo
                     counts[d, 1] += s - lo
                     gaps[d, slot, k, 0] = s + 1
+                    base[d, slot] = max(base[d, slot], s)
                 break
-            last[d] = REORDERED if filled else DUPLICATE
-            counts[d, 3 if filled else 2] += 1
+            last[d] = REORDERED if filled else NEW if s < base[d, slot] else DUPLICATE
+            if last[d] != NEW:
+                counts[d, 3 if filled else 2] += 1
         verdict[f] = last[d]
     return verdict
 
@@ -127,6 +136,7 @@ class Ledger:
     def _allocate(self, count: int) -> None:
         self.boots = np.full((count, BOOTS), -1, np.int64)
         self.high = np.full((count, BOOTS), -1, np.int64)
+        self.base = np.zeros((count, BOOTS), np.int64)
         self.gaps = np.full((count, BOOTS, GAPS_MAX, 2), -1, np.int64)
         self.last = np.zeros(count, np.uint8)
         self.counts = np.zeros((count, 4), np.int64)
@@ -140,7 +150,7 @@ class Ledger:
 
     def book(self, device: Array, boot: Array, seq: Array, flags: Array) -> Array:
         """See `book_messages`."""
-        return self._book(device, boot, seq, flags, self.boots, self.high, self.gaps, self.last, self.counts)
+        return self._book(device, boot, seq, flags, self.boots, self.high, self.base, self.gaps, self.last, self.counts)
 
     def receipt(self, device: int) -> tuple[int, int] | None:
         """(boot, seq): every message of the current boot up to seq is stored or rejected; None before the first one."""
@@ -157,9 +167,11 @@ class Ledger:
                 continue
             kept = []
             for lo, hi in self.gaps[device, slot].tolist():
-                if lo == -1:
+                if lo == -1 or lo > seq:
+                    kept += [(lo, hi)] if lo != -1 else []
                     continue
-                lost += max(0, min(hi, seq) - lo + 1)
+                lost += min(hi, seq) - lo + 1
+                self.base[device, slot] = max(self.base[device, slot], min(hi, seq) + 1)
                 if hi > seq:
                     kept.append((max(lo, seq + 1), hi))
             self.gaps[device, slot] = -1
@@ -171,9 +183,9 @@ class Ledger:
 
     def snapshot(self) -> dict[str, Any]:
         """Arrays by device number."""
-        return {name: getattr(self, name).copy() for name in ("boots", "high", "gaps", "last", "counts")}
+        return {name: getattr(self, name).copy() for name in _COLUMNS}
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Inverse of `snapshot`; devices beyond it stay unknown."""
-        for name in ("boots", "high", "gaps", "last", "counts"):
+        for name in _COLUMNS:
             getattr(self, name)[: len(saved[name])] = saved[name]

@@ -75,6 +75,28 @@ def test_more_gaps_than_room_declares_the_oldest_lost() -> None:
     assert ledger.counts[0].tolist()[:2] == [GAPS_MAX, 1]
 
 
+def test_what_was_declared_lost_and_comes_after_all_is_no_duplicate() -> None:
+    ledger = make()
+    book(ledger, list(range(0, 2 * (GAPS_MAX + 2), 2)))
+    assert book(ledger, [1, 3, 3]) == [NEW, REORDERED, DUPLICATE]
+    ledger = make()
+    book(ledger, [0, 4, 9])
+    ledger.give_up(0, 1, 6)
+    assert book(ledger, [2, 7, 9]) == [NEW, REORDERED, DUPLICATE]
+
+
+def test_a_backlog_that_drains_after_the_first_live_message_is_new() -> None:
+    ledger = make()
+    assert book(ledger, [100, 0, 1, 2, 101, 100]) == [NEW] * 5 + [DUPLICATE]
+
+
+def test_a_gap_without_room_to_split_loses_nothing_that_still_comes() -> None:
+    ledger = make()
+    book(ledger, [0, *range(10, 10 + 2 * GAPS_MAX, 2)])
+    book(ledger, [5])
+    assert book(ledger, [3, 5, 7, 10]) == [NEW, DUPLICATE, REORDERED, DUPLICATE]
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(0, 40), max_size=60), st.integers(1, 7))
 def test_any_order_equals_a_set_of_numbers(sequences: list[int], cut: int) -> None:
@@ -89,8 +111,8 @@ def test_any_order_equals_a_set_of_numbers(sequences: list[int], cut: int) -> No
     seen: set[int] = set()
     high = sequences[0] - 1
     for s, verdict in zip(sequences, verdicts, strict=True):
-        known = s in seen or s < sequences[0]
-        assert verdict == (DUPLICATE if known else NEW if s > high else REORDERED)
+        # Before the first contact the book knows nothing, so nothing there is called a duplicate.
+        assert verdict == (NEW if s > high or s < sequences[0] else DUPLICATE if s in seen else REORDERED)
         if s >= sequences[0]:
             seen.add(s)
         high = max(high, s)
