@@ -23,6 +23,7 @@ class Receipts:
         self._owed = np.zeros(0, np.bool_)
         self._sent_ns = np.zeros(0, np.int64)
         self._sent_seq = np.zeros(0, np.int64)
+        self._sent_boot = np.zeros(0, np.int64)
 
     def configure(self, plan: Plan) -> None:
         """Make room for all devices."""
@@ -31,6 +32,7 @@ class Receipts:
             self._owed = np.concatenate([self._owed, np.zeros(more, np.bool_)])
             self._sent_ns = np.concatenate([self._sent_ns, np.zeros(more, np.int64)])
             self._sent_seq = np.concatenate([self._sent_seq, np.full(more, -1, np.int64)])
+            self._sent_boot = np.concatenate([self._sent_boot, np.full(more, -1, np.int64)])
 
     def note(self, devices: NDArray[Any]) -> None:
         """Frames with sequence numbers of these devices were committed."""
@@ -39,11 +41,12 @@ class Receipts:
     def due(self, now_ns: int, ledger: Ledger, plan: Plan) -> Iterator[tuple[str, int, int]]:
         """("site/device", boot, seq) of every receipt to send now; marks them sent."""
         owed = np.flatnonzero(self._owed)
-        ahead = ledger.high[owed, 0] - self._sent_seq[owed] >= HALF_WINDOW
+        sent = np.where(ledger.boots[owed, 0] == self._sent_boot[owed], self._sent_seq[owed], -1)
+        ahead = ledger.high[owed, 0] - sent >= HALF_WINDOW
         for number in owed[(now_ns - self._sent_ns[owed] >= INTERVAL_NS) | ahead].tolist():
             device, receipt = plan.devices[number], ledger.receipt(number)
             self._owed[number] = False
             if receipt is None or not device.profile.receipts:
                 continue
-            self._sent_ns[number], self._sent_seq[number] = now_ns, receipt[1]
+            self._sent_ns[number], (self._sent_boot[number], self._sent_seq[number]) = now_ns, receipt
             yield device.key, *receipt
