@@ -1,7 +1,7 @@
 """MQTT 5 over asyncio.Protocol and the `mqtt5` codec: persistent session, QoS 1, acknowledged only when the caller says so.
 
 Two classes. `_Connection` is one TCP connection: bytes in, packets out, dead-peer detection. `MqttLink` outlives connections: it
-reconnects with full jitter, keeps unacknowledged publishes, and reports changes of state once. Limits: packet PACKET_MAX, publishes
+reconnects as `Retry` says, keeps unacknowledged publishes, and reports changes of state once. Limits: packet PACKET_MAX, publishes
 kept OUTGOING_MAX, bytes waiting in the socket WRITE_MAX; deliveries not acknowledged are bounded by the receive maximum.
 """
 
@@ -13,25 +13,22 @@ import struct
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final, Literal, cast
 
 import mqtt5
 import structlog
 
 from ingest.link import Delivery, OnBatch
+from ingest.packets import PACKET_MAX, ReadBuffer, packet_size, poison_id
+from ingest.retry import Ending, Retry
 from telemetry.clock import Clock
 from telemetry.errors import LinkError
 
 log = structlog.get_logger()
 
-PACKET_MAX: Final = 1 << 20  # told to the broker; it drops what is larger
 OUTGOING_MAX: Final = 10_000
 WRITE_MAX: Final = 1 << 20
 SESSION_EXPIRY_S: Final = 86_400
-BACKOFF_BASE_S: Final = 0.1
-BACKOFF_MAX_S: Final = 10.0
-STABLE_S: Final = 5.0  # a connection that lived so long starts the backoff anew
-TAKEN_OVER_S: Final = 60.0  # two cores with one client id would otherwise throw each other out for ever
 _PUBACK: Final = 0x4002_0000  # PUBACK, 2 bytes follow: the packet id; reason success
 _REFUSALS: Final = {
     0x85: "the broker does not like the client id; change mqtt_client_id",
@@ -84,7 +81,7 @@ class MqttLink:
         self.filters = tuple(filters)
         self.keepalive_s = keepalive_s
         self.clock = clock
-        self._rng = rng
+        self._retry = Retry(client_id, rng)
         self.on_batch = on_batch
         self._on_up = on_up
         self._on_down = on_down
@@ -100,10 +97,10 @@ class MqttLink:
             max_packet_size=PACKET_MAX,
         ).write()
         self.ack_early = "ack_early" in os.environ.get("FIELDLOOM_SABOTAGE", "").split(",")
+        self._newest: _Connection | None = None  # from its first byte on: a session delivers before it is up
         self._connection: _Connection | None = None  # set while up
         self._connections = 0
         self._down_reported = False
-        self._up_since = 0.0
         self._waiting: deque[_Outgoing] = deque()
         self._inflight: dict[int, _Outgoing] = {}
         self._last_id = 1  # 1 is the SUBSCRIBE's
@@ -115,22 +112,18 @@ class MqttLink:
 
     async def run(self) -> None:
         """See Link.run. An exception out of `on_batch` ends it: that is our own mistake, not the network's."""
-        attempt = 0
         loop = asyncio.get_running_loop()
         while True:
-            reason, taken_over = await self._one_connection()
-            stable = self._up_since and loop.time() - self._up_since >= STABLE_S
-            attempt = 0 if stable else attempt + 1
-            self._up_since = 0.0
+            ending = await self._one_connection(loop)
+            reason, wait_s = self._retry.after(ending, loop.time())
             if not self._down_reported:
                 self._down_reported = True
                 self._on_down(reason)
-            ceiling_s = min(BACKOFF_MAX_S, BACKOFF_BASE_S * 2.0 ** min(attempt, 10))
-            await asyncio.sleep(self._rng.uniform(0.0, ceiling_s) + (TAKEN_OVER_S if taken_over else 0.0))
+            await asyncio.sleep(wait_s)
 
     def acknowledge(self, tokens: Sequence[int]) -> None:
         """See Link.acknowledge."""
-        connection = self._connection
+        connection = self._newest
         if connection is not None:
             mine = connection.generation
             connection.acknowledge([token for token in tokens if token >> 16 == mine])
@@ -174,24 +167,23 @@ class MqttLink:
 
     # -- one connection after another ------------------------------------------------------------------------------------------
 
-    async def _one_connection(self) -> tuple[str, bool]:
-        loop = asyncio.get_running_loop()
+    async def _one_connection(self, loop: asyncio.AbstractEventLoop) -> Ending:
         self._connections += 1
-        connection = _Connection(self, self._connections, loop)
+        self._newest = connection = _Connection(self, self._connections, loop)
         host, port = self._address
         try:
             async with asyncio.timeout(2 * self.keepalive_s):
                 await loop.create_connection(lambda: connection, host, port, ssl=self._tls)
                 await connection.ready
-            return await connection.closed, connection.taken_over
+            return await connection.closed
         except TimeoutError:
-            return f"{host}:{port} did not answer in {2 * self.keepalive_s:g} s; is it an MQTT broker?", False
+            return Ending(f"{host}:{port} did not answer in {2 * self.keepalive_s:g} s; is it an MQTT broker?")
         except OSError as error:
-            return f"cannot reach the broker at {host}:{port}: {error}; start it, or correct mqtt_host and mqtt_port", False
+            return Ending(f"cannot reach the broker at {host}:{port}: {error}; start it, or correct mqtt_host and mqtt_port")
         except LinkError as error:
-            return str(error), connection.taken_over
+            return Ending(str(error))
         finally:
-            self._connection = None
+            self._newest = self._connection = None
             connection.hang_up()
 
     @property
@@ -202,7 +194,7 @@ class MqttLink:
     def came_up(self, connection: "_Connection", *, session_present: bool) -> None:
         """Subscribed: from now on publishes go out. Those of the session before are repeated first, in order, as duplicates."""
         self._connection = connection
-        self._up_since = connection.loop.time()
+        self._retry.up(connection.loop.time())
         self._down_reported = False
         before, self._inflight = self._inflight, {}
         self._waiting.extendleft(reversed([item for item in before.values() if not session_present]))
@@ -259,22 +251,20 @@ class MqttLink:
         self.flush()
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(asyncio.BufferedProtocol):
     """One TCP connection. `ready` completes when subscribed, `closed` with the reason when it is over; both may raise LinkError."""
 
     def __init__(self, link: MqttLink, generation: int, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.generation = generation
         self.ready: asyncio.Future[None] = loop.create_future()
-        self.closed: asyncio.Future[str] = loop.create_future()
-        self.taken_over = False
+        self.closed: asyncio.Future[Ending] = loop.create_future()
         self.writable = True
         self.window = 65_535
         self.packet_max = PACKET_MAX
         self._link = link
         self._transport: asyncio.Transport | None = None
-        self._rest = bytearray()  # an incomplete packet; appended to, copied once when complete, so never quadratic
-        self._need = 0
+        self._buffer = ReadBuffer()
         self._session_present = False
         self._reading = True
         self._last_received = loop.time()
@@ -291,23 +281,22 @@ class _Connection(asyncio.Protocol):
         stream.write(self._link.connect_packet)
         self._schedule()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the next bytes go."""
+        del sizehint
+        return self._buffer.room()
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Everything one read produced becomes one batch."""
         self._last_received = self.loop.time()
-        if self._rest:
-            self._rest += data
-            if len(self._rest) < self._need:
-                return
-            data = bytes(self._rest)
-            self._rest = bytearray()
+        if not self._buffer.filled(nbytes):
+            return
         batch: list[Delivery] = []
         try:
-            position = self._read_packets(data, batch)
+            self._read_packets(self._buffer.view(), batch)
         except LinkError as error:
             self._fail(error)
             return
-        if position < len(data):
-            self._rest += memoryview(data)[position:]
         if batch:
             self._deliver(batch)
 
@@ -321,7 +310,7 @@ class _Connection(asyncio.Protocol):
             assert exc is not None
             self.closed.set_exception(exc)
         reason = f"the connection to the broker broke: {exc}" if exc else "the broker closed the connection"
-        self._fail(LinkError(reason))
+        self._fail(LinkError(reason), "broken" if exc else "orderly")
 
     def pause_writing(self) -> None:
         """The broker does not keep up."""
@@ -334,9 +323,9 @@ class _Connection(asyncio.Protocol):
 
     # -- packets in ------------------------------------------------------------------------------------------------------------
 
-    def _read_packets(self, data: bytes, batch: list[Delivery]) -> int:
-        """Consume whole packets from `data`; the position of the first incomplete one."""
-        view, position, end = memoryview(data), 0, len(data)
+    def _read_packets(self, view: memoryview, batch: list[Delivery]) -> None:
+        """Consume all whole packets; publishes go to `batch`."""
+        position, end, need = 0, len(view), 0
         now_ns = self._link.clock.now_ns()
         base = self.generation << 16
         read, publish, append = mqtt5.read, mqtt5.PublishPacket, batch.append
@@ -347,11 +336,14 @@ class _Connection(asyncio.Protocol):
                 # The codec panics (a BaseException of its own) on bytes that are not UTF-8, and runs out of bytes on half packets.
                 if not isinstance(error, IndexError | ValueError) and type(error).__name__ != "PanicException":
                     raise
-                size = packet_size(data, position)
+                size = packet_size(view, position)
                 if not size or position + size > end:
-                    self._need = size  # 0: the header itself is incomplete, try again with every byte
-                    return position
-                self._malformed(data[position : position + size], now_ns, batch)
+                    need = size  # 0: the header itself is incomplete, try again with every byte
+                    break
+                raw = bytes(view[position : position + size])
+                self._link.malformed += 1
+                poison = poison_id(raw)  # handed on with its token: a poison message must not come back for ever
+                append(Delivery("", raw, False, now_ns, base | poison if poison else 0))
                 position += size
                 continue
             position += size
@@ -360,17 +352,7 @@ class _Connection(asyncio.Protocol):
                 append(Delivery(packet.topic, packet.payload, packet.retain, now_ns, base | packet_id if packet_id else 0))
             else:
                 self._control(packet)
-        return position
-
-    def _malformed(self, packet: bytes, now_ns: int, batch: list[Delivery]) -> None:
-        """A poison message must not come back for ever: it is handed on with its token, if its packet id can be found."""
-        self._link.malformed += 1
-        if packet[0] >> 4 != 3:
-            raise LinkError("the broker sent a packet that is not MQTT 5; is something else listening there?")
-        body = packet.index(next(byte for byte in packet[1:5] if byte < 0x80), 1) + 1
-        id_at = body + 2 + int.from_bytes(packet[body : body + 2], "big")
-        packet_id = int.from_bytes(packet[id_at : id_at + 2], "big") if packet[0] & 0x06 else 0
-        batch.append(Delivery("", packet, False, now_ns, self.generation << 16 | packet_id if packet_id else 0))
+        self._buffer.consumed(position, need=need)
 
     def _deliver(self, batch: list[Delivery]) -> None:
         if self._link.ack_early:
@@ -423,9 +405,10 @@ class _Connection(asyncio.Protocol):
 
     def _disconnected(self, packet: mqtt5.DisconnectPacket) -> None:
         if packet.reason_code == mqtt5.DisconnectReasonCode.SESSION_TAKEN_OVER:
-            self.taken_over = True
             name = self._link.client_id
-            raise LinkError(f"another core uses this client id ({name}); stop one of them, or give each its own mqtt_client_id")
+            reason = f"another core uses this client id ({name}); stop one of them, or give each its own mqtt_client_id"
+            self._fail(LinkError(reason), "taken_over")
+            return
         raise LinkError(f"the broker ended the session: {packet.reason_code.name.lower()}")
 
     # -- bytes out -------------------------------------------------------------------------------------------------------------
@@ -470,12 +453,12 @@ class _Connection(asyncio.Protocol):
             self.write(mqtt5.PingReqPacket().write())
         self._schedule()
 
-    def _fail(self, error: LinkError) -> None:
+    def _fail(self, error: LinkError, kind: Literal["orderly", "taken_over", "broken"] = "broken") -> None:
         if not self.ready.done():
             self.ready.set_exception(error)
             self.ready.exception()  # retrieved: nobody may be waiting yet
         if not self.closed.done():
-            self.closed.set_result(str(error))
+            self.closed.set_result(Ending(str(error), kind))
         self.writable = False
         if self._transport is not None:
             self._transport.abort()
@@ -489,23 +472,3 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
         if self.closed.done() and not self.closed.cancelled():
             self.closed.exception()
-
-
-def packet_size(data: bytes, position: int) -> int:
-    """Bytes of the packet that begins at `position`, header included; 0 when its header is not complete yet.
-
-    Raises LinkError when the length field is malformed or over PACKET_MAX (MQTT 5, section 2.1.4).
-    """
-    length, shift = 0, 0
-    for index in range(position + 1, min(position + 5, len(data))):
-        byte = data[index]
-        length |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            size = index + 1 - position + length
-            if size > PACKET_MAX:
-                raise LinkError(f"the broker sent a packet of {size} bytes; the limit is {PACKET_MAX}")
-            return size
-    if len(data) - position >= 5:
-        raise LinkError("the broker sent bytes that are not MQTT; is something else listening there?")
-    return 0

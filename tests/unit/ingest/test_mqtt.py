@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from ingest.mqtt import MqttLink, packet_size
+from ingest.mqtt import MqttLink
+from ingest.packets import packet_size
 from telemetry.clock import EngineClock
 from telemetry.errors import LinkError
 from tests.faults.broker import RealBroker
