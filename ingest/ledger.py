@@ -21,6 +21,7 @@ Array = NDArray[Any]
 GAPS_MAX: Final = 16
 BOOTS: Final = 2
 HAS_SEQ, FIRST = int(Flag.HAS_SEQ), int(Flag.FIRST)
+_SEQUENCES: Final = range(1 << 32)
 _COLUMNS: Final = ("boots", "high", "base", "gaps", "last", "counts")
 _WRAP_HIGH, _WRAP_LOW = (1 << 32) - (1 << 20), 1 << 20
 _compile = njit(cache=True, nogil=True)
@@ -163,7 +164,7 @@ class Ledger:
         """The device declares everything up to `seq` lost; returns how many numbers that closes."""
         lost = 0
         for slot in range(BOOTS):
-            if int(self.boots[device, slot]) != boot:
+            if int(self.boots[device, slot]) != boot or seq not in _SEQUENCES:
                 continue
             kept = []
             for lo, hi in self.gaps[device, slot].tolist():
@@ -177,7 +178,11 @@ class Ledger:
             self.gaps[device, slot] = -1
             for k, gap in enumerate(kept):
                 self.gaps[device, slot, k] = gap
-        self.counts[device, 0] -= lost
+            self.counts[device, 0] -= lost
+            beyond = seq - int(self.high[device, slot])
+            if beyond > 0:  # lost before anything of it came: the next number leaves no gap
+                self.high[device, slot], self.base[device, slot] = seq, seq + 1
+                lost += beyond
         self.counts[device, 1] += lost
         return lost
 

@@ -85,6 +85,24 @@ def test_what_was_declared_lost_and_comes_after_all_is_no_duplicate() -> None:
     assert book(ledger, [2, 7, 9]) == [NEW, REORDERED, DUPLICATE]
 
 
+def test_what_was_given_up_before_anything_of_it_came_leaves_no_gap() -> None:
+    """A device whose memory was full declares on its birth what it dropped, then sends what it kept."""
+    ledger = make()
+    book(ledger, [0, 1, 3])
+    assert ledger.give_up(0, 1, 9) == 7
+    assert ledger.receipt(0) == (1, 9)
+    assert book(ledger, [10, 11, 5]) == [NEW] * 3
+    assert ledger.receipt(0) == (1, 11)
+    assert ledger.counts[0].tolist() == [0, 7, 0, 0]
+
+
+def test_a_senseless_declaration_changes_nothing() -> None:
+    ledger = make()
+    book(ledger, [0, 1, 3])
+    assert [ledger.give_up(0, 1, seq) for seq in (-1, 1 << 32, 10**30)] == [0, 0, 0]
+    assert ledger.receipt(0) == (1, 1)
+
+
 def test_a_backlog_that_drains_after_the_first_live_message_is_new() -> None:
     ledger = make()
     assert book(ledger, [100, 0, 1, 2, 101, 100]) == [NEW] * 5 + [DUPLICATE]
