@@ -164,7 +164,7 @@ class Ledger:
         """The device declares everything up to `seq` lost; returns how many numbers that closes."""
         lost = 0
         for slot in range(BOOTS):
-            if int(self.boots[device, slot]) != boot or seq not in _SEQUENCES:
+            if int(self.boots[device, slot]) != boot or boot not in _SEQUENCES or seq not in _SEQUENCES:
                 continue
             kept = []
             for lo, hi in self.gaps[device, slot].tolist():
