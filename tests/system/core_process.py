@@ -26,7 +26,9 @@ READY = '"core ready"'
 class CoreProcess:
     """`fieldloom serve core` over one data directory; `prefix` runs it under another program (strace, faketime)."""
 
-    def __init__(self, directory: Path, broker: RealBroker, *, prefix: Sequence[str] = (), env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, directory: Path, broker: RealBroker, *, prefix: Sequence[str] = (), env: dict[str, str] | None = None
+    ) -> None:
         self.directory = directory
         self.data = directory / "data"
         self.data.mkdir(parents=True, exist_ok=True)
