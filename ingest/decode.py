@@ -189,7 +189,10 @@ class Gather:
         if payload[:4] == wire.PACKED_MAGIC:
             problem = self._take_packed(source, payload, flags, received_ns)
             if problem is not None:
-                self._reject(problem, name, payload, received_ns, device=source.key)
+                packed = wire.decode_packed(payload)
+                known = not isinstance(packed, wire.Reject) and packed.has_seq
+                sequence = (packed.boot, packed.seq) if known else None
+                self._reject(problem, name, payload, received_ns, device=source.key, sequence=sequence)
             return
         bad: list[wire.Reject] = []
         message = wire.decode_message(payload, bad)
