@@ -197,9 +197,13 @@ class MqttLink:
         self._retry.up(connection.loop.time())
         self._down_reported = False
         before, self._inflight = self._inflight, {}
-        self._waiting.extendleft(reversed([item for item in before.values() if not session_present]))
-        for packet_id, item in before.items() if session_present else ():
-            self._send(connection, packet_id, item)
+        if session_present:
+            for packet_id, item in before.items():
+                self._send(connection, packet_id, item)
+        else:
+            for item in before.values():
+                item.sent = False  # a broker without the session knows neither the id nor the message: no duplicates
+            self._waiting.extendleft(reversed(before.values()))
         if self.paused:
             connection.pause()
         self._on_up()

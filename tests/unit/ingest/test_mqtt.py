@@ -4,12 +4,8 @@ import asyncio
 import random
 import time
 
-import pytest
-
 from ingest.mqtt import MqttLink
-from ingest.packets import packet_size
 from telemetry.clock import EngineClock
-from telemetry.errors import LinkError
 from tests.faults.broker import RealBroker
 from tests.faults.process import free_port
 
@@ -25,15 +21,6 @@ def link(port, **options):
     defaults = {"client_id": "core", "filters": ("t",), "on_batch": lambda _batch: None, "keepalive_s": 0.5}
     clock = EngineClock(time.time_ns, time.monotonic_ns)
     return MqttLink(host="127.0.0.1", port=port, clock=clock, rng=random.Random(1), **(defaults | options))
-
-
-def test_packet_size():
-    assert packet_size(b"\xd0\x00", 0) == 2
-    assert packet_size(b"\xd0", 0) == 0
-    with pytest.raises(LinkError, match="limit"):
-        packet_size(b"\x30\xff\xff\xff\x7f", 0)
-    with pytest.raises(LinkError, match="not MQTT"):
-        packet_size(b"\x30\xff\xff\xff\xff", 0)
 
 
 async def test_a_frozen_broker_is_found_within_two_keepalives_and_comes_back(tmp_path):
