@@ -414,9 +414,20 @@ async def publish_paced(recording: Recording, login: BrokerLogin, speed: float) 
         with slow_progress(f"playing {recording.key}", len(rows)) as advance:
             for seq, row in enumerate(rows):
                 due_s = begin_s + (row.ts_ms - rows[0].ts_ms) / MS / speed
-                await asyncio.sleep(max(0.0, due_s - time.time()))
+                try:
+                    await asyncio.sleep(max(0.0, due_s - time.time()))
+                except asyncio.CancelledError:
+                    _end_of_interrupt()
+                    break
                 payload = wire.Message(boot=boot, seq=seq, ts=int(due_s * MS), p=dict(row.values))
                 await client.publish(where, wire.encode(payload), qos=1)
                 sent += len(row.values)
                 advance(seq + 1)
     return sent
+
+
+def _end_of_interrupt() -> None:
+    """Ctrl-C ends the playing, not the report."""
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()
