@@ -1,8 +1,12 @@
-"""Named places where a test may kill the process: FIELDLOOM_FAILPOINT="name" or "name:3" (the third pass). Nothing otherwise."""
+"""Named places where a test may kill the process: FIELDLOOM_FAILPOINT="name" or "name:3" (the third pass). Nothing otherwise.
+
+With FIELDLOOM_FAILPOINT_ARMED=path passes count only while that file exists, so that a test can choose the moment.
+"""
 
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 NAMES: Final = ("gathered", "stepped", "appended", "acknowledged", "published")
@@ -16,10 +20,11 @@ def _make() -> Callable[[str], None]:
         message = f"FIELDLOOM_FAILPOINT={wanted!r} is not one of {', '.join(NAMES)}"
         raise SystemExit(message)
     left = int(count or 1)
+    armed = Path(os.environ["FIELDLOOM_FAILPOINT_ARMED"]) if "FIELDLOOM_FAILPOINT_ARMED" in os.environ else None
 
     def pass_by(name: str) -> None:
         nonlocal left
-        if name == wanted:
+        if name == wanted and (armed is None or armed.exists()):
             left -= 1
             if left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
