@@ -1,10 +1,10 @@
 """`make bench`: runs the groups asked for, prints a table and writes build/bench.json, a list of {name, value, unit, reference, ratio}.
 
-ONLY=e2e,history picks groups; SHORT=1 runs each briefly. Raw samples stay in build/bench/.
+`make bench ONLY=e2e,history` picks groups; `--short` runs each briefly. Raw samples stay in build/bench/.
 """
 
+import argparse
 import json
-import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -20,13 +20,17 @@ GROUPS: dict[str, Callable[..., list[dict[str, Any]]]] = {"rules": rules.run, "h
 
 def main() -> int:
     """Exit code 1 when a figure has a problem instead of a value."""
-    only = [name for name in os.environ.get("ONLY", "").split(",") if name]
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--only", default="", help=f"groups, separated by commas: {', '.join(GROUPS)}")
+    parser.add_argument("--short", action="store_true", help="seconds instead of minutes; figures are rougher")
+    given = parser.parse_args()
+    only = [name for name in given.only.split(",") if name]
     if unknown := [name for name in only if name not in GROUPS]:
         print(f"no group {', '.join(unknown)}; there are {', '.join(GROUPS)}", file=sys.stderr)
         return 2
     BUILD.mkdir(parents=True, exist_ok=True)
     compile_c()
-    rows = [row for name, group in GROUPS.items() if not only or name in only for row in group(short=bool(os.environ.get("SHORT")))]
+    rows = [row for name, group in GROUPS.items() if not only or name in only for row in group(short=given.short)]
     (ROOT / "build" / "bench.json").write_text(json.dumps(rows, indent=1))
     table = Table("name", "value", "unit", "reference", "ratio", "problem")
     for row in rows:
