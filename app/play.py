@@ -236,6 +236,12 @@ class Tally:
         self.alarms += [d for d in transaction.read_decisions() if d.kind == "alarm" and d.subject.endswith(f"@{key}")]
 
 
+def check_local(settings: Settings) -> None:
+    """The journal is the witness of what core took. Raises CallerError when it is not here."""
+    if not (settings.data_dir / "journal").is_dir():
+        raise CallerError(f"there is no journal in {settings.data_dir}; set FIELDLOOM_DATA_DIR to the service's, on its machine")
+
+
 def last_position(settings: Settings) -> int:
     """Of the journal; -1 when it is empty."""
     with contextlib.closing(JournalReader(settings.data_dir / "journal")) as reader:
@@ -356,6 +362,7 @@ async def play_original(settings: Settings, recording: Recording) -> int:
     if site.origin != "REPLAY":
         raise CallerError(f"site {site.site!r} has origin {site.origin}; old times belong into a REPLAY site: set origin: REPLAY")
     login = broker_login(settings, recording.key)
+    check_local(settings)
     given, reported = recording.traces(), recording.report
     with contextlib.closing(Api(settings)) as api:
         applied = await asyncio.to_thread(put_in_force, api, site)
@@ -394,6 +401,7 @@ async def play_now(settings: Settings, recording: Recording, speed: float) -> in
     site = SiteConfig.model_validate(shifted_site(recording.site, speed).model_dump(mode="json"))
     key = f"{site.site}/{recording.name}"
     login = broker_login(settings, key)
+    check_local(settings)
     with contextlib.closing(Api(settings)) as api:
         await asyncio.to_thread(put_in_force, api, site)
         shifted = Recording(site, recording.device, recording.name, recording.points, recording.rows, recording.report)
