@@ -35,7 +35,10 @@ def gather() -> Gather:
         SiteConfig(
             site="nursery",
             areas=[AreaSpec(name="a")],
-            devices=[DeviceSpec(name="bench-1", profile="climate", area="a"), DeviceSpec(name="frame-1", profile="frame", area="a")],
+            devices=[
+                DeviceSpec(name="bench-1", profile="climate", area="a"),
+                DeviceSpec(name="frame-1", profile="frame", area="a"),
+            ],
             profiles={"climate": climate, "frame": frame},
         )
     )
