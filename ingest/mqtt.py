@@ -473,6 +473,9 @@ class _Connection(asyncio.BufferedProtocol):
             self._timer.cancel()
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(mqtt5.DisconnectPacket().write())
-            self._transport.close()
+            if self._transport.get_write_buffer_size():
+                self._transport.close()
+            else:
+                self._transport.abort()  # all is sent; closing TLS would wait for the broker's farewell
         if self.closed.done() and not self.closed.cancelled():
             self.closed.exception()

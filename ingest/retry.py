@@ -16,7 +16,7 @@ TAKEN_OVER_S: Final = 60.0  # the broker said so: two cores would otherwise thro
 SUSPECT_CLOSES: Final = 3
 SUSPECT_WITHIN_S: Final = 30.0
 REST_S: Final = 10.0
-REST_MAX_S: Final = 240.0
+REST_MAX_S: Final = 60.0
 QUIET_S: Final = 60.0  # a connection that lived so long ends the suspicion
 
 
