@@ -14,7 +14,9 @@ import structlog
 from api.feed import FeedHub
 from api.parts import Lag
 from api.state import Delta, LiveState, Parsed, merge, parse
+from store.history import AppendResult, History
 from store.journal_reader import Gap, JournalReader
+from store.position import PositionFile
 from store.projection import JournalSource, Projector
 from telemetry.clock import Clock
 from telemetry.errors import StoreError
@@ -181,6 +183,22 @@ class LiveFollower:
             self._hub.publish(merge(deltas))
 
 
+class CountingProjector(Projector):
+    """A projector that adds what became of its rows to `lag`."""
+
+    def __init__(self, history: History, lag: Lag, **more: Any) -> None:
+        super().__init__(history, **more)
+        self._lag = lag
+
+    def flush(self) -> AppendResult:
+        """See Projector."""
+        result = super().flush()
+        self._lag.history_written += result.written
+        self._lag.history_repeated += result.repeated
+        self._lag.history_changed += result.changed
+        return result
+
+
 class HistoryFollower:
     """Writes the journal into history. History may be down for hours: the live state does not notice."""
 
@@ -244,6 +262,17 @@ class HistoryFollower:
         log.error("history_gap", after=gap.after, available=gap.available)
         if self._projector is not None:
             self._projector.position = gap.available - 1
+
+
+async def tell_position(told: PositionFile, state: LiveState, history: History) -> None:
+    """Tell core what of the journal both followers have and the history keeps, until cancelled."""
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(RETRY_S)
+        try:
+            told.tell(min(state.position, await loop.run_in_executor(None, history.position)))
+        except StoreError as error:
+            log.debug("history_position_unknown", error=str(error))  # its follower reports the fault; the journal waits
 
 
 async def probe_lag(lag: Lag) -> None:

@@ -13,6 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.problem import ProblemError, problem_response
+from store.history import QueryLimit
 from telemetry.clock import Clock
 from telemetry.errors import StoreError
 
@@ -62,11 +63,21 @@ class LoginLimit:
 
 
 class QueryPool:
-    """Runs history queries in QUERY_THREADS threads. A query over its time answers 504; its thread stays taken until it ends."""
+    """Runs history queries in QUERY_THREADS threads. A query over its time answers 504 and is interrupted.
+
+    The store may end others that run at that moment with it: they answer 504 as well, and are asked again.
+    """
 
     def __init__(
-        self, *, threads: int = QUERY_THREADS, waiting_max: int = QUERY_WAITING_MAX, limit_s: float = QUERY_LIMIT_S
+        self,
+        *,
+        threads: int = QUERY_THREADS,
+        waiting_max: int = QUERY_WAITING_MAX,
+        limit_s: float = QUERY_LIMIT_S,
+        interrupt: Callable[[], None] = lambda: None,
     ) -> None:
+        """`interrupt` stops the reads that run; it is called when one is over its time, and must not block."""
+        self._interrupt = interrupt
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="query")
         self._places = threads + waiting_max
         self._limit_s = limit_s
@@ -85,8 +96,10 @@ class QueryPool:
         try:
             async with asyncio.timeout(self._limit_s):
                 return await asyncio.shield(future)
-        except TimeoutError:
+        except (TimeoutError, QueryLimit):
             self.timed_out += 1
+            if not future.done():
+                self._interrupt()
             detail = f"The query took over {self._limit_s:g} s. Ask for a shorter range or fewer points."
             raise ProblemError(504, "timeout", detail) from None
         except StoreError as error:

@@ -15,17 +15,19 @@ import uvicorn
 from api.application import make_app
 from api.auth import Gate, Sessions
 from api.feed import FeedHub
-from api.follower import HistoryFollower, LiveFollower, probe_lag
+from api.follower import CountingProjector, HistoryFollower, LiveFollower, probe_lag, tell_position
 from api.limits import LoginLimit, QueryPool
 from api.parts import Lag, Parts, RequestDesk
 from api.state import LiveState
 from store.history import History
 from store.inbox import Inbox
 from store.journal_reader import JournalReader
+from store.position import PositionFile
 from store.projection import Projector
 from store.snapshot import newest_snapshot, write_snapshot
 from telemetry.clock import Clock
-from telemetry.errors import EnvironmentFault
+from telemetry.errors import EnvironmentFault, StoreError
+from telemetry.plan import Plan
 
 log = structlog.get_logger()
 SNAPSHOT_BUILD: Final = "live-state-1"  # to be raised when the shape of `LiveState.snapshot` changes
@@ -44,6 +46,7 @@ class WebSettings:
     hosts: frozenset[str] = frozenset()
     metrics_open: bool = False
     secure_cookie: bool = False
+    keep_s: float | None = None  # samples older than that leave the history; None: never
 
 
 class SnapshotFiles:
@@ -60,6 +63,16 @@ class SnapshotFiles:
     def write(self, position: int, saved: dict[str, Any]) -> None:
         """Keep a snapshot."""
         write_snapshot(self._directory, position, saved, build=SNAPSHOT_BUILD)
+
+
+def newest_plan(data_dir: Path) -> Plan | None:
+    """The plan of the core's newest snapshot, whatever build wrote it; None when there is none that can be read."""
+    try:
+        found = newest_snapshot(data_dir / "snapshots", is_other_build_allowed=True)
+        return None if found is None else Plan.from_snapshot(found[1]["engine"]["plan"])
+    except (StoreError, KeyError, TypeError, ValueError) as error:
+        log.warning("core_snapshot_unreadable", error=str(error))
+        return None
 
 
 class _Server(uvicorn.Server):
@@ -106,7 +119,7 @@ def make_parts(settings: WebSettings, *, history: History, clock: Clock) -> Part
         desk=RequestDesk(Inbox(settings.data_dir / "inbox.sqlite")),
         gate=Gate(Sessions(settings.data_dir / "web.sqlite", clock=clock)),
         clock=clock,
-        queries=QueryPool(),
+        queries=QueryPool(interrupt=history.interrupt),
         hub=FeedHub(state, clock),
         logins=LoginLimit(clock),
         lag=Lag(),
@@ -176,15 +189,23 @@ async def _run(
     journal, clock = settings.data_dir / "journal", parts.clock
 
     def projector() -> Projector:
-        return Projector(parts.history, now_s=lambda: clock.now_ns() / 1e9)
+        return CountingProjector(
+            parts.history,
+            parts.lag,
+            now_s=lambda: clock.now_ns() / 1e9,
+            newest_plan=lambda: newest_plan(settings.data_dir),
+            keep_ms=None if settings.keep_s is None else int(settings.keep_s * 1000),
+        )
 
     keeper = SnapshotFiles(settings.data_dir / "web")
     live = LiveFollower(lambda: JournalReader(journal), parts.state, parts.hub, parts.lag, clock=clock, keeper=keeper)
     past = HistoryFollower(lambda: JournalReader(journal), projector, parts.lag)
+    told = PositionFile(settings.data_dir / "run" / "web.position", clock=clock)
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(live.run(), name="follow-live"),
             group.create_task(past.run(), name="follow-history"),
+            group.create_task(tell_position(told, parts.state, parts.history), name="tell-position"),
             group.create_task(probe_lag(parts.lag), name="probe-lag"),
         ]
         serving = group.create_task(server.serve([listener]), name="serve")

@@ -28,6 +28,13 @@ REFRESH_S: Final = 0.5
 QUIET_LINE_S: Final = 10.0
 RATE_OVER_S: Final = 10.0
 STALE_S: Final = 5.0
+EVENT_WORDS: Final = {
+    "birth": "is online",
+    "offline": "is offline",
+    "broker_up": "reached the broker",
+    "broker_lost": "lost the broker",
+    "drained": "has read the broker's backlog",
+}
 OPEN_STATES: Final = ("UNACK", "ACKED", "RTNUN")
 
 
@@ -112,8 +119,11 @@ def record_line(record: Any) -> str:
             return f"{record.author} asks {record.kind} {record.body.get('alarm') or record.body.get('actuator') or ''}"
         case Clock():
             return f"the wall clock jumped by {record.jump_ns / NS_PER_S:.1f} s"
+        case Event(name="records"):  # that accounting counted an acknowledgement or a birth
+            return ""
         case Event():
-            return f"{record.device or 'service'} {record.name} {record.body.get('reason', '')}".rstrip()
+            name = EVENT_WORDS.get(record.name, record.name)
+            return f"{record.device or 'service'} {name} {record.body.get('reason', '')}".rstrip()
         case Ack():
             return f"{record.device}/ answers {record.command}: {record.status} {record.reason}".rstrip()
         case _:
@@ -125,10 +135,24 @@ def decision_line(decision: Decision) -> str:
     body = decision.body
     if decision.kind == "alarm":
         change = f"{body.get('from')} -> {body.get('to')}"
-        return f"ALARM {body.get('priority', '')} {decision.subject} {change}  {body.get('message', {}).get('en', '')}".rstrip()
+        return f"ALARM {body.get('priority', '')} {decision.subject} {change}  {alarm_text(decision)}".rstrip()
     if decision.kind == "command" and body.get("state") in ("sent", "confirmed", "refused", "lost", "failed_safe", "expired"):
-        return f"command {decision.subject} = {body.get('value')} {body['state']} ({body.get('reason', '')})"
-    return f"{decision.kind} {decision.subject}" if decision.kind in ("fault", "clock_wrong", "blind") else ""
+        return f"command {decision.subject} = {_number(body.get('value'))} {body['state']} ({body.get('reason', '')})"
+    if decision.kind == "answer" and not body.get("accepted", True):
+        return f"{decision.subject} refused: {body.get('reason', '')}"
+    return f"{decision.kind} {decision.subject}" if decision.kind in ("fault", "clock_wrong") else ""
+
+
+def _number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else "nothing"
+
+
+def alarm_text(decision: Decision) -> str:
+    """The alarm's English message with its value and device filled in."""
+    value = decision.body.get("value")
+    text = str(decision.body.get("message", {}).get("en", ""))
+    shown = f"{value:.1f}" if isinstance(value, float) else ""
+    return text.replace("{value}", shown).replace("{device}", decision.subject.rpartition("@")[2].rpartition("/")[2])
 
 
 class Pulse:

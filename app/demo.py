@@ -5,7 +5,6 @@ Start order: broker, core, web, notify, devices: nobody speaks before somebody l
 
 import asyncio
 import json
-import secrets
 import socket
 import sys
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import devices
-from api.auth import LINK_LIFE_S, Sessions
+from api.auth import BEARER_LIFE_MAX_S, LINK_LIFE_S, Role, Sessions, Way
 from app import serving
 from app.broker import SERVICE, Broker, find_mosquitto, write_private
 from app.console import show_flow
@@ -33,7 +32,7 @@ from telemetry.site import SiteConfig
 STOP_ORDER: Final = ("fleet", "notify", "core", "web", "broker")
 DEMO_SITE: Final = Path(devices.__file__).parents[1] / "sites" / "nursery"
 PORTS_TRIED: Final = 50
-DEMO_SAMPLE_S: Final = 2.0
+DEMO_SAMPLE_S: Final = 1.0
 
 
 async def run_demo(settings: Settings, *, speed: float, seed: int, quiet: bool, port_given: bool) -> int:
@@ -154,13 +153,15 @@ def ask_for(data_dir: Path, site: SiteConfig) -> None:
         inbox.close()
 
 
-def login_token(data_dir: Path, *, person: str = "demo") -> str:
-    """A one-time token for an administrator's login link."""
+def login_token(data_dir: Path, *, person: str = "demo", role: Role = "admin", days: float | None = None) -> str:
+    """A token for a one-time login link, or, with `days`, one that a program sends for so long. All sites."""
+    way: Way = "link" if days is None else "bearer"
+    life_s = LINK_LIFE_S if days is None else min(days * 86_400, BEARER_LIFE_MAX_S)
     try:
         sessions = Sessions(data_dir / "web.sqlite", clock=serving.clock())
     except OSError as error:
         raise StoreError(f"{data_dir}: {error.strerror}") from error
     try:
-        return sessions.create("link", person, "admin", None, life_s=LINK_LIFE_S, note=f"start {secrets.token_hex(2)}")[0]
+        return sessions.create(way, person, role, None, life_s=life_s, note="command line")[0]
     finally:
         sessions.close()

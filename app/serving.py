@@ -102,6 +102,7 @@ async def serve_web(settings: Settings) -> int:
         hosts=frozenset(settings.web_hosts),
         metrics_open=settings.web_metrics_open,
         secure_cookie=settings.web_secure_cookie,
+        keep_s=None if settings.history_days is None else settings.history_days * 86_400,
     )
     await serve(web, history=open_history(settings), clock=clock(), on_ready=lambda address: _tell(ready, address))
     return 0

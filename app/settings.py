@@ -63,6 +63,8 @@ class Settings(BaseSettings):
     influx_username: str = Field("", description="User name (1.x).")
     influx_token: SecretStr = Field(SecretStr(""), description="Token (2.x) or password (1.x).")
 
+    history_days: float | None = Field(None, gt=0, le=36_500, description="Older samples are forgotten; empty: never.")
+
     notify_webhook_url: SecretStr | None = Field(None, description="Address that alarms are posted to; empty: only the log.")
 
     journal_days: float = Field(7.0, gt=0, le=3650, description="The journal keeps this much behind the slowest follower.")

@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import structlog
 
 from store.journal_reader import Gap, JournalReader
+from store.position import PositionFile
 from telemetry.clock import Clock
 from telemetry.errors import EnvironmentFault, StoreError
 from telemetry.transaction import Transaction
@@ -210,13 +211,21 @@ class Watch:
     """Follows the journal and watches that it goes on. `round` is what its thread repeats."""
 
     def __init__(
-        self, journal: Callable[[], JournalReader], deliveries: DeliveryJournal, channels: Sequence[str], *, clock: Clock
+        self,
+        journal: Callable[[], JournalReader],
+        deliveries: DeliveryJournal,
+        channels: Sequence[str],
+        *,
+        clock: Clock,
+        told: PositionFile | None = None,
     ) -> None:
+        """`told`: where core reads how far we are."""
         self._open = journal
         self._journal: JournalReader | None = None  # None: to be opened
         self._deliveries = deliveries
         self._channels = channels
         self._clock = clock
+        self._told = told
         self._heard_ns = clock.now_ns()
         self._has_heard = False  # in this life: a restart of ours says nothing about the core
         self._is_failing = False
@@ -228,6 +237,8 @@ class Watch:
         """Follow and watch once; True when the journal may hold more."""
         is_behind = self._follow()
         self._watch()
+        if self._told is not None:
+            self._told.tell(self._deliveries.position())
         return is_behind
 
     def _follow(self) -> bool:
@@ -312,7 +323,8 @@ async def run(data_dir: Path, *, clock: Clock, webhook_url: str | None = None, s
     log.info("notify_ready", channels=names)
     try:
         async with asyncio.TaskGroup() as group:
-            watch = Watch(lambda: JournalReader(data_dir / "journal"), journals[0], names, clock=clock)
+            told = PositionFile(data_dir / "run" / "notify.position", clock=clock)
+            watch = Watch(lambda: JournalReader(data_dir / "journal"), journals[0], names, clock=clock, told=told)
             group.create_task(_repeat("watch", watch.round, stop), name="notify-watch")
             for channel, deliveries in zip(channels, journals[1:], strict=True):
                 one_round = functools.partial(deliver, channel, deliveries, clock)

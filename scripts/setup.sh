@@ -49,8 +49,8 @@ install() {
         "$PYTHON" -m venv --clear "$VENV"
     fi
     say "installing the locked packages into $VENV"
-    "$VENV/bin/pip" install -q --disable-pip-version-check --require-hashes -r requirements.lock
-    "$VENV/bin/pip" install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+    "$VENV/bin/pip" install -qq --disable-pip-version-check --require-hashes -r requirements.lock
+    "$VENV/bin/pip" install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
     say "compiling the kernels (once)"
     "$VENV/bin/fieldloom" warm
     touch "$VENV/.installed"
@@ -68,6 +68,7 @@ tools() {
     have faketime || missing+=(faketime)
     have mosquitto_sub || missing+=(mosquitto-clients)
     have cc || missing+=(gcc libc6-dev)
+    [ -e /usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc ] || missing+=(fonts-noto-cjk)  # Chinese as glyphs, not boxes
     [ -e /usr/include/mosquitto.h ] || missing+=(libmosquitto-dev)
     if [ ${#missing[@]} -gt 0 ]; then
         say "installing for the tests: ${missing[*]}"

@@ -13,7 +13,7 @@ from api.state import NEVER
 from api.views import LatestView, View, finite, latest_view
 from telemetry.frame import Verdict
 from telemetry.plan import Device
-from telemetry.site import ActuatorSpec
+from telemetry.site import ActuatorSpec, SiteConfig, Text
 
 router = APIRouter(tags=["devices"])
 
@@ -46,7 +46,7 @@ class DeviceView(View):
     device: str = Field(examples=["ms-1"])
     area: str = Field(examples=["ms"])
     profile: str = Field(examples=["multi_span"])
-    label: dict[str, str] = Field(examples=[{"en": "Multi-span greenhouse", "zh": "连栋温室"}])
+    label: dict[str, str] = Field(examples=[{"en": "Climate 1", "zh": "1 号温室气候"}])
     origin: str = Field(examples=["SIMULATED"])
     is_silent: bool = Field(examples=[False])
     last_seen_ms: int | None = Field(examples=[1767225660000])
@@ -93,8 +93,18 @@ def _actuator_view(parts: Parts, device: Device, spec: ActuatorSpec) -> Actuator
     )
 
 
-def device_view(parts: Parts, device: Device) -> DeviceView:
-    """Its view now."""
+def device_labels(config: SiteConfig) -> dict[str, Text]:
+    """Labels by the names of the site file's lines; a line of many devices stands under its name without number."""
+    return {spec.name: spec.label for spec in config.devices if spec.label.en or spec.label.zh}
+
+
+def _label(device: Device, labels: dict[str, Text]) -> Text:
+    """The device's own label, else its profile's."""
+    return labels.get(device.name) or labels.get(device.name.rpartition("-")[0]) or device.profile.label
+
+
+def device_view(parts: Parts, device: Device, labels: dict[str, Text]) -> DeviceView:
+    """Its view now. `labels`: `device_labels` of its site."""
     state = parts.state
     seen_ns = state.seen_ns(device)
     return DeviceView(
@@ -102,7 +112,7 @@ def device_view(parts: Parts, device: Device) -> DeviceView:
         device=device.name,
         area=device.area,
         profile=device.profile.name,
-        label=device.profile.label.model_dump(),
+        label=_label(device, labels).model_dump(),
         origin=device.origin,
         is_silent=state.is_silent(device),
         last_seen_ms=None if seen_ns == NEVER else seen_ns // 1_000_000,
@@ -123,17 +133,19 @@ async def devices(
 ) -> DeviceList:
     """Devices of a site with commanded and measured positions."""
     del principal
-    site_config(parts, site)
+    labels = device_labels(site_config(parts, site))
     plan = parts.state.plan
     numbers = parts.state.active_devices(site)
     rest = numbers[numbers > after]
     page = rest[:limit].tolist()
-    return DeviceList(items=[device_view(parts, plan.devices[n]) for n in page], next=page[-1] if len(rest) > limit else None)
+    return DeviceList(
+        items=[device_view(parts, plan.devices[n], labels) for n in page], next=page[-1] if len(rest) > limit else None
+    )
 
 
 @router.get("/sites/{site}/devices/{device}", responses=problem.documented(401, 404))
 async def device(site: str, device: str, parts: UseParts, principal: Viewer) -> DeviceView:
     """One device."""
     del principal
-    site_config(parts, site)
-    return device_view(parts, find_device(parts, site, device))
+    labels = device_labels(site_config(parts, site))
+    return device_view(parts, find_device(parts, site, device), labels)

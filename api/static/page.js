@@ -44,7 +44,12 @@ const zone = () => page.sites.find((s) => s.site === page.site)?.zone;
 const time = (ms) => new Intl.DateTimeFormat(language === "zh" ? "zh-CN" : "en-GB", { timeStyle: "medium", timeZone: zone(), hour12: false }).format(ms);
 const number = (value, decimals) => value.toFixed(decimals).replace("-", MINUS);
 const label = (text, fallback) => (text && (text[language] || text.en || text.zh)) || fallback;
-const withUnit = (text, unit) => (unit === "%" || unit === "°" ? text + unit : unit && unit !== "1" ? text + THIN + unit : text);
+// Names in files are plain letters; people read the signs.
+const SIGNS = { C: "°C", K: "K", deg: "°", "umol/m2/s": "µmol/m²/s", "W/m2": "W/m²", m3: "m³", bool: "" };
+const sign = (unit) => SIGNS[unit] ?? unit;
+const called = (device) => label(page.devices.get(device)?.device.label, device);
+const withUnit = (text, given) => joined(text, sign(given));
+const joined = (text, unit) => (unit === "%" || unit === "°" ? text + unit : unit && unit !== "1" ? text + THIN + unit : text);
 
 // -- tiles -----------------------------------------------------------------------------------------------------------------------
 
@@ -178,7 +183,7 @@ function badge(alarm) {
 function sentence(alarm) {
   const value = alarm.evidence.value;
   const shown = typeof value === "number" ? number(value, 1) : "";
-  return label(alarm.message, alarm.rule).replaceAll("{value}", shown).replaceAll("{device}", alarm.device);
+  return label(alarm.message, alarm.rule).replaceAll("{value}", shown).replaceAll("{device}", called(alarm.device));
 }
 
 const order = (alarm) => [alarm.priority || "P9", UNANSWERED.includes(alarm.state) ? 0 : 1, -alarm.changed_ms];
@@ -232,12 +237,15 @@ function drawAlarms() {
   if (!sorted.length) list.append(make("li", "empty", link() === "live" ? `${word("noAlarms")} · ${word("live")} ${time(now())}` : word("unsure")));
 }
 
+const actuatorOf = (c) => page.devices.get(c.device)?.actuators.find((a) => a.actuator.actuator === c.actuator)?.actuator;
+const actuatorName = (c) => label(actuatorOf(c)?.label, c.actuator);
+
 function drawCommands() {
   const newest = [...page.commands.values()].sort((a, b) => b.position - a.position).slice(0, ROWS_SHOWN);
   at("command-list").replaceChildren(...newest.map((c) => {
-    const value = c.value === null ? DASH : number(c.value, 0);
+    const value = c.value === null ? DASH : withUnit(number(c.value, 0), actuatorOf(c)?.unit);
     const state = make("span", "chip", word(c.state === "refused" ? "refused_state" : c.state));
-    const words = make("div", "words", make("strong", "", `${c.device} · ${c.actuator} → ${value}`), make("span", "place", c.reason),
+    const words = make("div", "words", make("strong", "", `${called(c.device)} · ${actuatorName(c)} → ${value}`), make("span", "place", c.reason),
       make("span", "when", c.steps.map(([name, ms]) => `${word(name === "refused" ? "refused_state" : name)} ${time(ms)}`).join(" → ")));
     return make("li", "row plain", words, state);
   }));
@@ -292,7 +300,7 @@ function drawFigures() {
   figures.forEach(([key, value], i) => { say(list.children[i].firstChild, word(key)); say(list.children[i].lastChild, String(value)); });
   const worst = standing.filter((a) => !LETTERS[a.state]).sort(worstFirst)[0];
   const calm = link() === "live" ? word("noAlarms") : word("unsure");
-  at("worst").replaceChildren(...(worst ? [`${worst.priority} `, make("bdi", "", sentence(worst)), ` · ${worst.device}`] : [calm]));
+  at("worst").replaceChildren(...(worst ? [`${worst.priority} `, make("bdi", "", sentence(worst))] : [calm]));
 }
 
 function tick() {

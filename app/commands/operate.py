@@ -1,8 +1,20 @@
 """Commands for whoever looks after an installation."""
 
+from enum import StrEnum
+from typing import Annotated
+
 import typer
 
 from app.settings import Settings, load_settings
+
+
+class Role(StrEnum):
+    """What a person or program may do; each includes the one before."""
+
+    viewer = "viewer"
+    operator = "operator"
+    engineer = "engineer"
+    admin = "admin"
 
 
 def doctor() -> None:
@@ -20,13 +32,19 @@ def doctor() -> None:
     raise typer.Exit(1 if failed else 0)
 
 
-def login(person: str = typer.Argument("admin", help="Who will be logged in.")) -> None:
-    """A one-time login link for an administrator, for whoever owns the data directory."""
+def login(
+    person: Annotated[str, typer.Argument(help="Who will be logged in.")] = "admin",
+    role: Annotated[Role, typer.Option(help="What he may do.")] = Role.admin,
+    token: Annotated[bool, typer.Option("--token", help="Print a bearer token for a program instead of a link.")] = False,
+    days: Annotated[float, typer.Option(help="With --token: how long it holds.", min=0.001, max=366)] = 1.0,
+) -> None:
+    """A one-time login link for a person, or a token for a program (FIELDLOOM_TOKEN), for whoever owns the data directory."""
     from app.client import base_url
     from app.demo import login_token
 
     settings = load_settings()
-    print(f"{base_url(settings)}/login#{login_token(settings.data_dir, person=person)}")
+    made = login_token(settings.data_dir, person=person, role=role.value, days=days if token else None)
+    print(made if token else f"{base_url(settings)}/login#{made}")
 
 
 def settings() -> None:
@@ -40,4 +58,4 @@ def warm() -> None:
     """Compile the kernels into their cache, as the installation does."""
     from app.commands.run import part
 
-    part("rules.kernels", "warm")()
+    part("app.warm", "warm")()

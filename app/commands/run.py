@@ -42,7 +42,7 @@ def part(module: str, name: str) -> Any:
 
 def demo(
     port: Annotated[int | None, typer.Option(help="Port of the web page; default 8080, or a free one when that is in use.")] = None,
-    speed: Annotated[float, typer.Option(help="How much faster than the wall clock the plants live.", min=1, max=120)] = 10.0,
+    speed: Annotated[float, typer.Option(help="How much faster than the wall clock the plants live.", min=1, max=120)] = 60.0,
     seed: Annotated[int, typer.Option(help="Seed of weather and sensors.")] = 1,
     quiet: Annotated[
         bool, typer.Option("--quiet", help="No live view; print the address, then one line every ten seconds.")

@@ -1,0 +1,36 @@
+"""Compiles every kernel into its cache at installation, by sending one message through the whole decision path of the demo site.
+
+Without it the first start of core takes 12 s instead of 1.
+"""
+
+import time
+
+import msgspec
+
+from app.demo import DEMO_SITE
+from app.site_files import load_site
+from app.wiring import build_engine
+from ingest.decode import Directory, Gather
+from rules import kernels
+from telemetry.record import Config, Start
+from telemetry.site import RuleSpec
+
+# A rule with a window and a silence: the demo's own rules have no window yet.
+WINDOWED = RuleSpec.model_validate({"id": "WARM", "profile": "multispan", "when": "mean(air_temp_c, 15 min) > 90"})
+
+
+def warm() -> None:
+    """Run one configuration, message and tick; nothing is kept of it."""
+    kernels.warm()
+    site = load_site(DEMO_SITE)
+    site = site.model_copy(update={"rules": [*site.rules, WINDOWED]})
+    engine, now_ns = build_engine(), time.time_ns()
+    gather = Gather(Directory(engine.plan))
+    gather.add(Start(1, "warm"), now_ns)
+    gather.add(Config(site.site, site.sha256(), site.canonical(), "warm"), now_ns)
+    engine.step(gather.build(0, now_ns, 0))
+    gather.directory = Directory(engine.plan)
+    message = {"v": 1, "boot": 1, "seq": 1, "ts": now_ns // 1_000_000, "p": {"air_temp_c": 20.5, "air_rh_pct": 70.0}}
+    gather.take(f"fl/{site.site}/climate-1/telemetry", msgspec.json.encode(message), False, now_ns)
+    gather.tick(now_ns)
+    engine.step(gather.build(engine.position + 1, now_ns, now_ns))
