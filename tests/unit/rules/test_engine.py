@@ -1,0 +1,161 @@
+"""The engine itself: spans, blind time, configuration in the middle, snapshots."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.wiring import build_engine
+from ingest.decode import Directory, Gather
+from rules.engine import Engine
+from store.snapshot import read_snapshot, write_snapshot
+from telemetry.decision import Decision
+from telemetry.frame import Entries, slice_entries
+from telemetry.record import Event, Start
+from telemetry.site import RuleSpec
+from tests.unit.rules.histories import T0, S, Story, record_of, site
+
+
+def entries_of(*actions: tuple[float, object]) -> Entries:
+    """START and the site at 0 s; then records, None (a tick) or (device, values) at their seconds."""
+    story = Story(0)
+    for second, action in actions:
+        story.now = T0 + int(second * S)
+        if action is None:
+            story.gather.tick(story.now)
+        elif isinstance(action, tuple):
+            device, values = action
+            body = json.dumps({"ts": story.now // 1_000_000, "p": values}).encode()
+            story.gather.take(f"fl/s/{device}/telemetry", body, False, story.now)
+        else:
+            story.gather.add(action, story.now)  # type: ignore[arg-type]
+    return story.gather.build(0, 0, 0)
+
+
+def decide(entries: Entries, engine: Engine | None = None, *, one_by_one: bool = False) -> list[Decision]:
+    engine = engine or build_engine()
+    if not one_by_one:
+        return engine.step(entries).decisions
+    return [d for k in range(len(entries)) for d in engine.step(slice_entries(entries, k, k + 1)).decisions]
+
+
+def blind(entries: Entries) -> list[tuple[int, bool, float]]:
+    """(position, blind, seconds) of every word about it; equal for the whole run and for single entries."""
+    made = [d for d in decide(entries) if d.kind == "blind"]
+    assert [d for d in decide(entries, one_by_one=True) if d.kind == "blind"] == made
+    return [(d.position, d.body["blind"], (d.time_ns - T0) / S) for d in made]
+
+
+def test_blind_from_start_until_drained() -> None:
+    assert blind(entries_of((3, Event("drained")), (4, None))) == [(0, True, 0), (2, False, 3)]
+
+
+def test_blind_at_most_a_minute() -> None:
+    assert blind(entries_of((59, None), (61, None), (62, Event("drained")))) == [(0, True, 0), (3, False, 60)]
+
+
+def test_a_drained_that_comes_too_late_ends_nothing_twice() -> None:
+    assert blind(entries_of((61, Event("drained")), (62, None))) == [(0, True, 0), (2, False, 60)]
+
+
+def test_a_second_loss_makes_the_blind_time_longer() -> None:
+    story = entries_of((50, Event("broker_lost")), (100, None), (105, Event("drained")))
+    assert blind(story) == [(0, True, 0), (4, False, 105)]
+
+
+def test_a_loss_after_the_minute_is_a_blind_time_of_its_own() -> None:
+    story = entries_of((10, Event("drained")), (20, None), (100, Event("broker_lost")), (101, Event("drained")))
+    assert blind(story) == [(0, True, 0), (2, False, 10), (4, True, 100), (5, False, 101)]
+    (begin,) = [d for d in decide(story) if d.kind == "blind" and d.position == 4]
+    assert begin.body["from_ns"] == T0 + 20 * S, "blind since the last entry before it"
+
+
+def silence(*actions: tuple[float, object]) -> list[tuple[str, float]]:
+    entries = entries_of(*actions)
+    made = [d for d in decide(entries) if d.kind == "alarm" and d.subject == "SIL@s/d-0"]
+    assert [d for d in decide(entries, one_by_one=True) if d.kind == "alarm" and d.subject == "SIL@s/d-0"] == made
+    return [(d.body["to"], (d.time_ns - T0) / S) for d in made]
+
+
+HELLO = ("d-0", {"rh_pct": 70})
+
+
+def test_silence_counts_from_the_last_word() -> None:
+    assert silence((0, Event("drained")), (1, HELLO), (2, HELLO), (8, None), (9, None), (20, HELLO)) == [
+        ("UNACK", 9),
+        ("RTNUN", 20),
+    ]
+
+
+@pytest.mark.parametrize("begin", [Event("broker_lost"), Start(2)], ids=lambda r: type(r).__name__)
+def test_silence_does_not_count_while_blind(begin: object) -> None:
+    assert silence((0, Event("drained")), (1, HELLO), (5, begin), (20, None), (30, Event("drained")), (31, None), (37, None)) == []
+    assert silence((0, Event("drained")), (1, HELLO), (5, begin), (6, HELLO), (20, None), (30, Event("drained")), (31, None)) == []
+
+
+def test_silence_counts_again_from_the_end_of_the_blind_time() -> None:
+    assert silence((0, Event("drained")), (1, HELLO), (5, Start(2)), (30, Event("drained")), (30, None), (50, None)) == [
+        ("UNACK", 37)
+    ]
+
+
+def test_no_silence_across_the_gap_of_a_stopped_core() -> None:
+    assert silence((0, Event("drained")), (1, HELLO), (1000, Start(2)), (1001, HELLO), (1002, Event("drained")), (1003, None)) == []
+
+
+def test_a_timer_that_was_due_before_a_restart_fires_with_its_due_time() -> None:
+    hot = ("d-0", {"temp_c": 40})
+    story = entries_of((0, Event("drained")), (1, hot), (1000, Start(2)), (1001, None))
+    (alarm,) = [d for d in decide(story) if d.subject == "HOT@s/d-0" and d.kind == "alarm"]
+    assert ((alarm.time_ns - T0) / S, alarm.position, alarm.phase) == (6, 4, 0)
+
+
+def test_a_configuration_holds_from_the_next_entry_on() -> None:
+    extra = site(extra=[RuleSpec(id="NEW", profile="p", when="rh_pct > 60", priority="P4")])
+    story = entries_of((0, Event("drained")), (1, HELLO), (2, record_of(extra)), (3, ("d-1", {"rh_pct": 70})), (4, HELLO))
+    for one_by_one in (False, True):
+        made = [d.position for d in decide(story, one_by_one=one_by_one) if d.subject.startswith("NEW@") and d.kind == "alarm"]
+        assert made == [5, 6]
+
+
+def test_the_same_configuration_again_changes_nothing() -> None:
+    def story(again: bool) -> Entries:
+        record = record_of(site()) if again else Event("note")
+        hot = ("d-0", {"temp_c": 40})
+        return entries_of((0, Event("drained")), (1, hot), (2, record), (3, hot), (7, None), (8, record), (9, hot), (30, None))
+
+    assert decide(story(True)) == decide(story(False))
+
+
+def test_a_snapshot_of_a_snapshot_is_the_same_bytes(tmp_path: Path) -> None:
+    story = Story(3)
+    for _ in range(300):
+        story.act()
+    engine = build_engine()
+    engine.step(story.end())
+    first = write_snapshot(tmp_path / "a", engine.position, engine.snapshot())
+    again = build_engine()
+    again.restore(read_snapshot(first).state)
+    assert again.position == engine.position
+    second = write_snapshot(tmp_path / "b", again.position, again.snapshot())
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_admission_covers_every_frame_and_sample_of_the_call() -> None:
+    story = Story(5)
+    for _ in range(200):
+        story.act()
+    entries = story.end()
+    out = build_engine().step(entries)
+    assert (len(out.admission.verdict), len(out.admission.quality)) == (len(entries.frames), len(entries.frames.point))
+    positions = [d.position for d in out.decisions]
+    assert positions == sorted(positions)
+    assert set(positions) <= set(range(len(entries)))
+    assert np.isin(out.admission.verdict, range(7)).all()
+
+
+def test_an_unknown_device_leaves_a_reject_and_no_decision() -> None:
+    gather = Gather(Directory(build_engine().plan))
+    gather.take("fl/s/d/telemetry", b'{"p":{"x":1}}', False, T0)
+    assert decide(gather.build(0, T0, 0)) == []
