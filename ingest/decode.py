@@ -190,9 +190,8 @@ class Gather:
             problem = self._take_packed(source, payload, flags, received_ns)
             if problem is not None:
                 packed = wire.decode_packed(payload)
-                known = not isinstance(packed, wire.Reject) and packed.has_seq
-                sequence = (packed.boot, packed.seq) if known else None
-                self._reject(problem, name, payload, received_ns, device=source.key, sequence=sequence)
+                numbers = None if isinstance(packed, wire.Reject) or not packed.has_seq else (packed.boot, packed.seq)
+                self._reject(problem, name, payload, received_ns, device=source.key, sequence=numbers)
             return
         bad: list[wire.Reject] = []
         message = wire.decode_message(payload, bad)

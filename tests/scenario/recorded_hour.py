@@ -1,6 +1,7 @@
 """One recorded hour of a site, made by driving the engine one entry at a time: measurements with commands obeyed or not, requests, a
 restart, a lost broker and changes of the configuration. The recording can then be cut and driven in any other way."""
 
+import itertools
 import json
 import random
 from collections.abc import Callable
@@ -182,11 +183,10 @@ def drive(
     """Hash of the decision log and the commands, with the run cut before each index of `cuts`."""
     log, commands = LogHash(), []
     bounds = [0, *sorted(set(cuts) - {0, len(entries)}), len(entries)]
-    for a, b in zip(bounds[:-1], bounds[1:], strict=True):
+    for a, b in itertools.pairwise(bounds):
         outcome = engine.step(slice_entries(entries, a, b))
         log.add(outcome.decisions)
         commands += outcome.commands
         if between is not None:
             engine = between(engine)
     return log.hexdigest(), commands
-

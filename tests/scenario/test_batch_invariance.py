@@ -1,6 +1,7 @@
 """T23: one recorded hour decides the same however it is cut, over restarts, and in both forms of the loops; and the hash would tell."""
 
 import dataclasses
+import itertools
 import random
 from functools import cache
 from pathlib import Path
@@ -87,12 +88,13 @@ def test_two_frames_swapped_change_the_hash() -> None:
     entries, digest, _ = hour()
     frames = entries.frames
     sizes = np.diff(frames.offsets)
-    a, b = next(
+    pairs = [
         (int(i), int(j))
         for d in np.unique(frames.device)
-        for i, j in zip(*(lambda w: (w[20:-1], w[21:]))(np.flatnonzero((frames.device == d) & (sizes == 2))), strict=True)
-        if frames.value[frames.offsets[i]] > 31 and frames.value[frames.offsets[j]] < 28
-    )
+        for i, j in itertools.pairwise(np.flatnonzero((frames.device == d) & (sizes == 2))[20:])
+    ]
+    first = frames.value[frames.offsets[:-1]]
+    a, b = next((i, j) for i, j in pairs if first[i] > 31 and first[j] < 28)
     ts, seq, value = frames.ts_ns.copy(), frames.seq.copy(), frames.value.copy()
     ts[[a, b]], seq[[a, b]] = ts[[b, a]], seq[[b, a]]
     sa, sb = (slice(int(frames.offsets[k]), int(frames.offsets[k + 1])) for k in (a, b))

@@ -32,7 +32,10 @@ def site() -> SiteConfig:
     points = [PointSpec(name=name, unit="1", low=-1000, high=1000) for name in POINTS]
     profile = Profile(name="p", lateness_s=20, points=points, rules=rules)
     return SiteConfig(
-        site="s", areas=[AreaSpec(name="a")], devices=[DeviceSpec(name="d", profile="p", area="a", count=5)], profiles={"p": profile}
+        site="s",
+        areas=[AreaSpec(name="a")],
+        devices=[DeviceSpec(name="d", profile="p", area="a", count=5)],
+        profiles={"p": profile},
     )
 
 

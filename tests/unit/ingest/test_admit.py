@@ -30,7 +30,10 @@ def site() -> SiteConfig:
     ]
     profile = Profile(name="p", lateness_s=LATENESS, points=points)
     return SiteConfig(
-        site="s", areas=[AreaSpec(name="a")], devices=[DeviceSpec(name="d", profile="p", area="a", count=3)], profiles={"p": profile}
+        site="s",
+        areas=[AreaSpec(name="a")],
+        devices=[DeviceSpec(name="d", profile="p", area="a", count=3)],
+        profiles={"p": profile},
     )
 
 
@@ -236,10 +239,10 @@ def test_random_messages_equal_the_obvious_loop(seed: int) -> None:
             door.send(values, age, device, channel)
             if rng.random() < 0.3:
                 verdicts, bits, _ = door.flush()
-                out += [(v, -1) for v in verdicts] + [(-1, b) for b in bits]
+                out.extend([(v, -1) for v in verdicts] + [(-1, b) for b in bits])
     for door, out in zip(doors, found, strict=True):
         verdicts, bits, _ = door.flush()
-        out += [(v, -1) for v in verdicts] + [(-1, b) for b in bits]
+        out.extend([(v, -1) for v in verdicts] + [(-1, b) for b in bits])
         assert [v for v, _ in out if v >= 0] == [v for v, _ in expected]
         assert [b for _, b in out if b >= 0] == [b for _, bits in expected for b in bits]
         assert door.admit.accounting.changed == naive.changed

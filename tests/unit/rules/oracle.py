@@ -84,7 +84,7 @@ class Oracle:
                 ]
                 self.frame(position, now, int(frames.device[f]), int(frames.ts_ns[f]), Verdict(int(admission.verdict[f])), samples)
                 f += 1
-            self.after(now, records.get(i))
+            self.after(records.get(i))
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
@@ -124,7 +124,7 @@ class Oracle:
             elif changed & set(c.points.values()):
                 self.evaluate(position, ts, c)
 
-    def after(self, now: int, record: Any) -> None:
+    def after(self, record: Any) -> None:
         if isinstance(record, Event) and record.name == "drained" and self.blind:
             self.blind, self.rearm = False, True
         if isinstance(record, Config):
@@ -202,8 +202,7 @@ class Oracle:
         point = c.points[ref]
         if isinstance(ref, Window):
             return self.stats.get((ref.fn, point, ref.length_ns), NAN)
-        value = self.latest.get(point, NAN)
-        return value
+        return self.latest.get(point, NAN)
 
     def scalar(self, node: Any, c: Condition) -> Any:
         """A float (NaN: unknown) of a number; True, False or None (unknown) of a condition."""

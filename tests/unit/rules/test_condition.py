@@ -1,5 +1,6 @@
 """The rule stage against the loop that defines it."""
 
+import itertools
 import random
 
 import numpy as np
@@ -13,7 +14,7 @@ from tests.unit.rules.oracle import Oracle, Transition
 def decided(entries: Entries, cuts: list[int], *, numba: bool) -> tuple[list[Transition], Admission]:
     engine, probe = rule_engine(numba=numba)
     bounds = [0, *sorted(cuts), len(entries)]
-    parts = [engine.step(slice_entries(entries, a, b)).admission for a, b in zip(bounds[:-1], bounds[1:], strict=True) if a < b]
+    parts = [engine.step(slice_entries(entries, a, b)).admission for a, b in itertools.pairwise(bounds) if a < b]
     return probe.out, Admission(np.concatenate([p.verdict for p in parts]), np.concatenate([p.quality for p in parts]))
 
 

@@ -8,7 +8,8 @@ from telemetry import topic
 
 GOOD_NAMES = ["a", "0", "bench-1", "a_b", "a" * 64, "0-0"]
 BAD_NAMES = [
-    "", "-a", "a-", "_a", "A", "a b", "a" * 65, "a+", "+", "#", "..", ".", "$sys", "a\n", "\na", "a\x00", "ａ", "а", "é", "a\u200b", "a/b", "<img>",
+    "", "-a", "a-", "_a", "A", "a b", "a" * 65, "a+", "+", "#", "..", ".", "$sys", "a\n", "\na", "a\x00", "ａ", "а", "é",
+    "a\u200b", "a/b", "<img>",
 ]  # fmt: skip
 
 
