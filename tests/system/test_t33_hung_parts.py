@@ -1,0 +1,250 @@
+"""Parts that hang: core frozen (devices go local, the watchdog alarms, no burst afterwards), web frozen inside an insert and inside a
+read (core goes on as before)."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paho.mqtt.client as paho
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
+from devices.outbox import LEASE_LIFETIME_S
+from simulators.device import Options, SimulatedDevice
+from simulators.fleet import Broker, DeviceClient
+from telemetry.clock import EngineClock
+from telemetry.site import SiteConfig
+from tests.faults.broker import RealBroker
+from tests.faults.process import Process, wait_until
+from tests.system.core_process import ROOT, CoreProcess
+from tests.system.ledger import StoreReader, VerifiableDevices, ledger_site
+from tests.system.test_t27_expired_commands import until
+
+pytestmark = pytest.mark.system
+WATCHDOG_S = 10.0
+WAL_MAX = 64 << 20
+
+
+def house_site() -> SiteConfig:
+    house = {
+        "name": "house",
+        "receipts": False,
+        "points": [{"name": "temp_c", "unit": "°C", "low": -30, "high": 60, "heartbeat_s": 2}],
+        "actuators": [{"name": "vent", "expiry_s": 5, "fail_safe": 20.0}],
+    }
+    rule = {
+        "id": "HOT",
+        "profile": "house",
+        "when": "temp_c > 30",
+        "demand": {"actuator": "vent", "value": 80, "level": "temperature"},
+    }
+    return SiteConfig.model_validate(
+        {
+            "site": "farm", "areas": [{"name": "a"}], "profiles": {"house": house}, "rules": [rule],
+            "devices": [{"name": name, "profile": "house", "area": "a"} for name in ("live", "quick")],
+        }
+    )  # fmt: skip
+
+
+class Room:
+    """A plant that is as warm as the test says."""
+
+    def __init__(self) -> None:
+        self.temp_c = 20.0
+
+    def advance(self, unix_s: float, dt_s: float, actuators: Mapping[str, Any]) -> None:
+        """Nothing moves by itself."""
+
+    def read(self, actuators: Mapping[str, Any]) -> dict[str, float]:
+        return {"temp_c": self.temp_c}
+
+    def local(self, actuators: Mapping[str, Any]) -> None:
+        """No thermostat."""
+
+
+class QuickClock:
+    """Runs `speed` times as fast: a device on it lives its lease in less of our time."""
+
+    def __init__(self, speed: float) -> None:
+        self._begin_ns, self._speed = time.monotonic_ns(), speed
+
+    def now_ns(self) -> int:
+        return self._begin_ns + int((time.monotonic_ns() - self._begin_ns) * self._speed)
+
+
+def device(name: str, room: Room, *, sample_s: float) -> SimulatedDevice:
+    options = Options(boot=1, plant_start_s=0, sample_s=sample_s)
+    profile = house_site().profiles["house"]
+    return SimulatedDevice("farm", name, profile, room, options=options, random=np.random.default_rng(1))
+
+
+class Spy:
+    """Everybody's commands as they leave the broker: (monotonic s, topic)."""
+
+    def __init__(self, broker: RealBroker) -> None:
+        self.commands: list[tuple[float, str]] = []
+        self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id="spy", protocol=MQTTProtocolVersion.MQTTv5)
+        self._client.on_message = lambda _c, _u, message: self.commands.append((time.monotonic(), message.topic))
+        self._client.connect(broker.host, broker.port)
+        self._client.subscribe("fl/farm/+/command", qos=1)
+        self._client.loop_start()
+        wait_until(self._client.is_connected, what="spy connected")
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+async def freeze_core(tmp_path: Path, *, freeze_s: float, speed: float) -> None:
+    """`speed` is that of the quick device's clock; the freeze must outlast the lease on it."""
+    assert freeze_s * speed > LEASE_LIFETIME_S
+    with RealBroker(tmp_path / "broker") as broker, CoreProcess(tmp_path / "core", broker) as core:
+        await asyncio.to_thread(lambda: core.configure(house_site()).start().wait_configured("farm"))
+        argv = [sys.executable, "-m", "app.cli", "serve", "notify"]
+        room, still, spy = Room(), Room(), Spy(broker)
+        live, quick = device("live", room, sample_s=0.2), device("quick", still, sample_s=60)
+        address = Broker(broker.host, broker.port, lambda _name: None)
+        clients = [
+            DeviceClient(live, address, clock=EngineClock(time.time_ns, time.monotonic_ns), random=np.random.default_rng(1)),
+            DeviceClient(quick, address, clock=QuickClock(speed), random=np.random.default_rng(2)),
+        ]
+        tasks = [asyncio.create_task(client.run(asyncio.Event())) for client in clients]
+        try:
+            with Process(argv, log=tmp_path / "notify.log", env=core.env, cwd=ROOT) as notify:
+                room.temp_c = 40.0
+                await until(lambda: live.actuators["vent"].target == 80, deadline_s=15, what="vent opens")
+                await until(lambda: quick.obedience.epoch > 0 and not quick.obedience.is_local, deadline_s=10, what="lease")
+                core.process.freeze()
+                frozen_at = time.monotonic()
+                await until(lambda: "NOTIFY-CORE-SILENT" in notify.output, deadline_s=WATCHDOG_S, what="watchdog alarm")
+                alarmed_s = time.monotonic() - frozen_at
+                await until(lambda: quick.obedience.is_local, deadline_s=freeze_s + 2, what="goes local")
+                local_s = time.monotonic() - frozen_at
+                while time.monotonic() < frozen_at + freeze_s:  # the rule would open and shut the vent all the time
+                    room.temp_c = 60.0 - room.temp_c
+                    await asyncio.sleep(0.3)
+                room.temp_c = 20.0
+                await asyncio.sleep(0.5)
+                resumed_at = time.monotonic()
+                core.process.thaw()
+                await until(lambda: live.actuators["vent"].target == 0, deadline_s=10, what="controls again")
+                await until(lambda: not quick.obedience.is_local, deadline_s=10, what="lease again")
+                await until(lambda: '"change": "clear"' in notify.output, deadline_s=10, what="watchdog clears")
+                late = [topic for at, topic in spy.commands if resumed_at <= at and topic.endswith("live/command")]
+                print(f"alarm after {alarmed_s:.1f} s, local after {local_s:.1f} s, {len(late)} commands after the resume")
+                assert local_s <= LEASE_LIFETIME_S / speed + 1.0
+                assert len(late) <= 2
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            spy.close()
+
+
+async def test_core_frozen_for_a_while(tmp_path):
+    await freeze_core(tmp_path, freeze_s=8.0, speed=2.5)
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(120)
+async def test_core_frozen_for_longer_than_a_lease(tmp_path):
+    await freeze_core(tmp_path, freeze_s=20.0, speed=1.0)
+
+
+INSERT = """
+import os, signal, sys
+from pathlib import Path
+from store.inbox import Inbox
+from telemetry.record import Request
+inbox = Inbox(Path(sys.argv[1]) / "inbox.sqlite")
+inbox._connection.execute("BEGIN IMMEDIATE")
+inbox.put(Request("held", "acknowledge", "web", {"alarm": "NONE@farm/v-0"}))
+os.kill(os.getpid(), signal.SIGSTOP)
+inbox._connection.execute("COMMIT")
+"""
+READ = """
+import os, signal, sys
+from pathlib import Path
+from store import journal_reader
+real, seen = journal_reader.from_row, []
+def from_row(*args, **kwargs):
+    seen.append(1)
+    if len(seen) == 2:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return real(*args, **kwargs)
+journal_reader.from_row = from_row
+journal_reader.JournalReader(Path(sys.argv[1]) / "journal").read(-1)
+"""
+
+
+def is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+@contextmanager
+def frozen_inside(script: str, core: CoreProcess, directory: Path) -> Iterator[Process]:
+    """A stand-in for web that stopped itself in the middle of its work on core's files."""
+    argv = [sys.executable, "-c", script, str(core.data)]
+    with Process(argv, log=directory / "web.log", env={"PYTHONPATH": str(ROOT)}) as web:
+        web.wait_ready(lambda: is_stopped(web.pid))
+        yield web
+
+
+def commit_gaps_ms(core: CoreProcess, after: int) -> list[float]:
+    """Times between the commits after a position."""
+    times = np.array([transaction.engine_ns for transaction in core.transactions(after)])
+    return sorted((np.diff(times) / 1e6).tolist())
+
+
+def freeze_web(tmp_path: Path, script: str, *, seconds: float, rate: float) -> None:
+    with RealBroker(tmp_path / "broker") as broker, CoreProcess(tmp_path / "core", broker) as core:
+        core.configure(ledger_site(10)).start().wait_configured("farm")
+        devices = VerifiableDevices(broker.host, broker.port)
+        try:
+            devices.run(rate=rate)
+            began = time.monotonic()
+            first = core.last().last
+            wait_until(lambda: time.monotonic() > began + seconds / 2, deadline_s=seconds, what="measured before")
+            before = commit_gaps_ms(core, first)
+            with frozen_inside(script, core, tmp_path) as web:
+                began, middle = time.monotonic(), core.last().last
+                wait_until(lambda: time.monotonic() > began + seconds, deadline_s=2 * seconds, what="measured while frozen")
+                during = commit_gaps_ms(core, middle)
+                wal = max(path.stat().st_size for path in (core.data / "journal").glob("*-wal"))
+                web.thaw()
+                web.wait_exit()
+            if script is INSERT:
+                wait_until(lambda: len(core.decisions("answer", "held")) == 1, what="the request that was held is answered")
+            book = devices.finish()
+        finally:
+            devices.close()
+        wait_until(lambda: core.last().read_accounting().stored >= len(book.sent), what="everything stored")
+        assert core.stop() == 0
+        found = StoreReader().take(core.transactions()).check(book)
+        print(
+            f"median {before[len(before) // 2]:.1f} -> {during[len(during) // 2]:.1f} ms, longest {during[-1]:.0f} ms, WAL {wal} bytes"
+        )
+        assert found.violations() == {}
+        assert during[len(during) // 2] <= 2 * before[len(before) // 2] + 5
+        assert during[-1] <= max(1000.0, 3 * before[-1])
+        assert wal < WAL_MAX
+
+
+def test_web_frozen_inside_an_insert(tmp_path):
+    freeze_web(tmp_path, INSERT, seconds=4, rate=500)
+
+
+def test_web_frozen_inside_a_read(tmp_path):
+    freeze_web(tmp_path, READ, seconds=4, rate=500)
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("script", [INSERT, READ], ids=["insert", "read"])
+def test_web_frozen_for_a_minute(tmp_path, script):
+    freeze_web(tmp_path, script, seconds=60, rate=1500)
