@@ -16,6 +16,7 @@ from api.auth import BEARER_LIFE_MAX_S, LINK_LIFE_S, Role, Sessions, Way
 from app import serving
 from app.broker import SERVICE, Broker, find_mosquitto, write_private
 from app.console import show_flow
+from app.playable import playable_sites
 from app.settings import Settings
 from app.site_files import load_site
 from app.supervisor import Part, Supervisor, fieldloom
@@ -43,7 +44,8 @@ async def run_demo(settings: Settings, *, speed: float, seed: int, quiet: bool, 
         port = free_port(settings.web_host, settings.web_port, must=port_given)
         site = at_speed(load_site(DEMO_SITE), speed)
         ask_for(settings.data_dir, site)
-        parts = await service_parts(settings.model_copy(update={"web_port": port}), [site])
+        known = [site, *playable_sites(DEMO_SITE.parent)]
+        parts = await service_parts(settings.model_copy(update={"web_port": port}), known)
         parts.append(fleet_part(settings, parts[-1].environment, seed=seed, speed=speed))
         supervisor = Supervisor(parts, stop_order=STOP_ORDER)
         link = f"http://{settings.web_host}:{port}/login#{login_token(settings.data_dir)}"

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from app.commands.look import slow_progress
 from app.lanes import LaneResult, write_lane
+from app.playable import now_site
 from app.recorded import NS_PER_MS, Api, Trace, lane_columns, make_trace, read_device, wait_for_history
 from app.serving import device_passwords
 from app.settings import Settings
@@ -39,7 +40,6 @@ from telemetry.site import DeviceSpec, SiteConfig
 from telemetry.transaction import Transaction
 from telemetry.wire import message as wire
 
-NOW_SUFFIX: Final = "-now"
 PATIENCE_S: Final = 30.0  # without any progress of the service
 SPEED: Final = 300.0  # five-minute data at one row a second
 FILE_BYTES_MAX: Final = 1 << 30
@@ -189,10 +189,10 @@ def row_messages(rows: Sequence[Row]) -> list[bytes]:
     return [wire.encode(wire.Message(rows=[wire.Row(p=dict(row.values), ts=row.ts_ms) for row in group])) for group in groups]
 
 
-async def publish_rows(recording: Recording, login: BrokerLogin) -> None:
+async def publish_rows(recording: Recording, login: BrokerLogin, sabotage: frozenset[str]) -> None:
     """All rows at QoS 1, each message after the one before was taken by the broker."""
     where = topic.topic(recording.site.site, recording.name, "telemetry")
-    payloads = row_messages(recording.rows)
+    payloads = row_messages(recording.rows[:-1] if "drop_row" in sabotage else recording.rows)
     async with connected(login) as client:
         with slow_progress(f"playing {recording.key}", len(payloads)) as advance:
             for done, payload in enumerate(payloads, start=1):
@@ -369,7 +369,7 @@ async def play_original(settings: Settings, recording: Recording) -> int:
         numbers = await asyncio.to_thread(point_numbers, api, recording)
         before = await asyncio.to_thread(read_back, api, site, recording.name, recording.points, recording.range_ms)
         after_position = last_position(settings)
-        await publish_rows(recording, login)
+        await publish_rows(recording, login, settings.sabotage)
         tally = await asyncio.to_thread(follow, settings, recording.key, numbers, after=after_position, samples=reported.samples)
         where = (site.site, recording.name, recording.points[0])
         await asyncio.to_thread(wait_for_history, api, *where, tally.position, patience_s=PATIENCE_S)
@@ -386,10 +386,8 @@ async def play_original(settings: Settings, recording: Recording) -> int:
 
 
 def shifted_site(site: SiteConfig, speed: float) -> SiteConfig:
-    """The simulated site in which a recording of `site` lives now: delays and rates as fast as its plants."""
-    label = site.label.model_copy(update={"en": f"{site.label.en}, now", "zh": f"{site.label.zh}（现在）"})
-    fast = at_speed(site, speed)
-    return fast.model_copy(update={"site": f"{site.site}{NOW_SUFFIX}", "origin": "SIMULATED", "label": label})
+    """The simulated copy of a recorded site, its delays and rates as fast as its data."""
+    return now_site(at_speed(site, speed))
 
 
 async def play_now(settings: Settings, recording: Recording, speed: float) -> int:
