@@ -1,6 +1,7 @@
 """The MQTT link alone: messages a second and CPU per message, acknowledged in batches as core does, on asyncio and uvloop.
 
-`python -m bench.link [messages] [runs]`. Broker and publisher share the machine: CPU per message travels, the rate does not.
+`python -m bench.link [messages] [runs] [read gap in ms]`. Broker and publisher share the machine: CPU per message
+travels, the rate does not.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ TOPIC = "fl/bench/dev-1/telemetry"
 GATHER_S = 0.005  # core's shortest time between commits
 
 
-async def receive(port: int, count: int) -> tuple[float, float]:
+async def receive(port: int, count: int, gap_s: float = 0.0) -> tuple[float, float]:
     """One run: (messages a second, CPU microseconds a message), from the first message to the last acknowledgement."""
     loop, up, done = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
     tokens: list[int] = []
@@ -55,6 +56,7 @@ async def receive(port: int, count: int) -> tuple[float, float]:
         on_batch=on_batch,
         on_up=up.set,
         session_expiry_s=0,
+        read_gap_s=gap_s,
     )
     running = asyncio.create_task(link.run())
     await asyncio.wait_for(up.wait(), 10)
@@ -67,27 +69,28 @@ async def receive(port: int, count: int) -> tuple[float, float]:
     return count / wall_s, cpu_s / count * 1e6
 
 
-def measure(name: str, new_loop: Callable[[], asyncio.AbstractEventLoop], broker: Rig, count: int, runs: int) -> None:
+def measure(name: str, new_loop: Callable[[], asyncio.AbstractEventLoop], broker: Rig, count: int, runs: int, gap_s: float) -> None:
     """Print medians and all runs."""
     rates, costs = [], []
     for _ in range(runs):
         with asyncio.Runner(loop_factory=new_loop) as runner:
-            rate, cost = runner.run(receive(broker.port, count))
+            rate, cost = runner.run(receive(broker.port, count, gap_s))
         rates.append(rate)
         costs.append(cost)
     shown = " ".join(f"{cost:.1f}" for cost in costs)
     print(f"{name}: {statistics.median(rates):,.0f} messages/s, {statistics.median(costs):.1f} us CPU a message (runs: {shown})")
 
 
-def main(count: int, runs: int) -> None:
+def main(count: int, runs: int, gap_s: float) -> None:
     """asyncio, then uvloop."""
     if not (BUILD / "publisher").exists():
         compile_c()
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     with rig() as broker:
-        measure("asyncio", asyncio.new_event_loop, broker, count, runs)
-        measure("uvloop", uvloop.new_event_loop, broker, count, runs)
+        measure("asyncio", asyncio.new_event_loop, broker, count, runs, gap_s)
+        measure("uvloop", uvloop.new_event_loop, broker, count, runs, gap_s)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100_000, int(sys.argv[2]) if len(sys.argv) > 2 else 3)
+    given = [float(word) for word in sys.argv[1:]] + [100_000, 3, 0.0][len(sys.argv) - 1 :]
+    main(int(given[0]), int(given[1]), given[2] / 1e3)

@@ -7,6 +7,7 @@ import time
 
 import pytest
 import trustme
+import uvloop
 
 from ingest.mqtt import MqttLink
 from telemetry.clock import EngineClock
@@ -91,23 +92,33 @@ def tls_broker(tmp_path, authority):
         yield running, port
 
 
-async def test_tls_carries_both_ways(tls_broker, authority):
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize("read_gap_s", [0.0, 0.002])
+def test_tls_carries_both_ways(tls_broker, authority, new_loop, read_gap_s):
     broker, port = tls_broker
     context = ssl.create_default_context()
     authority.configure_trust(context)
-    async with Session(port, "core", tls=context) as core, Session(broker.port, "device", filters=("x",)) as device:
-        payloads = [b"%d" % n + bytes(n * 37 % 5000) for n in range(500)]
-        for payload in payloads:
-            assert device.link.publish(TOPIC, payload)
-        await until(lambda: len(core.heard) == 500)
-        assert core.heard == payloads
-        assert core.link.publish("x", bytes(300_000))
-        await until(lambda: device.heard == [bytes(300_000)])
-        core.link.pause()
-        device.link.publish(TOPIC, b"while paused")
-        core.link.resume()
-        await until(lambda: core.heard[-1] == b"while paused")
-        assert core.downs == []
+    payloads = [b"%d" % n + bytes(n * 37 % 5000) for n in range(500)]
+
+    async def scenario():
+        async with (
+            Session(port, "core", tls=context, read_gap_s=read_gap_s) as core,
+            Session(broker.port, "device", filters=("x",)) as device,
+        ):
+            for payload in payloads:
+                assert device.link.publish(TOPIC, payload)
+            await until(lambda: len(core.heard) == 500)
+            assert core.heard == payloads
+            assert core.link.publish("x", bytes(300_000))
+            await until(lambda: device.heard == [bytes(300_000)])
+            core.link.pause()
+            device.link.publish(TOPIC, b"while paused")
+            core.link.resume()
+            await until(lambda: core.heard[-1] == b"while paused")
+            assert core.downs == []
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(scenario())
 
 
 async def test_a_broker_whose_certificate_nobody_vouches_for_is_refused_and_said(tls_broker):

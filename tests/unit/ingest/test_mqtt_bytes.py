@@ -95,7 +95,8 @@ def test_poison_is_delivered_raw_and_acknowledged_and_ends_nothing(run, byte_by_
     run(scenario())
 
 
-def test_pieces_cut_anywhere_give_the_same_deliveries(run):
+@pytest.mark.parametrize("read_gap_s", [0.0, 0.002])
+def test_pieces_cut_anywhere_give_the_same_deliveries(run, read_gap_s):
     payloads = [bytes([65 + n % 26]) * n for n in (0, 1, 100, 120, 127, 128, 200, 70_000, 3)]
 
     async def script(say, number):
@@ -107,7 +108,7 @@ def test_pieces_cut_anywhere_give_the_same_deliveries(run):
             at += size
 
     async def scenario():
-        async with ScriptedBroker(script) as broker, Ears(broker.port).running() as ears:
+        async with ScriptedBroker(script) as broker, Ears(broker.port, read_gap_s=read_gap_s).running() as ears:
             await until(lambda: len(ears.heard) == len(payloads))
             assert [d.payload for d in ears.heard] == payloads
             await until(lambda: acknowledged(broker.heard[0]) == list(range(1, len(payloads) + 1)))
@@ -242,7 +243,8 @@ def test_an_exception_in_on_batch_ends_run(run):
     run(scenario())
 
 
-def test_pause_stops_reading_at_the_socket_and_resume_goes_on(run):
+@pytest.mark.parametrize("read_gap_s", [0.0, 0.002])
+def test_pause_stops_reading_at_the_socket_and_resume_goes_on(run, read_gap_s):
     """A paused link takes at most the read already under way; the broker's writes stall."""
     payload = bytes(50_000)
 
@@ -255,7 +257,7 @@ def test_pause_stops_reading_at_the_socket_and_resume_goes_on(run):
 
     async def scenario():
         async with ScriptedBroker(script) as broker:
-            ears = Ears(broker.port, keepalive_s=0.4)
+            ears = Ears(broker.port, keepalive_s=0.4, read_gap_s=read_gap_s)
 
             def take(batch):
                 ears.heard.extend(batch)
