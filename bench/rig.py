@@ -21,7 +21,13 @@ import httpx
 
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "bench"
-LIBRARIES = {"loadgen": ["-lmosquitto"], "subscriber": ["-lmosquitto"], "probe": [], "publisher": ["-lmosquitto"]}
+LIBRARIES = {
+    "loadgen": ["-lmosquitto"],
+    "subscriber": ["-lmosquitto"],
+    "probe": [],
+    "publisher": ["-lmosquitto"],
+    "packed": ["-lmosquitto"],
+}
 READY_S = 60.0
 
 
