@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Final, Protocol
 
 from fastapi import Depends
@@ -72,7 +73,8 @@ class Lag:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Everything a route may use. hosts: host names that are answered; metrics_open: /metrics needs no login."""
+    """Everything a route may use. hosts: host names that are answered; metrics_open: /metrics needs no login;
+    lanes: directory of lane results."""
 
     state: LiveState
     history: History
@@ -86,6 +88,7 @@ class Parts:
     hosts: frozenset[str] = frozenset({"127.0.0.1", "localhost", "[::1]"})
     metrics_open: bool = False
     secure_cookie: bool = False
+    lanes: Path | None = None
 
     def core_silent_ms(self) -> int:
         """How long the core has written nothing new."""

@@ -126,6 +126,7 @@ def make_parts(settings: WebSettings, *, history: History, clock: Clock) -> Part
         hosts=frozenset(names) | settings.hosts,
         metrics_open=settings.metrics_open,
         secure_cookie=settings.secure_cookie,
+        lanes=settings.data_dir / "lanes",
     )
 
 

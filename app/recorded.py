@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from app.client import Client, connect
 from app.settings import Settings
-from telemetry.errors import EnvironmentFault
+from telemetry.errors import CallerError, EnvironmentFault
 from telemetry.frame import DTYPES
 from telemetry.plan import Plan
 
 ROWS_MAX: Final = 5_000  # samples of one answer
 BUCKETS: Final = 1_000  # of the first look at a long range
+RETRIES_S: Final = (0.5, 1.0, 2.0, 4.0)
 SESSION_S: Final = 20.0  # a command line session lives a minute
 RANGE_MAX_MS: Final = 20 * 366 * 86_400_000  # of one question
 NS_PER_MS: Final = 1_000_000
@@ -47,7 +48,14 @@ class Api:
         self._until = 0.0
 
     def get(self, path: str, **query: Any) -> Any:
-        """The answer's JSON. Raises CallerError or EnvironmentFault."""
+        """The answer's JSON. A busy service is asked again. Raises CallerError or EnvironmentFault."""
+        for pause_s in RETRIES_S:
+            try:
+                return self.client().get(path, **query)
+            except CallerError as error:
+                if "Try again" not in str(error):
+                    raise
+            time.sleep(pause_s)
         return self.client().get(path, **query)
 
     def client(self) -> Client:
