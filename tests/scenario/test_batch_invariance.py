@@ -132,4 +132,5 @@ def test_a_field_missing_from_the_snapshot_changes_the_hash(stage: str, field: s
         fresh.restore(saved)
         return fresh
 
-    assert drive(entries, cuts(5, len(entries), 200), build_engine(), forgetful)[0] != digest
+    count = 200 if field == "answered" else 12
+    assert drive(entries, cuts(5, len(entries), count), build_engine(), forgetful)[0] != digest

@@ -76,7 +76,7 @@ def variants() -> list[SiteConfig]:
     other = RULES[2].model_copy(update={"off_delay_s": 1.0})  # the same version keeps its state
     return [
         site(), site(2), site(6), site(rules=RULES[3:]), site(rules=[warmer, *RULES[1:]]), site(rules=[*RULES[:2], other, *RULES[3:]]),
-        site(extra=[RuleSpec(id="MORE", profile="p", when="temp_c - rh_pct > 0", on_delay_s=2)]),
+        site(extra=[RuleSpec(id="MORE", profile="p", when="temp_c > 25 or rh_pct < 55", on_delay_s=2)]),
         site(extra=[RuleSpec(id="HOT", profile="p", when="temp_c > 20", enabled=False)]),
     ]  # fmt: skip
 

@@ -42,7 +42,7 @@ def story(seed: int, length: int) -> Entries:
     return made.end()
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(8))
 def test_random_histories_equal_the_oracle(seed: int) -> None:
     assert agree(story(seed, 400), seed)
 
