@@ -137,10 +137,19 @@ def decision_line(decision: Decision) -> str:
         change = f"{body.get('from')} -> {body.get('to')}"
         return f"ALARM {body.get('priority', '')} {decision.subject} {change}  {alarm_text(decision)}".rstrip()
     if decision.kind == "command" and body.get("state") in ("sent", "confirmed", "refused", "lost", "failed_safe", "expired"):
-        return f"command {decision.subject} = {_number(body.get('value'))} {body['state']} ({body.get('reason', '')})"
+        return f"command {decision.subject} = {_number(body.get('value'))} {body['state']} ({because(body)})"
     if decision.kind == "answer" and not body.get("accepted", True):
         return f"{decision.subject} refused: {body.get('reason', '')}"
     return f"{decision.kind} {decision.subject}" if decision.kind in ("fault", "clock_wrong") else ""
+
+
+def because(body: dict[str, Any]) -> str:
+    """Why a command was given: the rule and its condition; a rule's message has places that only its alarm fills in."""
+    source, reason = str((body.get("winner") or {}).get("source", "")), str(body.get("reason", ""))
+    rule = source.partition("@")[0]
+    if "@" not in source:
+        return reason
+    return rule if "{" in reason else f"{rule}: {reason}"
 
 
 def _number(value: object) -> str:

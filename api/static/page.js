@@ -42,13 +42,14 @@ function age(ms) {
 
 const zone = () => page.sites.find((s) => s.site === page.site)?.zone;
 const time = (ms) => new Intl.DateTimeFormat(language === "zh" ? "zh-CN" : "en-GB", { timeStyle: "medium", timeZone: zone(), hour12: false }).format(ms);
-const number = (value, decimals) => value.toFixed(decimals).replace("-", MINUS);
+const number = (value, decimals) => value.toFixed(decimals).replace(/^-(?=[0.]*$)/, "").replace("-", MINUS);
 const label = (text, fallback) => (text && (text[language] || text.en || text.zh)) || fallback;
 // Names in files are plain letters; people read the signs.
 const SIGNS = { C: "°C", K: "K", deg: "°", "umol/m2/s": "µmol/m²/s", "W/m2": "W/m²", m3: "m³", bool: "" };
 const sign = (unit) => SIGNS[unit] ?? unit;
 const called = (device) => label(page.devices.get(device)?.device.label, device);
 const withUnit = (text, given) => joined(text, sign(given));
+const spoken = (text) => (text === undefined ? undefined : word(text));
 const joined = (text, unit) => (unit === "%" || unit === "°" ? text + unit : unit && unit !== "1" ? text + THIN + unit : text);
 
 // -- tiles -----------------------------------------------------------------------------------------------------------------------
@@ -79,7 +80,7 @@ function drawTile(slot) {
   slot.name.title = point.point;
   const isKnown = latest.value !== null && latest.ts_ms !== null;
   if (isKnown && latest.quality === "GOOD") slot.good = latest.value;
-  const shown = !isKnown ? DASH : point.labels?.[latest.value] ?? number(latest.value, point.decimals);
+  const shown = !isKnown ? DASH : spoken(point.labels?.[latest.value]) ?? number(latest.value, point.decimals);
   say(slot.digits, shown);
   say(slot.unit, isKnown && !point.labels ? withUnit("", point.unit) : "");
   node.dataset.quality = latest.quality ?? "NONE";
@@ -148,7 +149,7 @@ function drawActuator(slot) {
   const show = (value) => (value === null || value === undefined ? DASH : withUnit(number(value, 0), actuator.unit));
   say(slot.name, label(actuator.label, actuator.actuator));
   say(slot.flow, `${show(wanted)} → ${word("feedback")} ${actuator.feedback_point ? show(measured) : word("noFeedback")}`);
-  const reason = command ? command.reason : actuator.reason;
+  const reason = command ? because(command) : actuator.reason;
   const words = state ? word(state === "refused" ? "refused_state" : state) : word("noCommand");
   say(slot.why, reason ? `${words} · ${word("because", { reason })}` : words);
   const share = (value) => Math.min(100, Math.max(0, (100 * (value - actuator.low)) / (actuator.high - actuator.low)));
@@ -184,6 +185,14 @@ function sentence(alarm) {
   const value = alarm.evidence.value;
   const shown = typeof value === "number" ? number(value, 1) : "";
   return label(alarm.message, alarm.rule).replaceAll("{value}", shown).replaceAll("{device}", called(alarm.device));
+}
+
+// A rule with a message gives it as its reason: filled in from its alarm while that stands, else by the rule's name.
+function because(command) {
+  const source = command.evidence?.winner?.source ?? "", rule = source.split("@")[0], alarm = page.alarms.get(source);
+  if (alarm) return `${rule} · ${sentence(alarm)}`;
+  if (!source.includes("@")) return command.reason;
+  return command.reason.includes("{") ? rule : `${rule} · ${command.reason}`;
 }
 
 const order = (alarm) => [alarm.priority || "P9", UNANSWERED.includes(alarm.state) ? 0 : 1, -alarm.changed_ms];
@@ -245,7 +254,7 @@ function drawCommands() {
   at("command-list").replaceChildren(...newest.map((c) => {
     const value = c.value === null ? DASH : withUnit(number(c.value, 0), actuatorOf(c)?.unit);
     const state = make("span", "chip", word(c.state === "refused" ? "refused_state" : c.state));
-    const words = make("div", "words", make("strong", "", `${called(c.device)} · ${actuatorName(c)} → ${value}`), make("span", "place", c.reason),
+    const words = make("div", "words", make("strong", "", `${called(c.device)} · ${actuatorName(c)} → ${value}`), make("span", "place", because(c)),
       make("span", "when", c.steps.map(([name, ms]) => `${word(name === "refused" ? "refused_state" : name)} ${time(ms)}`).join(" → ")));
     return make("li", "row plain", words, state);
   }));
@@ -254,7 +263,7 @@ function drawCommands() {
 
 function drawRejects() {
   at("reject-list").replaceChildren(...page.rejects.slice(0, ROWS_SHOWN).map((r) => make("li", "row plain", make("div", "words",
-    make("strong", "", r.reason), make("span", "place", make("bdi", "", r.topic)), make("pre", "", make("bdi", "", r.payload_text.slice(0, 400)))),
+    make("strong", "", word(r.reason)), make("span", "place", make("bdi", "", r.topic)), make("pre", "", make("bdi", "", r.payload_text.slice(0, 400)))),
   make("span", "hint", time(r.time_ms)))));
   if (!page.rejects.length) at("reject-list").append(make("li", "empty", word("noRejects")));
 }

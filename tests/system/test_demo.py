@@ -36,14 +36,15 @@ class Demo:
     def __init__(self, data_dir: Path) -> None:
         self.data_dir, self.out = data_dir, data_dir.with_suffix(".out")
         kept = {name: value for name, value in os.environ.items() if not name.startswith("FIELDLOOM_")}
+        self.environment = kept | {"FIELDLOOM_DATA_DIR": str(data_dir), "FIELDLOOM_WEB_PORT": "0"}
         with self.out.open("wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "app.cli", "demo", "--quiet"],
-                cwd=ROOT,
-                env=kept | {"FIELDLOOM_DATA_DIR": str(data_dir), "FIELDLOOM_WEB_PORT": "0"},
-                stdout=out,
-                stderr=out,
+                [sys.executable, "-m", "app.cli", "demo", "--quiet"], cwd=ROOT, env=self.environment, stdout=out, stderr=out
             )
+
+    def fieldloom(self, *words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "app.cli", *words]
+        return subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=30, check=False)
 
     def link(self) -> str:
         found = re.search(r"http://\S+/login#\S+", self.out.read_text())
@@ -115,6 +116,43 @@ def test_demo_is_ready_flows_survives_a_dead_core_and_stops_cleanly(tmp_path: Pa
         accounting = running.last()
         assert accounting is not None
         assert accounting.read_accounting().is_balanced()
+
+
+def call(address: str, token: str, path: str, body: object = None) -> object:
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    data = None if body is None else json.dumps(body).encode()
+    with urllib.request.urlopen(urllib.request.Request(f"{address}/api/v1{path}", data, headers), timeout=10) as answer:
+        return json.load(answer)
+
+
+def test_a_vent_obeys_a_person_by_measured_feedback_and_says_why(tmp_path: Path) -> None:
+    with demo(tmp_path / "data") as running:
+        running.wait_for(running.link)
+        address = running.link().split("/login#")[0]
+        made = running.fieldloom("login", "ann", "--token", "--role", "operator", "--days", "0.01")
+        token = made.stdout.strip()
+        vent = "/sites/nursery/devices/climate-1/actuators/vent_lee/override"
+        asked = call(address, token, vent, {"value": 40, "seconds": 30, "reason": "inspection"})
+        assert isinstance(asked, dict)
+
+        def newest() -> dict[str, object]:
+            listed = call(address, token, "/sites/nursery/commands?device=climate-1&state=confirmed")
+            assert isinstance(listed, dict)
+            return next((item for item in listed["items"] if item["actuator"] == "vent_lee"), {})
+
+        running.wait_for(lambda: newest().get("value") == 40)
+        assert newest()["reason"] == "ann: inspection"
+        measured = call(address, token, "/sites/nursery/devices/climate-1")
+        assert isinstance(measured, dict)
+        [shown] = [one for one in measured["actuators"] if one["actuator"] == "vent_lee"]
+        assert abs(shown["measured"]["value"] - 40) <= shown["tolerance"]
+        assert "core" in running.fieldloom("status").stdout
+        assert "air_temp_c" in running.fieldloom("query", "nursery/climate-1/air_temp_c", "--last", "5min").stdout
+        assert running.fieldloom("doctor").returncode == 0
+        running.process.send_signal(signal.SIGINT)
+        assert running.process.wait(30) == 0, running.out.read_text()
+        hashes = {running.fieldloom("decisions", *words, "--hash").stdout for words in ([], ["--lane", "live"])}
+        assert len(hashes) == 1, hashes  # what was journaled is what this build decides on the same entries
 
 
 def test_nothing_is_left_when_the_supervisor_is_killed(tmp_path: Path) -> None:
