@@ -43,6 +43,8 @@ class CoreProcess:
             **(env or {}),
         }
         self._prefix = list(prefix)
+        self._decisions: list[Decision] = []
+        self._after = -1
         self._process: Process | None = None
 
     def configure(self, site: SiteConfig) -> Self:
@@ -110,9 +112,11 @@ class CoreProcess:
                 after = found[-1].last
 
     def decisions(self, kind: str, subject: str | None = None) -> list[Decision]:
-        """Decisions of a kind in the journal."""
-        every = (d for t in self.transactions() for d in t.read_decisions())
-        return [d for d in every if d.kind == kind and subject in {None, d.subject}]
+        """Decisions of a kind in the journal so far. Cheap to ask again: only what is new is read."""
+        for transaction in self.transactions(self._after):
+            self._decisions += transaction.read_decisions()
+            self._after = transaction.last
+        return [d for d in self._decisions if d.kind == kind and subject in {None, d.subject}]
 
     def last(self) -> Transaction:
         """The newest transaction."""

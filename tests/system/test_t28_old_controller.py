@@ -18,10 +18,10 @@ async def test_commands_of_the_old_epoch_are_refused(tmp_path):
     with RealBroker(tmp_path / "broker") as broker, CoreProcess(tmp_path / "core", broker) as core:
         await asyncio.to_thread(lambda: core.configure(site(busy_s=0)).start().wait_configured("farm"))
         old = core.last().epoch
-        core.kill()
-        await asyncio.to_thread(core.start)
         devices = Devices(broker)
         devices.go_online()
+        core.kill()
+        await asyncio.to_thread(core.start)
         try:
             await until(
                 lambda: all(d.obedience.epoch > old for d in devices.devices), deadline_s=10, what="leases of the new epoch"

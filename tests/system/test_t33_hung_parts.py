@@ -236,11 +236,11 @@ def freeze_web(tmp_path: Path, script: str, *, seconds: float, rate: float) -> N
 
 
 def test_web_frozen_inside_an_insert(tmp_path):
-    freeze_web(tmp_path, INSERT, seconds=4, rate=500)
+    freeze_web(tmp_path, INSERT, seconds=3, rate=500)
 
 
 def test_web_frozen_inside_a_read(tmp_path):
-    freeze_web(tmp_path, READ, seconds=4, rate=500)
+    freeze_web(tmp_path, READ, seconds=3, rate=500)
 
 
 @pytest.mark.torture
