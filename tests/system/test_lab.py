@@ -1,4 +1,4 @@
-"""`fieldloom lab` as a user runs it: two processes with equal seed print one hash, and so does one whose engine is killed."""
+"""`fieldloom lab` as a user runs it: two processes with equal seed print one hash, though one kills its engine."""
 
 import subprocess
 import sys
@@ -18,6 +18,4 @@ def test_equal_seeds_one_hash_also_across_kills() -> None:
     plain = lab("--seed", "5")
     assert "decisions sha256" in plain
     assert int(plain.split()[0]) > 10
-    assert lab("--seed", "5") == plain
     assert lab("--seed", "5", "--kills", "6") == plain
-    assert lab("--seed", "6") != plain

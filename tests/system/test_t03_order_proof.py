@@ -5,6 +5,8 @@ of the WAL, PUBACK packets as they went out. A message is covered when a page th
 has been written and a sync of that file has ended since. Saboteurs: ack_early, no_fsync.
 """
 
+# ruff: noqa: T201 - the figures of a proof are part of its result
+
 import bisect
 import json
 import re

@@ -4,6 +4,8 @@ hour, a switch that may not move yet.
 The devices are the simulator's, on a real broker; core takes overrides from its inbox. Saboteur: device_ignores_expiry.
 """
 
+# ruff: noqa: T201 - the figures of a proof are part of its result
+
 import asyncio
 import os
 import time
@@ -83,7 +85,7 @@ class Devices:
 async def until(condition: Callable[[], bool], *, deadline_s: float, what: str) -> None:
     try:
         async with asyncio.timeout(deadline_s):
-            while not await asyncio.to_thread(condition):
+            while not await asyncio.to_thread(condition):  # noqa: ASYNC110 - another process's files give no event
                 await asyncio.sleep(0.1)
     except TimeoutError:
         raise AssertionError(f"{what}: not within {deadline_s} s") from None

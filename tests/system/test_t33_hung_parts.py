@@ -1,6 +1,8 @@
 """Parts that hang: core frozen (devices go local, the watchdog alarms, no burst afterwards), web frozen inside an insert and inside a
 read (core goes on as before)."""
 
+# ruff: noqa: T201 - the figures of a proof are part of its result
+
 import asyncio
 import sys
 import time
@@ -60,7 +62,7 @@ class Room:
     def advance(self, unix_s: float, dt_s: float, actuators: Mapping[str, Any]) -> None:
         """Nothing moves by itself."""
 
-    def read(self, actuators: Mapping[str, Any]) -> dict[str, float]:
+    def read(self, actuators: Mapping[str, Any]) -> dict[str, float]:  # noqa: ARG002 - the plant's interface
         return {"temp_c": self.temp_c}
 
     def local(self, actuators: Mapping[str, Any]) -> None:
@@ -147,7 +149,7 @@ async def freeze_core(tmp_path: Path, *, freeze_s: float, speed: float) -> None:
 
 
 async def test_core_frozen_for_a_while(tmp_path):
-    await freeze_core(tmp_path, freeze_s=8.0, speed=2.5)
+    await freeze_core(tmp_path, freeze_s=7.0, speed=2.5)
 
 
 @pytest.mark.torture
