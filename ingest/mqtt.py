@@ -13,14 +13,14 @@ import struct
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, cast
+from typing import Final, cast
 
 import mqtt5
 import structlog
 
 from ingest.link import Delivery, OnBatch
 from ingest.packets import PACKET_MAX, ROOM, ReadBuffer, packet_size, poison_id
-from ingest.retry import Ending, Retry
+from ingest.retry import Ending, Kind, Retry
 from telemetry.clock import Clock
 from telemetry.errors import LinkError
 
@@ -328,7 +328,7 @@ class _Connection(asyncio.BufferedProtocol):
             assert exc is not None
             self.closed.set_exception(exc)
         reason = f"the connection to the broker broke: {exc}" if exc else "the broker closed the connection"
-        self._fail(LinkError(reason), "broken" if exc else "orderly")
+        self._fail(LinkError(reason), "reset" if exc else "orderly")
 
     def pause_writing(self) -> None:
         """The broker does not keep up."""
@@ -471,7 +471,7 @@ class _Connection(asyncio.BufferedProtocol):
             self.write(mqtt5.PingReqPacket().write())
         self._schedule()
 
-    def _fail(self, error: LinkError, kind: Literal["orderly", "taken_over", "broken"] = "broken") -> None:
+    def _fail(self, error: LinkError, kind: Kind = "broken") -> None:
         if not self.ready.done():
             self.ready.set_exception(error)
             self.ready.exception()  # retrieved: nobody may be waiting yet

@@ -1,8 +1,9 @@
 """When to try the broker again: full jitter, and a long rest when another core seems to use the same client id.
 
 Pure: times and randomness are arguments. Mosquitto 2.0.11 closes the connection of a session that was taken over without the
-DISCONNECT 0x8E that MQTT 5 asks for, so a takeover must be guessed: SUSPECT_CLOSES orderly closes within SUSPECT_WITHIN_S, each
-soon after coming up. A wrong guess costs REST_S, hardly more than a long backoff; the rest doubles while the guess is repeated.
+DISCONNECT 0x8E that MQTT 5 asks for (under load the close is a reset), so a takeover must be guessed: SUSPECT_CLOSES closes by the
+peer within SUSPECT_WITHIN_S, each soon after coming up, one of them orderly, for a bad network resets. A wrong guess costs REST_S,
+hardly more than a long backoff; the rest doubles while the guess is repeated.
 """
 
 import random
@@ -20,11 +21,14 @@ REST_MAX_S: Final = 60.0
 QUIET_S: Final = 60.0  # a connection that lived so long ends the suspicion
 
 
+Kind = Literal["orderly", "reset", "taken_over", "broken"]
+
+
 class Ending(NamedTuple):
-    """How a connection ended. orderly: the peer closed it without a word. taken_over: the broker said so."""
+    """How a connection ended. orderly: the peer closed it without a word; reset: rudely. taken_over: the broker said so."""
 
     reason: str
-    kind: Literal["orderly", "taken_over", "broken"] = "broken"
+    kind: Kind = "broken"
 
 
 class Retry:
@@ -35,7 +39,7 @@ class Retry:
         self._rng = rng
         self._attempt = 0
         self._up_s: float | None = None
-        self._closes: deque[float] = deque(maxlen=SUSPECT_CLOSES)
+        self._closes: deque[tuple[float, bool]] = deque(maxlen=SUSPECT_CLOSES)
         self._rests = 0
 
     def up(self, now_s: float) -> None:
@@ -52,8 +56,8 @@ class Retry:
         wait_s = self._rng.uniform(0.0, min(BACKOFF_MAX_S, BACKOFF_BASE_S * 2.0 ** min(self._attempt, 10)))
         if ending.kind == "taken_over":
             return ending.reason, wait_s + TAKEN_OVER_S
-        if ending.kind == "orderly" and lived_s is not None and lived_s < STABLE_S:
-            self._closes.append(now_s)
+        if ending.kind in {"orderly", "reset"} and lived_s is not None and lived_s < STABLE_S:
+            self._closes.append((now_s, ending.kind == "orderly"))
             if self._suspicious(now_s):
                 rest_s = min(REST_MAX_S, REST_S * 2.0 ** min(self._rests, 10))
                 self._rests += 1
@@ -62,7 +66,8 @@ class Retry:
 
     def _suspicious(self, now_s: float) -> bool:
         """Once suspected, the next early close is enough: two cores in a fight meet again after every rest."""
-        return self._rests > 0 or (len(self._closes) == SUSPECT_CLOSES and now_s - self._closes[0] <= SUSPECT_WITHIN_S)
+        lately = len(self._closes) == SUSPECT_CLOSES and now_s - self._closes[0][0] <= SUSPECT_WITHIN_S
+        return self._rests > 0 or (lately and any(orderly for _, orderly in self._closes))
 
     def _suspicion(self) -> str:
         return (

@@ -4,7 +4,7 @@ import random
 
 from ingest.retry import BACKOFF_MAX_S, QUIET_S, REST_MAX_S, REST_S, STABLE_S, TAKEN_OVER_S, Ending, Retry
 
-ORDERLY, BROKEN = Ending("closed", "orderly"), Ending("reset")
+ORDERLY, BROKEN = Ending("closed", "orderly"), Ending("reset", "reset")
 
 
 def lives(retry, lived_s, ending, at_s):
@@ -34,6 +34,12 @@ def test_three_early_orderly_closes_are_another_core():
     for number in range(20):
         wait_s = lives(retry, 0.1, ORDERLY, 1000.0 + number)[1]
     assert REST_MAX_S <= wait_s <= REST_MAX_S + BACKOFF_MAX_S
+
+
+def test_resets_count_when_one_close_among_them_was_orderly():
+    retry = Retry("core", random.Random(1))
+    endings = (BROKEN, ORDERLY, BROKEN)
+    assert "another core" in [lives(retry, 0.1, ending, float(at))[0] for at, ending in enumerate(endings)][-1]
 
 
 def test_a_quiet_connection_ends_the_suspicion():
