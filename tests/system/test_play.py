@@ -269,6 +269,7 @@ def play_lettuce(installation: Installation, files: dict[str, Path]) -> None:
     assert {name: series for name, series in installation.stored().items() if series} == store
 
 
+@pytest.mark.timeout(180)
 def test_two_compartments_of_lettuce(installation: Installation, tmp_path: Path) -> None:
     """Three days of February, the warm days of March, and gaps between them."""
     parts = (slice(0, 1000), slice(8350, 8600), slice(10400, 10600))
@@ -310,6 +311,7 @@ def play_tomato(installation: Installation, slab: Path, weather: Path) -> set[tu
     return expected
 
 
+@pytest.mark.timeout(120)
 def test_tomato_slab_and_weather(installation: Installation, tmp_path: Path) -> None:
     """Spreadsheet days, NaN padded with blanks; two devices of one site in one lane. In May the slab's EC passes 7 mS/cm once.
     The weather is played while core is dead; it comes back and nothing is missing."""
@@ -326,6 +328,7 @@ def test_whole_tomato_slab_and_weather(installation: Installation) -> None:
     play_tomato(installation, recording(f"{folder}/Reference/GrodanSens.csv"), recording(f"{folder}/Weather.csv"))
 
 
+@pytest.mark.timeout(120)
 def test_spoilt_recording_is_reported_cell_by_cell_and_a_changed_one_does_not_overwrite(
     installation: Installation, tmp_path: Path
 ) -> None:

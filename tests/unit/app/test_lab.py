@@ -58,7 +58,7 @@ def test_vents_open_when_it_is_hot_and_the_house_stays_cooler_than_without(site:
     """A warm clear morning: the vents open, as measured, and the house stays cooler than one that nobody controls."""
     uncontrolled = site.model_copy(update={"profiles": {n: p.model_copy(update={"rules": []}) for n, p in site.profiles.items()}})
     assert not any(rule.demand for rule in site.rules)
-    controlled, alone = run(site, hours=4.0, scenario=HOT), run(uncontrolled, hours=4.0, scenario=HOT)
+    controlled, alone = run(site, hours=2.5, scenario=HOT), run(uncontrolled, hours=2.5, scenario=HOT)
     assert most(controlled, "vent_lee_pct") > 50
     assert most(alone, "vent_lee_pct") < 5
     assert most(controlled, "air_temp_c") < most(alone, "air_temp_c") - 5
