@@ -5,8 +5,8 @@ except the numbers inside at most `GAPS_MAX` open gaps. A number inside a gap fi
 number is a duplicate. When there are more gaps than room, the oldest is declared lost. Two boots are kept, so that a device may
 drain what it stored before it restarted.
 
-Nothing that was never seen is called a duplicate: below `base` (the first contact of a boot, or what was declared lost) the book does
-not know every number, so one that comes there is new, and repetitions are found by point and time instead.
+Nothing that was never seen is called a duplicate: below `base` (what was declared lost) the book does not
+know every number, so one that comes there is new, and repetitions are found by point and time instead.
 """
 
 from typing import Any, Final
@@ -55,14 +55,13 @@ def book_messages(
             if boots[d, 1] == b:
                 slot = 1
             elif b > boots[d, 0]:
-                fresh = boots[d, 0] == -1
                 boots[d, 1], high[d, 1], base[d, 1] = boots[d, 0], high[d, 0], base[d, 0]
                 gaps[d, 1] = gaps[d, 0]
                 boots[d, 0] = b
                 gaps[d, 0] = -1
-                # The first contact ever cannot know what came before; a later boot starts at 0.
-                high[d, 0] = s - 1 if fresh else -1
-                base[d, 0] = s if fresh else 0
+                # Numbers before the first one that arrives are missing, also at the first contact ever: a receipt that covered them
+                # would let the device drop a backlog that is still on its way.
+                high[d, 0], base[d, 0] = -1, 0
             else:
                 continue  # an older boot than both: no book is kept, history compares the rows
         top = high[d, slot]
