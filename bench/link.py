@@ -1,6 +1,6 @@
 """The MQTT link alone: messages a second and CPU per message, acknowledged in batches as core does, on asyncio and uvloop.
 
-`python -m bench.link [messages] [runs] [read gap in ms]`. Broker and publisher share the machine: CPU per message
+`python -m bench.link [messages] [runs] [rest after a read, ms] [messages/s, 0 = flat out]`. Broker and publisher share the machine: CPU per message
 travels, the rate does not.
 """
 
@@ -21,10 +21,11 @@ from ingest.mqtt import MqttLink
 from telemetry.clock import EngineClock
 
 TOPIC = "fl/bench/dev-1/telemetry"
+FILTER = "fl/bench/+/telemetry"
 GATHER_S = 0.005  # core's shortest time between commits
 
 
-async def receive(port: int, count: int, gap_s: float = 0.0) -> tuple[float, float]:
+async def receive(port: int, count: int, gap_s: float = 0.0, rate: int = 0) -> tuple[float, float]:
     """One run: (messages a second, CPU microseconds a message), from the first message to the last acknowledgement."""
     loop, up, done = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
     tokens: list[int] = []
@@ -50,7 +51,7 @@ async def receive(port: int, count: int, gap_s: float = 0.0) -> tuple[float, flo
         host="127.0.0.1",
         port=port,
         client_id=f"bench-{random.getrandbits(32)}",
-        filters=(TOPIC,),
+        filters=(FILTER,),
         clock=EngineClock(time.time_ns, time.monotonic_ns),
         rng=random.Random(1),
         on_batch=on_batch,
@@ -60,7 +61,7 @@ async def receive(port: int, count: int, gap_s: float = 0.0) -> tuple[float, flo
     )
     running = asyncio.create_task(link.run())
     await asyncio.wait_for(up.wait(), 10)
-    publisher = subprocess.Popen([BUILD / "publisher", "127.0.0.1", str(port), TOPIC, str(count)], stdout=subprocess.DEVNULL)  # noqa: ASYNC220 - returns at once
+    publisher = subprocess.Popen(_publisher(port, count, rate), stdout=subprocess.DEVNULL)  # noqa: ASYNC220 - returns at once
     await asyncio.wait_for(done.wait(), 120)
     wall_s, cpu_s = time.perf_counter() - began[0], time.process_time() - began[1]
     publisher.wait(10)
@@ -69,28 +70,46 @@ async def receive(port: int, count: int, gap_s: float = 0.0) -> tuple[float, flo
     return count / wall_s, cpu_s / count * 1e6
 
 
-def measure(name: str, new_loop: Callable[[], asyncio.AbstractEventLoop], broker: Rig, count: int, runs: int, gap_s: float) -> None:
+def _publisher(port: int, count: int, rate: int) -> list[str]:
+    if not rate:
+        return [str(BUILD / "publisher"), "127.0.0.1", str(port), TOPIC, str(count)]
+    return [
+        str(BUILD / "loadgen"),
+        "--port",
+        str(port),
+        "--rate",
+        str(rate),
+        "--seconds",
+        str(count / rate + 0.1),
+        "--drain",
+        "0.1",
+    ]
+
+
+def measure(
+    name: str, new_loop: Callable[[], asyncio.AbstractEventLoop], broker: Rig, count: int, runs: int, gap_s: float, rate: int
+) -> None:
     """Print medians and all runs."""
     rates, costs = [], []
     for _ in range(runs):
         with asyncio.Runner(loop_factory=new_loop) as runner:
-            rate, cost = runner.run(receive(broker.port, count, gap_s))
+            rate, cost = runner.run(receive(broker.port, count, gap_s, rate))
         rates.append(rate)
         costs.append(cost)
     shown = " ".join(f"{cost:.1f}" for cost in costs)
     print(f"{name}: {statistics.median(rates):,.0f} messages/s, {statistics.median(costs):.1f} us CPU a message (runs: {shown})")
 
 
-def main(count: int, runs: int, gap_s: float) -> None:
+def main(count: int, runs: int, gap_s: float, rate: int) -> None:
     """asyncio, then uvloop."""
     if not (BUILD / "publisher").exists():
         compile_c()
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     with rig() as broker:
-        measure("asyncio", asyncio.new_event_loop, broker, count, runs, gap_s)
-        measure("uvloop", uvloop.new_event_loop, broker, count, runs, gap_s)
+        measure("asyncio", asyncio.new_event_loop, broker, count, runs, gap_s, rate)
+        measure("uvloop", uvloop.new_event_loop, broker, count, runs, gap_s, rate)
 
 
 if __name__ == "__main__":
-    given = [float(word) for word in sys.argv[1:]] + [100_000, 3, 0.0][len(sys.argv) - 1 :]
-    main(int(given[0]), int(given[1]), given[2] / 1e3)
+    given = [float(word) for word in sys.argv[1:]] + [100_000, 3, 0.0, 0][len(sys.argv) - 1 :]
+    main(int(given[0]), int(given[1]), given[2] / 1e3, int(given[3]))
