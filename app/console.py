@@ -124,6 +124,8 @@ def record_line(record: Any) -> str:
         case Event():
             name = EVENT_WORDS.get(record.name, record.name)
             return f"{record.device or 'service'} {name} {record.body.get('reason', '')}".rstrip()
+        case Ack(status="accepted" | "done"):  # the command's own line says so
+            return ""
         case Ack():
             return f"{record.device}/ answers {record.command}: {record.status} {record.reason}".rstrip()
         case _:
@@ -191,7 +193,8 @@ class Pulse:
         """Messages and samples per second over the last seconds."""
         if len(self._seen) < 2:
             return 0.0, 0.0
-        (t0, m0, s0), (t1, m1, s1) = self._seen[0], self._seen[-1]
+        (t1, m1, s1) = self._seen[-1]
+        t0, m0, s0 = next(seen for seen in self._seen if seen[0] >= t1 - RATE_OVER_S)
         return (m1 - m0) / max(t1 - t0, 1e-3), (s1 - s0) / max(t1 - t0, 1e-3)
 
     def open_alarms(self) -> int:

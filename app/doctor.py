@@ -133,7 +133,7 @@ def _journal(settings: Settings) -> Iterator[Finding]:
 
 def _web(settings: Settings) -> Finding:
     if not (settings.data_dir / "run" / "web.ready").is_file():
-        return Finding("warn", "web", "has never run here")
+        return Finding("warn", "web", "does not run; start it with `fieldloom demo` or `fieldloom serve`")
     address = base_url(settings)
     try:
         with urllib.request.urlopen(f"{address}/api/v1/ready", timeout=CONNECT_S) as answer:

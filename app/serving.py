@@ -104,7 +104,10 @@ async def serve_web(settings: Settings) -> int:
         secure_cookie=settings.web_secure_cookie,
         keep_s=None if settings.history_days is None else settings.history_days * 86_400,
     )
-    await serve(web, history=open_history(settings), clock=clock(), on_ready=lambda address: _tell(ready, address))
+    try:
+        await serve(web, history=open_history(settings), clock=clock(), on_ready=lambda address: _tell(ready, address))
+    finally:
+        ready.unlink(missing_ok=True)  # the command line reads our address there
     return 0
 
 

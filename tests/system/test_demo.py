@@ -33,13 +33,13 @@ def _mosquitto() -> None:
 
 
 class Demo:
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, *words: str) -> None:
         self.data_dir, self.out = data_dir, data_dir.with_suffix(".out")
         kept = {name: value for name, value in os.environ.items() if not name.startswith("FIELDLOOM_")}
         self.environment = kept | {"FIELDLOOM_DATA_DIR": str(data_dir), "FIELDLOOM_WEB_PORT": "0"}
         with self.out.open("wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "app.cli", "demo", "--quiet"], cwd=ROOT, env=self.environment, stdout=out, stderr=out
+                [sys.executable, "-m", "app.cli", "demo", "--quiet", *words], cwd=ROOT, env=self.environment, stdout=out, stderr=out
             )
 
     def fieldloom(self, *words: str) -> subprocess.CompletedProcess[str]:
@@ -69,8 +69,8 @@ class Demo:
 
 
 @contextmanager
-def demo(data_dir: Path) -> Iterator[Demo]:
-    running = Demo(data_dir)
+def demo(data_dir: Path, *words: str) -> Iterator[Demo]:
+    running = Demo(data_dir, *words)
     try:
         yield running
     finally:
@@ -153,6 +153,42 @@ def test_a_vent_obeys_a_person_by_measured_feedback_and_says_why(tmp_path: Path)
         assert running.process.wait(30) == 0, running.out.read_text()
         hashes = {running.fieldloom("decisions", *words, "--hash").stdout for words in ([], ["--lane", "live"])}
         assert len(hashes) == 1, hashes  # what was journaled is what this build decides on the same entries
+
+
+@pytest.mark.torture
+def test_a_gale_raises_an_alarm_shuts_the_vents_and_returns(tmp_path: Path) -> None:
+    with demo(tmp_path / "data", "--speed", "120") as running:
+        running.wait_for(running.link)
+        states: list[str] = []
+        reader, position = JournalReader(tmp_path / "data" / "journal"), -1
+
+        def heard(state: str) -> bool:
+            nonlocal position
+            for transaction in reader.read(position):
+                position = transaction.last
+                states.extend(
+                    str(decision.body["to"])
+                    for decision in transaction.read_decisions()
+                    if decision.kind == "alarm" and decision.subject == "MS-STORM@nursery/climate-1"
+                )
+            return state in states
+
+        running.wait_for(lambda: heard("UNACK"), 120)
+        address = running.link().split("/login#")[0]
+        token = running.fieldloom("login", "ann", "--token", "--days", "0.01").stdout.strip()
+        call(address, token, "/sites/nursery/alarms/climate-1/MS-STORM/acknowledge", {})
+        running.wait_for(lambda: heard("ACKED"), 10)
+
+        def opening() -> float:
+            shown = call(address, token, "/sites/nursery/devices/climate-1")
+            assert isinstance(shown, dict)
+            vent = next(one for one in shown["actuators"] if one["actuator"] == "vent_lee")
+            return float(vent["measured"]["value"])
+
+        running.wait_for(lambda: opening() < 3, 20)
+        running.wait_for(lambda: heard("NORM"), 180)
+        assert states[:3] == ["UNACK", "ACKED", "NORM"]
+        reader.close()
 
 
 def test_nothing_is_left_when_the_supervisor_is_killed(tmp_path: Path) -> None:
