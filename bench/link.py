@@ -1,7 +1,7 @@
 """The MQTT link alone: messages a second and CPU per message, acknowledged in batches as core does, on asyncio and uvloop.
 
-`python -m bench.link [messages] [runs] [rest after a read, ms] [messages/s, 0 = flat out]`. Broker and publisher share the machine: CPU per message
-travels, the rate does not.
+`python -m bench.link [messages] [runs] [rest after a read, ms] [messages/s, 0 = flat out]`. Broker and publisher share the
+machine: CPU per message travels, the rate does not.
 """
 
 import asyncio
