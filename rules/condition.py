@@ -145,8 +145,9 @@ class Conditions:
         instance = events.instance
         size = len(instance)
         when, clear = np.ones(size), np.zeros(size)
-        demand = book.parameters["constant"][instance]
-        group_of = book.group_of[instance]
+        rule = book.rule_of[instance]
+        demand = book.parameters["constant"][rule]
+        group_of = book.group_of[rule]
         order = np.argsort(group_of, kind="stable")
         bounds = np.searchsorted(group_of[order], np.arange(len(book.groups) + 1))
         for g, group in enumerate(book.groups):
@@ -154,7 +155,7 @@ class Conditions:
             if len(rows):
                 self._evaluate_group(span, group, rows, events, (when, clear, demand))
         entry = frames.entry[events.frame].astype(np.int64)
-        silence = book.parameters["silence"][instance]
+        silence = book.parameters["silence"][rule]
         return {
             "instance": instance,
             "entry": entry,
@@ -233,19 +234,24 @@ class Conditions:
         """Silence does not count while blind: its timers stop when blindness begins and start anew when it ends."""
         blind = bool(span.blind[0]) if len(span.blind) else False
         if self._was_blind and not blind:
-            silent = self._book.parameters["silence"] & (self._state.phase == PENDING_ON)
-            self._state.due_ns[silent] = int(span.entries.time_ns[0]) + self._book.parameters["on_delay"][silent]
+            silent = self._silent()
+            delay = self._book.parameters["on_delay"][self._book.rule_of[silent]]
+            self._state.due_ns[silent] = int(span.entries.time_ns[0]) + delay
         self._was_blind = blind
         self._hold_silence()
 
     def _parameters(self) -> dict[str, Array]:
         """Those of the rulebook; while blind no silence lasts long enough."""
-        own = self._book.parameters
+        own = self._book.parameters | {"of": self._book.rule_of}
         return own | {"on_delay": np.where(own["silence"], BLIND_DELAY_NS, own["on_delay"])} if self._was_blind else own
 
     def _hold_silence(self) -> None:
         if self._was_blind:
-            self._state.due_ns[self._book.parameters["silence"] & (self._state.phase == PENDING_ON)] = NEVER
+            self._state.due_ns[self._silent()] = NEVER
+
+    def _silent(self) -> Array:
+        """Instances of silence rules whose time runs."""
+        return np.flatnonzero(self._book.parameters["silence"][self._book.rule_of] & (self._state.phase == PENDING_ON))
 
     # -- state ---------------------------------------------------------------------------------------------------------
 

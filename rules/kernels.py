@@ -188,6 +188,7 @@ def _conditions(
     clear: Array,
     value: Array,
     demand: Array,
+    rule_of: Array,
     on_delay: Array,
     off_delay: Array,
     silence: Array,
@@ -208,6 +209,7 @@ def _conditions(
     c = 0
     for e in range(n):
         i = instance[e]
+        r = rule_of[i]
         if due[i] != NEVER:
             at = _timer_entry(entry_time, due[i], set_at[i])
             if at <= entry[e]:
@@ -221,30 +223,30 @@ def _conditions(
                 c_demand[c] = last_demand[i]
                 due[i] = NEVER
                 c += 1
-        w, r = when[e], clear[e]
+        w, c_now = when[e], clear[e]
         last_value[i] = value[e]
         t = time_ns[e]
         turned = -1
-        if silence[i]:
+        if silence[r]:
             if phase[i] == ON:
                 turned = 0
-            phase[i], since[i], due[i], set_at[i] = PENDING_ON, t, t + on_delay[i], entry[e]
+            phase[i], since[i], due[i], set_at[i] = PENDING_ON, t, t + on_delay[r], entry[e]
         elif phase[i] == OFF:
             if w == 1.0:
-                if on_delay[i] == 0:
+                if on_delay[r] == 0:
                     phase[i], since[i], turned = ON, t, 1
                 else:
-                    phase[i], since[i], due[i], set_at[i] = PENDING_ON, t, t + on_delay[i], entry[e]
+                    phase[i], since[i], due[i], set_at[i] = PENDING_ON, t, t + on_delay[r], entry[e]
         elif phase[i] == PENDING_ON:
             if w == 0.0:
                 phase[i], due[i] = OFF, NEVER
         elif phase[i] == ON:
-            if r == 1.0:
-                if off_delay[i] == 0:
+            if c_now == 1.0:
+                if off_delay[r] == 0:
                     phase[i], since[i], turned = OFF, t, 0
                 else:
-                    phase[i], due[i], set_at[i] = PENDING_OFF, t + off_delay[i], entry[e]
-        elif r == 0.0:
+                    phase[i], due[i], set_at[i] = PENDING_OFF, t + off_delay[r], entry[e]
+        elif c_now == 0.0:
             phase[i], due[i] = ON, NEVER
         if phase[i] == OFF or phase[i] == PENDING_ON:
             if phase[i] == PENDING_ON and demand[e] == demand[e]:
@@ -253,7 +255,7 @@ def _conditions(
                 last_demand[i] = np.nan
         elif demand[e] == demand[e]:
             old = last_demand[i]
-            moved = demand[e] != old and not (abs(demand[e] - old) < step[i])
+            moved = demand[e] != old and not (abs(demand[e] - old) < step[r])
             if turned == 1 or moved:
                 last_demand[i] = demand[e]
                 if turned != 1:
@@ -311,8 +313,9 @@ def _apply_round(
     e: Array, i: Array, events: dict[str, Array], rule: dict[str, Array], state: ConditionState, set_at: Array
 ) -> dict[str, Array]:
     t, w, r, d = events["time_ns"][e], events["when"][e], events["clear"][e], events["demand"][e]
-    phase, on_delay, off_delay = state.phase[i].copy(), rule["on_delay"][i], rule["off_delay"][i]
-    silence = rule["silence"][i]
+    of = rule["of"][i]
+    phase, on_delay, off_delay = state.phase[i].copy(), rule["on_delay"][of], rule["off_delay"][of]
+    silence = rule["silence"][of]
     state.value[i] = events["value"][e]
     turned = np.full(len(i), -1)
     turned[silence & (phase == ON)] = 0
@@ -338,7 +341,7 @@ def _apply_round(
     state.demand[i[waiting]] = d[waiting]
     active = ((new == ON) | (new == PENDING_OFF)) & asked
     old = state.demand[i]
-    moved = active & ((turned == 1) | ((d != old) & ~(np.abs(d - old) < rule["step"][i])))
+    moved = active & ((turned == 1) | ((d != old) & ~(np.abs(d - old) < rule["step"][of])))
     state.demand[i[moved]] = d[moved]
     turned[moved & (turned != 1)] = 2
     out = turned >= 0
@@ -364,7 +367,8 @@ def run_conditions(
     """Move conditions through the evaluations `events` and then fire every timer that is due by the last entry.
 
     events: instance, entry, time_ns, when, clear, value, demand (e,) in journal order. entry_time (k,) of the run's entries.
-    rule: on_delay, off_delay (i,) ns, silence (i,) bool, step (i,) smallest change of a demand. set_at (i,) int64 scratch, all
+    rule: of (i,) the rule of each instance; by rule on_delay, off_delay ns, silence, step = smallest change of a demand.
+    set_at (i,) int64 scratch, all
     NO_ENTRY on entry and on return. The result is in canonical order: entry, phase, time (timers only), instance.
     """
     if numba:
@@ -377,6 +381,7 @@ def run_conditions(
             events["clear"],
             events["value"],
             events["demand"],
+            rule["of"],
             rule["on_delay"],
             rule["off_delay"],
             rule["silence"],
@@ -411,5 +416,11 @@ def warm() -> None:
     emit_events(offsets, point, value, np.zeros(1), reads, none.copy(), 0)
     events: dict[str, Array] = {name: none.copy() for name in ("instance", "entry", "time_ns")}
     events |= {name: np.zeros(0) for name in ("when", "clear", "value", "demand")}
-    rule: dict[str, Array] = {"on_delay": none, "off_delay": none, "silence": np.zeros(0, np.bool_), "step": np.zeros(0)}
+    rule: dict[str, Array] = {
+        "of": np.zeros(0, np.int32),
+        "on_delay": none,
+        "off_delay": none,
+        "silence": np.zeros(0, np.bool_),
+        "step": np.zeros(0),
+    }
     run_conditions(events, none, rule, ConditionState.idle(0), none.copy())

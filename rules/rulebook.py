@@ -89,9 +89,9 @@ class Rulebook:
     points: int  # real and virtual
     rule_of: Array  # (i,) int32
     device_of: Array  # (i,) int32
-    group_of: Array  # (i,) int32
+    group_of: Array  # (rules,) int32
     reads: Reads
-    parameters: dict[str, Array]  # on_delay, off_delay ns; silence; step; demand constant value (i,); moves
+    parameters: dict[str, Array]  # by rule: on_delay, off_delay ns; silence; step; constant demand. By instance: moves
     faults: list[tuple[str, str]]
 
 
@@ -304,7 +304,7 @@ def _lay_out(plan: Plan, drafts: list[_Draft], faults: list[tuple[str, str]]) ->
         points=points,
         rule_of=rule_of,
         device_of=np.concatenate([r.devices for r in rules]) if rules else np.zeros(0, np.int32),
-        group_of=np.repeat(np.array([r.group for r in rules], np.int32), counts),
+        group_of=np.array([r.group for r in rules], np.int32),
         reads=_reads(slot_rows, points),
         parameters=_parameters(plan, rules, drafts),
         faults=faults,
@@ -331,20 +331,15 @@ def _reads(slot_rows: list[Array], points: int) -> Reads:
 
 
 def _parameters(plan: Plan, rules: list[Rule], drafts: list[_Draft]) -> dict[str, Array]:
-    counts = [len(r.devices) for r in rules]
-
-    def spread(values: list[Any], dtype: Any) -> Array:
-        return np.repeat(np.array(values, dtype), counts) if rules else np.zeros(0, dtype)
-
     constant = [
         np.nan if r.spec.demand is None or isinstance(r.spec.demand.value, str) else float(r.spec.demand.value) for r in rules
     ]
     return {
-        "on_delay": spread([r.length_ns or int(r.spec.on_delay_s * NS_PER_S) for r in rules], np.int64),
-        "off_delay": spread([int(r.spec.off_delay_s * NS_PER_S) for r in rules], np.int64),
-        "silence": spread([r.length_ns > 0 for r in rules], np.bool_),
-        "step": spread([r.actuator.min_step if r.actuator is not None else 0.0 for r in rules], np.float64),
-        "constant": spread(constant, np.float64),
+        "on_delay": np.array([r.length_ns or int(r.spec.on_delay_s * NS_PER_S) for r in rules], np.int64),
+        "off_delay": np.array([int(r.spec.off_delay_s * NS_PER_S) for r in rules], np.int64),
+        "silence": np.array([r.length_ns > 0 for r in rules], np.bool_),
+        "step": np.array([r.actuator.min_step if r.actuator is not None else 0.0 for r in rules], np.float64),
+        "constant": np.array(constant, np.float64),
         "moves": np.concatenate([_moves(plan, d) for d in drafts]) if drafts else np.zeros(0, np.bool_),
     }
 

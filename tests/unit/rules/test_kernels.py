@@ -85,6 +85,7 @@ def test_both_forms_of_the_machine_are_equal(seed: int) -> None:
     rng = np.random.default_rng(seed)
     instances = 6
     rule = {
+        "of": np.arange(instances, dtype=np.int32),
         "on_delay": rng.integers(0, 4, instances) * S, "off_delay": rng.integers(0, 4, instances) * S,
         "silence": rng.random(instances) < 0.2, "step": rng.choice([0.0, 1.0], instances),
     }  # fmt: skip
@@ -115,6 +116,7 @@ def test_the_unknown_moves_no_condition(phase: int, numba: bool) -> None:
         **{name: np.full(n, np.nan) for name in ("when", "clear", "value", "demand")},
     }  # fmt: skip
     rule = {
+        "of": np.zeros(1, np.int32),
         "on_delay": np.zeros(1, np.int64), "off_delay": np.zeros(1, np.int64), "silence": np.zeros(1, np.bool_), "step": np.ones(1),
     }  # fmt: skip
     mark = np.full(1, kernels.NO_ENTRY)
