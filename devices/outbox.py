@@ -61,7 +61,8 @@ class Outbox:
             actuator = command.actuator.rpartition("/")[2]
             body = message.Command(command.id, command.epoch, actuator, command.value, left_s, reason=command.reason)
             where = topic.topic(site, device, "command")
-            self._publish(where, message.encode(body), qos=1, expiry_s=math.ceil(left_s))
+            # Mosquitto counts whole seconds of its clock and delivers up to one second past the interval, then without the property.
+            self._publish(where, message.encode(body), qos=1, expiry_s=max(1, math.ceil(left_s) - 1))
             self.commands_published += 1
 
     def receipts(self, receipts: Iterable[ReceiptOut]) -> None:

@@ -29,7 +29,7 @@ def test_command_carries_what_is_left_of_its_expiry() -> None:
     clock.advance(2_500_000_000)
     box.send([COMMAND], decided_ns=1_000 * NS_PER_S)
     ((topic, payload, qos, retain, expiry_s),) = broker.messages
-    assert (topic, qos, retain, expiry_s) == ("fl/farm/h-0/command", 1, False, 28)
+    assert (topic, qos, retain, expiry_s) == ("fl/farm/h-0/command", 1, False, 27)
     body = msgspec.json.decode(payload, type=message.Command)
     assert body == message.Command("7-1-farm/h-0/vent", 7, "vent", 50.0, 27.5, reason="warm")
 
