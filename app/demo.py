@@ -76,6 +76,8 @@ def ended(code: int, supervisor: Supervisor) -> int:
     """Say why when it was not asked for."""
     if supervisor.failure:
         print(f"fieldloom: {supervisor.failure}", file=sys.stderr)
+    else:
+        print("Fieldloom has stopped; what it learned is kept.")
     return code
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from api.limits import LoginLimit, QueryPool, host_name
 from api.problem import ProblemError
-from store.history import HistoryFault
+from store.history import HistoryFault, QueryLimit
 from telemetry.clock import ManualClock
 
 
@@ -24,6 +24,20 @@ async def test_query_over_its_time_is_504_and_its_thread_stays_counted() -> None
         while pool.busy:  # noqa: ASYNC110 -- the thread ends by itself
             await asyncio.sleep(0.01)
     assert await pool.run(lambda: 7) == 7
+    pool.close()
+
+
+async def test_query_over_its_time_is_interrupted_and_one_that_ends_with_it_is_504() -> None:
+    interrupted = threading.Event()
+
+    def query() -> None:
+        assert interrupted.wait(5)
+        raise QueryLimit("interrupted")
+
+    pool = QueryPool(limit_s=0.05, interrupt=interrupted.set)
+    answers = await asyncio.gather(pool.run(query), pool.run(query), return_exceptions=True)
+    assert [isinstance(one, ProblemError) and one.status for one in answers] == [504, 504]
+    assert interrupted.is_set()
     pool.close()
 
 

@@ -11,8 +11,10 @@ import httpx
 import pytest
 import websockets
 
-from api.serve import bind
+from api.serve import bind, newest_plan
+from store.snapshot import write_snapshot
 from telemetry.errors import EnvironmentFault
+from telemetry.plan import Plan
 from tests.faults.web_process import CoreStub, WebProcess, web_process
 
 ACKNOWLEDGE = "/api/v1/sites/north/alarms/house-0/HOT/acknowledge"
@@ -52,6 +54,25 @@ async def test_journal_becomes_live_values_history_and_readiness(tmp_path: Path)
             return (await http.get("/api/v1/sites/north/devices/house-0/points/air_temp_c/history")).json()["samples"]
 
         assert [row["value"] for row in await until(stored)] == [21.5]
+        metrics = (await http.get("/metrics")).text
+        assert 'fieldloom_history_rows_total{result="written"} 1' in metrics
+        position = tmp_path / "run" / "web.position"
+
+        async def told() -> bool:
+            return position.is_file() and int(position.read_text()) >= 0
+
+        await until(told)
+
+
+def test_the_plan_of_cores_snapshot_is_found_and_a_damaged_one_is_none(tmp_path: Path) -> None:
+    assert newest_plan(tmp_path) is None
+    plan = Plan()
+    write_snapshot(tmp_path / "snapshots", 5, {"engine": {"plan": plan.snapshot()}}, build="of another day")
+    found = newest_plan(tmp_path)
+    assert found is not None
+    assert found.snapshot() == plan.snapshot()
+    write_snapshot(tmp_path / "snapshots", 6, {"engine": {}})
+    assert newest_plan(tmp_path) is None
 
 
 async def test_acknowledge_goes_through_inbox_and_journal_to_the_feed(tmp_path: Path) -> None:
