@@ -39,7 +39,7 @@ from store.journal import Journal
 from store.journal_reader import JournalReader
 from store.place import check_place
 from store.retention import list_facts, plan_trim
-from store.snapshot import newest_snapshot, write_snapshot
+from store.snapshot import draft_snapshot, newest_snapshot, publish_snapshot
 from telemetry import topic
 from telemetry.clock import EngineClock
 from telemetry.decision import encode_decisions
@@ -191,6 +191,7 @@ class Core:
         self._outbox.send(outcome.commands, transaction.engine_ns)
         failpoint("published")
         self._after_commit(entries)
+        await self._snapshot_when_due()
 
     def _acknowledge(self, tokens: Sequence[Sequence[int]]) -> None:
         for link, mine in zip(self._links, tokens, strict=True):
@@ -242,22 +243,19 @@ class Core:
             due = self._receipts.due(now_ns, admit_of(self.engine).ledger, self.engine.plan)
             self._outbox.receipts(ReceiptOut(*receipt) for receipt in due)
             self._outbox.lease(self.epoch)
-            await self._snapshot_when_due(now_ns)
             await self._trim_when_due(now_ns)
             await asyncio.sleep(1.0 - (self._clock.now_ns() % NS_PER_S) / NS_PER_S)
 
-    async def _snapshot_when_due(self, now_ns: int) -> None:
+    async def _snapshot_when_due(self) -> None:
+        """Between two commits, when state and journal agree: written from the live arrays, synced and renamed on the side."""
+        now_ns = self._clock.now_ns()
         if now_ns - self._snapshot_due_ns < SNAPSHOT_S * NS_PER_S and self._frames_since_snapshot < SNAPSHOT_FRAMES:
             return
-        if self.engine.position > self._journal.last_position:
-            return  # a commit is under way; its entries are in the state but not yet on disk: the next tick tries again
         self._snapshot_due_ns, self._frames_since_snapshot = now_ns, 0
-        position = self.engine.position
-        state = {"engine": self.engine.snapshot(), "inbox_row": self._inbox_done}
-        try:
-            await self._aside(write_snapshot, self._settings.data_dir / "snapshots", position, state)
-        except (StoreError, OSError) as error:  # the journal has it all; a start just takes longer
-            log.error("no snapshot", error=str(error))
+        state = {"engine": self.engine.state(), "inbox_row": self._inbox_done}
+        directory, loop = self._settings.data_dir / "snapshots", asyncio.get_running_loop()
+        draft = await loop.run_in_executor(self._io, draft_snapshot, directory, self.engine.position, state)
+        loop.run_in_executor(self._side, publish_snapshot, draft).add_done_callback(_report_snapshot)
 
     async def _trim_when_due(self, now_ns: int) -> None:
         """Unlink journal segments that every follower and the older snapshot are done with, or that the disk can no longer hold."""
@@ -349,6 +347,12 @@ class Core:
         self._side.shutdown(wait=True)
         self._journal.close()
         self._inbox.close()
+
+
+def _report_snapshot(done: asyncio.Future[Path]) -> None:
+    """A snapshot that cannot be written costs time at the next start, not data."""
+    if not done.cancelled() and (error := done.exception()) is not None:
+        log.error("snapshot not written", error=str(error))
 
 
 def give_back_memory() -> None:

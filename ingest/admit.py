@@ -249,8 +249,8 @@ class Admit:
         """Arrays by device and point number; numbers are never reused."""
         return {
             "ledger": self.ledger.snapshot(),
-            "device": {name: column.copy() for name, column in self._device.items()},
-            "point": {name: column.copy() for name, column in self._point.items()},
+            "device": dict(self._device),
+            "point": dict(self._point),
             "accounting": {name: getattr(self.accounting, name) for name in Accounting.__struct_fields__},
         }
 

@@ -187,7 +187,7 @@ class Ledger:
 
     def snapshot(self) -> dict[str, Any]:
         """Arrays by device number."""
-        return {name: getattr(self, name).copy() for name in _COLUMNS}
+        return {name: getattr(self, name) for name in _COLUMNS}
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Inverse of `snapshot`; devices beyond it stay unknown."""

@@ -273,13 +273,13 @@ class Conditions:
         windows = {
             str(f.length_ns): {
                 "points": f.points, "stats": list(f.stats), "panes": w.snapshot(),
-                "latest": self._latest[f.base : f.base + len(f.stats) * len(f.points)].copy(),
+                "latest": self._latest[f.base : f.base + len(f.stats) * len(f.points)],
             }
             for f, w in zip(book.families, self._windows, strict=True)
         }  # fmt: skip
         real = book.families[0].base if book.families else book.arrival_base
         return {
-            "rules": rules, "windows": windows, "latest": self._latest[:real].copy(), "blind": self._was_blind,
+            "rules": rules, "windows": windows, "latest": self._latest[:real], "blind": self._was_blind,
             "faulted": sorted(self._faulted), "new_faults": [list(fault) for fault in self._new_faults],
         }  # fmt: skip
 

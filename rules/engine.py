@@ -142,7 +142,12 @@ class Engine:
         span.decide(entry=index, phase=phase, time_ns=time_ns, stage=0, kind="blind", subject="core", body=body)
 
     def snapshot(self) -> dict[str, Any]:
-        """The whole state, by names and by numbers that are never reused."""
+        """A copy of the whole state, by names and by numbers that are never reused."""
+        copy: dict[str, Any] = _copied(self.state())
+        return copy
+
+    def state(self) -> dict[str, Any]:
+        """The state itself, without a copy: it holds until the next `step`. Tens of MB of window panes are not copied to be written."""
         return {
             "plan": self.plan.snapshot(),
             "position": self.position,
@@ -159,6 +164,14 @@ class Engine:
         for stage in self.stages:
             stage.configure(self.plan)
             stage.restore(saved["stages"][type(stage).__name__])
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, dict):
+        return {key: _copied(part) for key, part in value.items()}
+    return [_copied(part) for part in value] if isinstance(value, list) else value
 
 
 def begins_blind(record: Any) -> bool:

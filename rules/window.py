@@ -85,8 +85,8 @@ class PaneWindows:
 
     def snapshot(self) -> dict[str, Array]:
         """All state as copies of arrays; rows are instances."""
-        state = {"head": self._head.copy(), "first": self._first.copy(), "centre": self._centre.copy()}
-        return state | {name: column.copy() for name, column in self._panes.items() if len(column)}
+        state = {"head": self._head, "first": self._first, "centre": self._centre}
+        return state | {name: column for name, column in self._panes.items() if len(column)}
 
     def restore(self, saved: Mapping[str, Array], source: Array | None = None) -> None:
         """Take over a snapshot of windows of the same pane length.

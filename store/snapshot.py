@@ -10,6 +10,7 @@ import hashlib
 import os
 import platform
 import struct
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -67,21 +68,47 @@ def write_snapshot(directory: Path, position: int, state: dict[str, Any], *, bui
     `state`: nested dicts and lists of str, int, float, bool, None, bytes and numpy arrays (no objects). `build` "" means this
     build. Raises StoreError when the disk refuses.
     """
-    content = _encode(position, build or build_string(), state)
-    path = directory / f"{position:020d}{SUFFIX}"
-    temporary = path.with_suffix(f"{SUFFIX}.new")
+    return publish_snapshot(draft_snapshot(directory, position, state, build=build))
+
+
+def draft_snapshot(directory: Path, position: int, state: dict[str, Any], *, build: str = "") -> Path:
+    """The first half of `write_snapshot`: the bytes are handed to the system, array by array and without a copy of the state.
+
+    `state` may change again when this returns; the file counts for nothing until `publish_snapshot`.
+    """
+    temporary = directory / f"{position:020d}{SUFFIX}.new"
+    digest = hashlib.sha256()
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        _write_synced(temporary, content)
+        with temporary.open("wb") as file:
+            for part in _encode(position, build or build_string(), state):
+                digest.update(part)
+                file.write(part)
+            file.write(digest.digest())
+    except OSError as error:
+        raise _unwritten(temporary, error) from error
+    return temporary
+
+
+def publish_snapshot(temporary: Path) -> Path:
+    """The second half: synced, renamed, older files removed. Raises StoreError when the disk refuses."""
+    path = temporary.with_suffix("")
+    try:
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_directory(directory)
-        for old in _newest_first(directory)[KEPT:]:
+        _sync_directory(path.parent)
+        for old in _newest_first(path.parent)[KEPT:]:
             old.unlink(missing_ok=True)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise StoreError(f"{path}: the snapshot could not be written: {error.strerror}") from error
+        raise _unwritten(temporary, error) from error
     return path
+
+
+def _unwritten(temporary: Path, error: OSError) -> StoreError:
+    with contextlib.suppress(OSError):
+        temporary.unlink(missing_ok=True)
+    return StoreError(f"{temporary.with_suffix('')}: the snapshot could not be written: {error.strerror}")
 
 
 def newest_snapshot(
@@ -124,7 +151,7 @@ def read_snapshot(path: Path) -> Snapshot:
     return _decode(content, size)
 
 
-def _encode(position: int, build: str, state: dict[str, Any]) -> bytes:
+def _encode(position: int, build: str, state: dict[str, Any]) -> Iterator[bytes | memoryview]:
     arrays: list[NDArray[Any]] = []
 
     def take(value: Any) -> Any:
@@ -139,11 +166,10 @@ def _encode(position: int, build: str, state: dict[str, Any]) -> bytes:
     body = encoder.encode(state)  # first, so that the head can list the arrays it met
     listed = [(_describe(array.dtype), list(array.shape)) for array in arrays]
     head = msgspec.msgpack.encode(_Head(position, build, cpu_class(), msgspec.Raw(body), listed))
-    parts: list[bytes] = [_FIXED.pack(MAGIC, VERSION, len(head)), head, bytes(-(_FIXED.size + len(head)) % 8)]
+    yield _FIXED.pack(MAGIC, VERSION, len(head)) + head + bytes(-(_FIXED.size + len(head)) % 8)
     for array in arrays:
-        parts += (array.tobytes(), bytes(-array.nbytes % 8))
-    content = b"".join(parts)
-    return content + hashlib.sha256(content).digest()
+        yield array.reshape(-1).view(np.uint8).data
+        yield bytes(-array.nbytes % 8)
 
 
 def _position_of(content: bytearray, size: int) -> int:
@@ -179,13 +205,6 @@ def _describe(dtype: np.dtype[Any]) -> str:
 def _newest_first(directory: Path) -> list[Path]:
     names = sorted((path.name for path in directory.glob(f"*{SUFFIX}") if path.stem.isdigit()), reverse=True)
     return [directory / name for name in names]
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _sync_directory(directory: Path) -> None:

@@ -81,7 +81,9 @@ class Stage(Protocol):
         ...
 
     def snapshot(self) -> dict[str, Any]:
-        """State by names, never by array index: str, int, float, bool, None, list, dict and numpy arrays."""
+        """State by names, never by array index: str, int, float, bool, None, list, dict and numpy arrays.
+
+        Arrays may be the stage's own: they hold until its next `run`."""
         ...
 
     def restore(self, saved: dict[str, Any]) -> None:
