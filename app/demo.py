@@ -43,6 +43,7 @@ async def run_demo(settings: Settings, *, speed: float, seed: int, quiet: bool, 
     with owned(settings.data_dir / "run", "fieldloom"):
         port = free_port(settings.web_host, settings.web_port, must=port_given)
         site = at_speed(load_site(DEMO_SITE), speed)
+        speed_file(settings.data_dir).write_text(str(speed), "utf-8")
         ask_for(settings.data_dir, site)
         known = [site, *playable_sites(DEMO_SITE.parent)]
         parts = await service_parts(settings.model_copy(update={"web_port": port}), known)
@@ -56,7 +57,21 @@ async def run_demo(settings: Settings, *, speed: float, seed: int, quiet: bool, 
             heading = f"http://{settings.web_host}:{port}   (another login link: fieldloom login)"
             return asyncio.ensure_future(show_flow(settings.data_dir / "journal", lambda: heading, quiet=quiet))
 
-        return ended(await supervisor.run(while_up=view), supervisor)
+        try:
+            return ended(await supervisor.run(while_up=view), supervisor)
+        finally:
+            speed_file(settings.data_dir).unlink(missing_ok=True)
+
+
+def speed_file(data_dir: Path) -> Path:
+    """How fast the plants of a running demo live; absent otherwise."""
+    return data_dir / "run" / "demo.speed"
+
+
+def demo_speed(data_dir: Path) -> float:
+    """1.0 unless a demo runs over this data directory: its site files hold true times, its service those of its fast plants."""
+    file = speed_file(data_dir)
+    return float(file.read_text("utf-8")) if file.is_file() else 1.0
 
 
 async def run_service(settings: Settings) -> int:
@@ -67,6 +82,7 @@ async def run_service(settings: Settings) -> int:
         )
     serving.check_start(settings)
     with owned(settings.data_dir / "run", "fieldloom"):
+        speed_file(settings.data_dir).unlink(missing_ok=True)  # of a demo that was killed
         parts = await service_parts(settings, [])
         supervisor = Supervisor(parts, stop_order=STOP_ORDER)
         return ended(await supervisor.run(), supervisor)

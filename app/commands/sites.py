@@ -2,12 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 
-from app.settings import load_settings
+from app.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from telemetry.site import SiteConfig
 
 SiteDirectory = Annotated[Path, typer.Argument(help="Directory with site.yaml.", file_okay=False)]
 
@@ -33,12 +36,23 @@ def apply(site: SiteDirectory) -> None:
     """Check a site's files and put them in force: journaled, with your name, from one journal position on."""
     from app.client import connect
     from app.site_files import load_site
+    from simulators.fleet import at_speed
 
-    config = load_site(site)
-    with connect(load_settings()) as client:
+    settings, config = load_settings(), load_site(site)
+    speed = _speed(settings, config)
+    config = at_speed(config, speed)
+    with connect(settings) as client:
         client.post(f"/sites/{config.site}/config", config.model_dump(mode="json"))
         client.wait_in_force(config.site, config.sha256())
-    print(f"{config.site} is in force: sha256 {config.sha256()}")
+    note = f" (times as for plants that live {speed:g} times as fast)" if speed != 1 else ""
+    print(f"{config.site} is in force: sha256 {config.sha256()}{note}")
+
+
+def _speed(settings: Settings, config: "SiteConfig") -> float:
+    """How fast the plants of this site live here: another speed than 1 only in a demo."""
+    from app.demo import demo_speed
+
+    return demo_speed(settings.data_dir) if config.origin == "SIMULATED" else 1.0
 
 
 def export(
@@ -49,9 +63,16 @@ def export(
 ) -> None:
     """The configuration in force, as files that `apply` takes again."""
     from app.client import connect
+    from simulators.fleet import at_speed
+    from telemetry.site import SiteConfig
 
-    with connect(load_settings()) as client:
-        config = client.get(f"/sites/{site}/config")["config"]
+    settings = load_settings()
+    with connect(settings) as client:
+        found = SiteConfig.model_validate(client.get(f"/sites/{site}/config")["config"])
+    speed = _speed(settings, found)
+    config = found.model_dump(mode="json")
+    if speed != 1:
+        config = _rounded(at_speed(found, 1 / speed).model_dump(mode="json"))
     if to is None:
         print(_yaml(config), end="")
         return
@@ -61,6 +82,15 @@ def export(
         (to / "profiles" / f"{name}.yaml").write_text(_yaml(profile), "utf-8")
     (to / "site.yaml").write_text(_yaml(config | {"profiles": sorted(profiles)}), "utf-8")
     print(f"{to}: site.yaml and {len(profiles)} profiles")
+
+
+def _rounded(value: Any) -> Any:
+    """Times that were divided and multiplied again, as they were written."""
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_rounded(one) for one in value]
+    return float(f"{value:.9g}") if isinstance(value, float) else value
 
 
 def _yaml(value: object) -> str:

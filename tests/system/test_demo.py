@@ -149,6 +149,11 @@ def test_a_vent_obeys_a_person_by_measured_feedback_and_says_why(tmp_path: Path)
         assert "core" in running.fieldloom("status").stdout
         assert "air_temp_c" in running.fieldloom("query", "nursery/climate-1/air_temp_c", "--last", "5min").stdout
         assert running.fieldloom("doctor").returncode == 0
+        in_force = call(address, token, "/sites/nursery/config")
+        assert isinstance(in_force, dict)
+        assert running.fieldloom("export", "nursery", "--to", str(tmp_path / "site")).returncode == 0
+        assert "travel_s: 300" in (tmp_path / "site" / "profiles" / "multispan.yaml").read_text()  # true times, though it runs fast
+        assert in_force["sha256"] in running.fieldloom("apply", str(tmp_path / "site")).stdout
         running.process.send_signal(signal.SIGINT)
         assert running.process.wait(30) == 0, running.out.read_text()
         hashes = {running.fieldloom("decisions", *words, "--hash").stdout for words in ([], ["--lane", "live"])}
