@@ -99,8 +99,12 @@ def device_labels(config: SiteConfig) -> dict[str, Text]:
 
 
 def _label(device: Device, labels: dict[str, Text]) -> Text:
-    """The device's own label, else its profile's."""
-    return labels.get(device.name) or labels.get(device.name.rpartition("-")[0]) or device.profile.label
+    """The device's own label; of a line of many with its number, and without any its profile's with its name: never ambiguous."""
+    if device.name in labels:
+        return labels[device.name]
+    base, _, number = device.name.rpartition("-")
+    text, mark = (labels[base], number) if base in labels else (device.profile.label, device.name)
+    return Text(en=f"{text.en} {mark}".strip(), zh=f"{text.zh} {mark}".strip())
 
 
 def device_view(parts: Parts, device: Device, labels: dict[str, Text]) -> DeviceView:

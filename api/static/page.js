@@ -160,7 +160,8 @@ function drawActuator(slot) {
 
 function drawDevice(slot) {
   const { device } = slot;
-  say(slot.title, `${label(device.label, device.device)} · ${device.device}`);
+  const name = label(device.label, device.device);
+  say(slot.title, name.includes(device.device) ? name : `${name} · ${device.device}`);
   const newest = Math.max(device.last_seen_ms ?? 0, ...[...page.points.values()].filter((s) => s.point.device === device.device).map((s) => s.latest.ts_ms ?? 0));
   const state = device.status === "offline" ? ` · ${word("offline")}` : "";
   say(slot.seen, (newest ? word("seen", { age: age(now() - newest) }) : word("unseen")) + state);
