@@ -173,13 +173,14 @@ class Pulse:
         self.accounting = Accounting()
         self.alarms: dict[str, Decision] = {}
         self.commands = 0
+        self.heard_ns = 0  # engine time of the newest transaction; 0: none yet
         self.lines: deque[str] = deque(maxlen=LINES_KEPT)
         self._seen: deque[tuple[float, int, int]] = deque()
         self._narrator = Narrator()
 
     def take(self, transaction: Transaction, now_s: float) -> None:
         """Count a transaction."""
-        self.accounting = transaction.read_accounting()
+        self.accounting, self.heard_ns = transaction.read_accounting(), transaction.engine_ns
         self._seen.append((now_s, self.accounting.received, self.accounting.samples_received))
         while self._seen[0][0] < now_s - RATE_OVER_S and len(self._seen) > 2:
             self._seen.popleft()
@@ -200,6 +201,13 @@ class Pulse:
     def open_alarms(self) -> int:
         """Alarms that want somebody."""
         return sum(alarm.body.get("to") in OPEN_STATES for alarm in self.alarms.values())
+
+    def silence(self, now_ns: int) -> str:
+        """A sentence when core has written nothing lately, else ""."""
+        silent_s = (now_ns - self.heard_ns) / NS_PER_S
+        if not self.heard_ns or silent_s < STALE_S:
+            return ""
+        return f"The core has written nothing for {silent_s:.0f} s; its reason stands in log/core.log of the data directory."
 
     def line(self) -> str:
         """Everything in one line."""
@@ -229,11 +237,12 @@ async def show_flow(journal: Path, heading: Callable[[], str], *, quiet: bool) -
             told_at = time.monotonic()
             while True:
                 position = await asyncio.to_thread(_catch_up, reader, position, pulse)
+                warning = pulse.silence(time.time_ns())
                 if live is not None:
-                    live.update(pulse.panel(heading()), refresh=True)
+                    live.update(pulse.panel(warning or heading()), refresh=True)
                 elif time.monotonic() - told_at > QUIET_LINE_S:
                     told_at = time.monotonic()
-                    print(pulse.line(), flush=True)
+                    print(warning or pulse.line(), flush=True)
                 await asyncio.sleep(REFRESH_S)
 
 

@@ -17,16 +17,17 @@ as_root() {
 }
 
 debian() {
+    local said; said="$(mktemp)"
     command -v apt-get >/dev/null || die "this is not Debian; install $* with your system's tools, then try again"
-    if ! as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@" >/tmp/fieldloom-apt.$$ 2>&1; then
+    if ! as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@" >"$said" 2>&1; then
         as_root true || die "missing: $*; ask your administrator for: apt-get install -y $*"
         as_root apt-get update -q >/dev/null 2>&1 || true
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@" >/tmp/fieldloom-apt.$$ 2>&1 || {
-            tail -n 5 /tmp/fieldloom-apt.$$ >&2
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@" >"$said" 2>&1 || {
+            tail -n 5 "$said" >&2
             die "Debian could not install $*; the lines above say why"
         }
     fi
-    rm -f /tmp/fieldloom-apt.$$
+    rm -f "$said"
 }
 
 # Debian starts the service of what it installs; ours are children of Fieldloom on free ports, so theirs must not take 1883.
