@@ -29,7 +29,6 @@ from ingest.decode import Directory, Gather
 from ingest.link import Delivery
 from ingest.memory_link import MemoryBroker, MemoryLink
 from ingest.receipt import Receipts
-from rules import kernels
 from rules.engine import Engine, Outcome
 from simulators.device import Incoming, Options, Outgoing, SimulatedDevice
 from simulators.fleet import DEMO, DEMO_START_S, build_devices
@@ -325,7 +324,6 @@ async def run_lab(site: Path, *, hours: float, seed: int, sample_s: float = 10.0
     from rich.console import Console
 
     config = load_site(site)
-    kernels.warm()
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory())) if kills else None
         lab = Lab(config, seed=seed, hours=hours, sample_s=sample_s, kills=kills, kill_directory=directory)

@@ -11,7 +11,6 @@ from app.demo import DEMO_SITE
 from app.site_files import load_site
 from app.wiring import build_engine
 from ingest.decode import Directory, Gather
-from rules import kernels
 from telemetry.record import Config, Start
 from telemetry.site import RuleSpec
 
@@ -21,7 +20,6 @@ WINDOWED = RuleSpec.model_validate({"id": "WARM", "profile": "multispan", "when"
 
 def warm() -> None:
     """Run one configuration, message and tick; nothing is kept of it."""
-    kernels.warm()
     site = load_site(DEMO_SITE)
     site = site.model_copy(update={"rules": [*site.rules, WINDOWED]})
     engine, now_ns = build_engine(), time.time_ns()

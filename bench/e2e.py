@@ -5,9 +5,9 @@ from publishing a sample to receiving its command, beside a timer probe; CPU sha
 """
 
 import json
-import shutil
 import statistics
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -200,7 +200,7 @@ def start_hammer(r: Rig) -> subprocess.Popen[bytes]:
         f"  c.get('{url}/devices')\n"
         f"  c.get('{url}/devices/dev-%d/points/{POINTS[0]}/history'%(i%1000)).raise_for_status()\n"
     )
-    return subprocess.Popen([*pin(0), shutil.which("python3") or "python3", "-c", script])
+    return subprocess.Popen([*pin(0), sys.executable, "-c", script])
 
 
 def stored_when_still(r: Rig) -> float:

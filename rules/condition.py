@@ -20,6 +20,7 @@ from telemetry.span import DemandChange, Span
 
 Array = NDArray[Any]
 PANES: Final = 60
+STAMP_MAX: Final = (1 << 31) - 1
 BLIND_DELAY_NS: Final = 1 << 61  # longer than any blind time, and no overflow when added to a time of this century
 PROGRAM_ERRORS: Final = (ArithmeticError, ValueError, TypeError, IndexError)
 
@@ -36,8 +37,8 @@ class Conditions:
         self._state = ConditionState.idle(0)
         self._latest = np.zeros(0)
         self._windows: list[PaneWindows] = []
-        self._mark = np.zeros(0, np.int64)
-        self._set_at = np.zeros(0, np.int64)
+        self._mark = np.zeros(0, np.int32)
+        self._set_at = np.zeros(0, np.int32)
         self._stamp = 0
         self._was_blind = False
         self._faulted: set[str] = set()
@@ -62,8 +63,8 @@ class Conditions:
         self._state = ConditionState.idle(count)
         self._latest = np.full(self._book.points, np.nan)
         self._windows = [PaneWindows(len(f.points), f.length_ns // PANES, f.stats, numba=self._numba) for f in self._book.families]
-        self._mark = np.full(count, -1, np.int64)
-        self._set_at = np.full(count, NO_ENTRY, np.int64)
+        self._mark = np.full(count, -1, np.int32)
+        self._set_at = np.full(count, NO_ENTRY, np.int32)
         self._stamp = 0
 
     # -- one run -----------------------------------------------------------------------------------------------------
@@ -74,6 +75,8 @@ class Conditions:
         self._report_faults(span)
         self._watch_blind(span)
         offsets, point, value = self._samples(span)
+        if self._stamp + len(entries.frames) > STAMP_MAX:
+            self._mark[:], self._stamp = -1, 0
         events = kernels.emit_events(
             offsets, point, value, self._latest, self._book.reads, self._mark, self._stamp, numba=self._numba
         )

@@ -406,21 +406,3 @@ def run_conditions(
     timer_time = np.where(changes.phase == TIMER, changes.time_ns, 0)
     order = np.lexsort((changes.instance, timer_time, changes.phase, changes.entry))
     return Changes(*(column[order] for column in changes))
-
-
-def warm() -> None:
-    """Compile (or load from cache) every kernel by running it once on nothing."""
-    none = np.zeros(0, np.int64)
-    reads = Reads(np.zeros(2, np.int64), none, np.zeros((0, 1), np.int32))
-    offsets, point, value = np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0)
-    emit_events(offsets, point, value, np.zeros(1), reads, none.copy(), 0)
-    events: dict[str, Array] = {name: none.copy() for name in ("instance", "entry", "time_ns")}
-    events |= {name: np.zeros(0) for name in ("when", "clear", "value", "demand")}
-    rule: dict[str, Array] = {
-        "of": np.zeros(0, np.int32),
-        "on_delay": none,
-        "off_delay": none,
-        "silence": np.zeros(0, np.bool_),
-        "step": np.zeros(0),
-    }
-    run_conditions(events, none, rule, ConditionState.idle(0), none.copy())
