@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import msgspec
 import structlog
+from pydantic import ValidationError
 
 from app.failpoint import failpoint
 from app.settings import Settings
@@ -304,12 +305,22 @@ class Core:
         now_ns = self._clock.now_ns()
         body = dict(request.body) | {"inbox_row": row}
         if request.kind == "config":
-            config = SiteConfig.model_validate_json(str(body.pop("text")))
-            self._gather.add(Request(request.id, request.kind, request.author, body | {"sha256": config.sha256()}), now_ns)
-            self._gather.add(Config(config.site, config.sha256(), config.canonical(), request.author), now_ns)
+            self._take_config(request, body, now_ns)
         else:
             self._gather.add(Request(request.id, request.kind, request.author, body), now_ns)
         self._wake.set()
+
+    def _take_config(self, request: Request, body: dict[str, Any], now_ns: int) -> None:
+        """A configuration that does not hold, however it came into the inbox, is journaled as refused and changes nothing."""
+        try:
+            config = SiteConfig.model_validate_json(str(body.pop("text", "")))
+        except ValidationError as error:
+            problem = f"{error.error_count()} mistakes, the first: {error.errors(include_url=False, include_input=False)[0]['msg']}"
+            log.error("configuration refused", request=request.id, problem=problem)
+            self._gather.add(Request(request.id, request.kind, request.author, body | {"refused": problem[:500]}), now_ns)
+            return
+        self._gather.add(Request(request.id, request.kind, request.author, body | {"sha256": config.sha256()}), now_ns)
+        self._gather.add(Config(config.site, config.sha256(), config.canonical(), request.author), now_ns)
 
     # -- life --------------------------------------------------------------------------------------------------------------
 
