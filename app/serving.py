@@ -19,6 +19,8 @@ from store.place import check_place
 from telemetry.clock import EngineClock
 from telemetry.errors import CallerError, CorruptError
 
+WEB_NICE: Final = 10  # pages and queries may be slow; on a busy machine control comes first
+
 READY_POLL_S: Final = 0.02
 
 
@@ -94,6 +96,7 @@ async def serve_web(settings: Settings) -> int:
     """The web process until it is told to stop."""
     from api.serve import WebSettings, serve
 
+    os.nice(WEB_NICE)
     ready = settings.data_dir / "run" / "web.ready"
     web = WebSettings(
         settings.data_dir,
