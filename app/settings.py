@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     mqtt_keepalive_s: int = Field(5, ge=1, le=60, description="A dead link is noticed within twice this time.")
     receive_window: int = Field(10_000, ge=1, le=65_535, description="QoS 1 messages in flight before the broker waits for us.")
 
-    gather_ms: float = Field(5.0, ge=0, le=1000, description="Shortest time between the starts of two commits.")
+    gather_ms: float = Field(4.0, ge=0, le=1000, description="Shortest time between the starts of two commits.")
     commit_rows: int = Field(10_000, ge=100, le=1_000_000, description="Samples gathered before the socket is paused.")
 
     web_host: str = Field(
