@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from api.about import rejected_bytes, request_site, split_subject
 from telemetry.decision import Decision
 from telemetry.frame import Entries, Flag, Verdict
-from telemetry.plan import Device, Plan
+from telemetry.plan import Device, Plan, PointOwners
 from telemetry.quality import REPEATED
 from telemetry.record import Clock, Config, Event, Request, Start
 from telemetry.site import SiteConfig
@@ -422,7 +422,7 @@ class LiveState:
             "blind": self.blind,
             "members": list(self.members.items()),
         }
-        plan = Plan(sites=dict(self.plan.sites), devices=list(self.plan.devices), point_owner=list(self.plan.point_owner))
+        plan = Plan(sites=dict(self.plan.sites), devices=list(self.plan.devices), point_owner=PointOwners(self.plan.point_owner))
         saved = {
             "epoch": self.epoch,
             "version": self.version,

@@ -170,7 +170,7 @@ class Alarms:
 
     def _handle(self, span: Span, happening: _Happening) -> None:
         book = self._conditions.book
-        rule, device = book.rules[int(book.rule_of[happening.instance])], int(book.device_of[happening.instance])
+        rule, device = book.instance(happening.instance)
         key = (rule.key, device)
         alarm = self._state.get(key, {"state": "NORM", "on": False, "value": float("nan")})
         event, request = happening.event, happening.request
@@ -202,7 +202,8 @@ class Alarms:
         if happening.event != "shelve":
             return None
         book, times = self._conditions.book, span.entries.time_ns
-        key = (book.rules[int(book.rule_of[happening.instance])].key, int(book.device_of[happening.instance]))
+        rule, device = book.instance(happening.instance)
+        key = (rule.key, device)
         until = self._state.get(key, {}).get("until_ns")
         if until is None or until > times[-1]:
             return None

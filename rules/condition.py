@@ -202,13 +202,13 @@ class Conditions:
             return
         for c in np.flatnonzero(has[book.rule_of[changes.instance]]):
             instance = int(changes.instance[c])
-            rule = book.rules[int(book.rule_of[instance])]
+            rule, number = book.instance(instance)
             asked = rule.spec.demand
             assert asked is not None
             value = None if changes.on[c] == 0 else float(changes.demand[c])
             if not moves[instance] or (value is not None and np.isnan(value)):
                 continue
-            device = self._plan.devices[int(book.device_of[instance])].key
+            device = self._plan.devices[number].key
             span.demands.append(
                 DemandChange(
                     int(changes.entry[c]), int(changes.phase[c]), int(changes.time_ns[c]), f"{rule.spec.id}@{device}",

@@ -88,11 +88,15 @@ class Rulebook:
     arrival_base: int
     points: int  # real and virtual
     rule_of: Array  # (i,) int32
-    device_of: Array  # (i,) int32
     group_of: Array  # (rules,) int32
     reads: Reads
     parameters: dict[str, Array]  # by rule: on_delay, off_delay ns; silence; step; constant demand. By instance: moves
     faults: list[tuple[str, str]]
+
+    def instance(self, number: int) -> tuple[Rule, int]:
+        """The rule and the device number an instance stands for."""
+        rule = self.rules[int(self.rule_of[number])]
+        return rule, int(rule.devices[number - rule.start])
 
 
 @dataclass(slots=True)
@@ -303,7 +307,6 @@ def _lay_out(plan: Plan, drafts: list[_Draft], faults: list[tuple[str, str]]) ->
         arrival_base=arrival_base,
         points=points,
         rule_of=rule_of,
-        device_of=np.concatenate([r.devices for r in rules]) if rules else np.zeros(0, np.int32),
         group_of=np.array([r.group for r in rules], np.int32),
         reads=_reads(slot_rows, points),
         parameters=_parameters(plan, rules, drafts),

@@ -4,9 +4,11 @@ A number is given once, in the order of first appearance, and never reused: a de
 keeps its number and becomes inactive. Names are "site/device" and "site/device/point".
 """
 
-from collections.abc import Sequence
+import sys
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +58,35 @@ class PointColumns:
     stuck_ns: NDArray[np.int64]
 
 
+class PointOwners(Sequence[tuple[int, str]]):
+    """(device number, point name) by point number, in two columns: 100,000 tuples would take 9 MB, names are shared by profile."""
+
+    def __init__(self, owners: Iterable[tuple[int, str]] = ()) -> None:
+        self._devices, self._names = array("i"), list[str]()
+        for owner in owners:
+            self.append(owner)
+
+    def append(self, owner: tuple[int, str]) -> None:
+        """Give the next number."""
+        self._devices.append(owner[0])
+        self._names.append(sys.intern(owner[1]))
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[int, str]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[int, str]]: ...
+    def __getitem__(self, index: int | slice) -> tuple[int, str] | list[tuple[int, str]]:
+        if isinstance(index, slice):
+            return list(zip(self._devices[index], self._names[index], strict=True))
+        return self._devices[index], self._names[index]
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __iter__(self) -> Iterator[tuple[int, str]]:
+        return zip(self._devices, self._names, strict=True)
+
+
 @dataclass(slots=True)
 class Plan:
     """All sites of this core."""
@@ -64,7 +95,7 @@ class Plan:
     devices: list[Device] = field(default_factory=list)  # by number; inactive ones stay
     device_number: dict[str, int] = field(default_factory=dict)
     active: set[int] = field(default_factory=set)
-    point_owner: list[tuple[int, str]] = field(default_factory=list)  # by number: (device number, point name)
+    point_owner: PointOwners = field(default_factory=PointOwners)  # by number: (device number, point name)
     _columns: PointColumns | None = None
 
     def apply(self, config: SiteConfig) -> None:
@@ -155,7 +186,7 @@ class Plan:
     def from_snapshot(saved: dict[str, Any]) -> "Plan":
         """Inverse of `snapshot`: every device and point has its number again."""
         plan = Plan()
-        plan.point_owner = [(int(owner), str(name)) for owner, name in saved["points"]]
+        plan.point_owner = PointOwners((int(owner), str(name)) for owner, name in saved["points"])
         reserved = list(saved["devices"])
         configs = {name: SiteConfig.model_validate_json(text) for name, text in saved["sites"].items()}
         placeholder = Profile(name="gone", points=[])

@@ -169,7 +169,8 @@ class Probe:
         book, changes = self._conditions.book, span.transitions
         for c in range(len(changes.instance)):
             i = int(changes.instance[c])
-            rule, device = book.rules[int(book.rule_of[i])], self._plan.devices[int(book.device_of[i])]
+            rule, number = book.instance(i)
+            device = self._plan.devices[number]
             self.out.append(
                 Transition(
                     span.entries.first + int(changes.entry[c]), int(changes.phase[c]), int(changes.time_ns[c]),
