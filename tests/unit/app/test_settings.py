@@ -25,7 +25,7 @@ def test_environment_beats_file_beats_default(file: Path, monkeypatch: pytest.Mo
     file.write_text("web_port = 9001\nmqtt_port = 1999\n")
     monkeypatch.setenv("FIELDLOOM_WEB_PORT", "9002")
     settings = load_settings()
-    assert (settings.web_port, settings.mqtt_port, settings.gather_ms) == (9002, 1999, 5.0)
+    assert (settings.web_port, settings.mqtt_port, settings.gather_ms) == (9002, 1999, 4.0)
     assert load_settings(web_port=9003).web_port == 9003
 
 
