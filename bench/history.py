@@ -1,15 +1,12 @@
 """History append and query beside bare DuckDB doing the same with the same columns in the same run.
 
-    python bench/history.py --json
+    python -m bench --only history
 
 Rows are appended in batches of 10,000 (what one projector flush holds), ours and bare in turn, each into its own file with the
 same settings and one commit per batch. Figures are medians over the rounds; a run whose counted rows differ prints no figure.
 """
 
-import argparse
-import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -87,7 +84,7 @@ def median_ms(query: Callable[[int], object]) -> float:
     return statistics.median(taken)
 
 
-def run(directory: Path) -> dict[str, float]:
+def measure(directory: Path) -> dict[str, float]:
     """All figures by name. RuntimeError when rows were lost or doubled."""
     history, bare = DuckDBHistory(directory / "ours.duckdb"), Bare(directory / "bare.duckdb")
     history.declare([Series(n, "site", f"d{n // 10}", f"p{n % 10}", "C") for n in range(POINTS)])
@@ -124,20 +121,16 @@ def run(directory: Path) -> dict[str, float]:
     }
 
 
-def main() -> int:
-    """Print the figures."""
-    parser = argparse.ArgumentParser(description="History append and query beside bare DuckDB.")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args()
+def run(*, short: bool) -> list[dict[str, Any]]:
+    """Rows of build/bench.json; nothing here is long enough to be shortened."""
+    del short
     with tempfile.TemporaryDirectory(prefix="fieldloom-bench-") as directory:
-        figures = run(Path(directory))
-    if options.json:
-        print(json.dumps(figures))
-        return 0
-    for name, value in figures.items():
-        print(f"{name:34}{value:16,.3f}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        figures = measure(Path(directory))
+    bare = {"history.append_rows_s": "history.append_bare_rows_s", "history.query_day_500_ms": "history.query_day_500_bare_ms"}
+    units = {"history.append_rows_s": "1/s", "history.append_of_bare": "1", "history.query_day_500_ms": "ms"}
+    rows = []
+    for name, unit in units.items():
+        reference = figures[bare[name]] if name in bare else None
+        ratio = figures[name] / reference if reference else None
+        rows.append({"name": name, "value": figures[name], "unit": unit, "reference": reference, "ratio": ratio})
+    return rows

@@ -71,6 +71,10 @@ class PointOwners(Sequence[tuple[int, str]]):
         self._devices.append(owner[0])
         self._names.append(sys.intern(owner[1]))
 
+    def columns(self) -> list[Any]:
+        """Device numbers, names: what a snapshot keeps; `PointOwners(zip(*columns))` gives it back."""
+        return [self._devices.tolist(), list(self._names)]
+
     @overload
     def __getitem__(self, index: int) -> tuple[int, str]: ...
     @overload
@@ -179,14 +183,14 @@ class Plan:
         return {
             "sites": {name: config.canonical() for name, config in self.sites.items()},
             "devices": [d.key for d in self.devices],
-            "points": [[owner, name] for owner, name in self.point_owner],
+            "points": self.point_owner.columns(),
         }
 
     @staticmethod
     def from_snapshot(saved: dict[str, Any]) -> "Plan":
         """Inverse of `snapshot`: every device and point has its number again."""
         plan = Plan()
-        plan.point_owner = PointOwners((int(owner), str(name)) for owner, name in saved["points"])
+        plan.point_owner = PointOwners((int(owner), str(name)) for owner, name in zip(*saved["points"], strict=True))
         reserved = list(saved["devices"])
         configs = {name: SiteConfig.model_validate_json(text) for name, text in saved["sites"].items()}
         placeholder = Profile(name="gone", points=[])
