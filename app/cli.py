@@ -1,7 +1,7 @@
 """The command line: one command per job, each in app/commands. Heavy imports wait until a command runs, so that help is instant.
 
 Every expected failure ends as one sentence with its fix and an exit code: 1 environment or request, 2 wrong configuration,
-3 damaged data. A traceback means a defect of ours.
+3 damaged data. Wrong words on the command line end with 2. A traceback means a defect of ours.
 """
 
 import errno
@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import click
 import typer
 
 from app.commands import look, operate, run, sites
@@ -49,11 +48,11 @@ app.command("warm", hidden=True)(operate.warm)
 def main() -> None:
     """Run a command; every expected failure becomes one sentence and an exit code."""
     try:
-        code = app(standalone_mode=False)
-    except click.exceptions.Abort:
+        code = app(standalone_mode=False, prog_name="fieldloom")
+    except typer.Abort:
         code = 130
-    except click.ClickException as error:
-        error.show()
+    except typer.TyperException as error:  # wrong words on the command line
+        print(f"fieldloom: {usage(error)}", file=sys.stderr)
         code = error.exit_code
     except (FieldloomError, OSError) as error:
         code = _explain(error)
@@ -73,6 +72,13 @@ def _explain(error: FieldloomError | OSError) -> int:
         return 2
     print(f"fieldloom: {sentence(error)}", file=sys.stderr)
     return 3 if isinstance(error, CorruptError) else 1
+
+
+def usage(error: typer.TyperException) -> str:
+    """What is wrong with the words of a command, and where its help is."""
+    message = error.format_message().replace("Value error, ", "").rstrip(".")
+    context = getattr(error, "ctx", None)  # every error of words carries it, but the public class does not say so
+    return f"{message[:1].lower()}{message[1:]}; see `{context.command_path if context else 'fieldloom'} --help`"
 
 
 def sentence(error: FieldloomError | OSError) -> str:

@@ -1,9 +1,10 @@
 """Settings of every process: environment FIELDLOOM_* over `fieldloom.toml` over the default. Fixed once read.
 
-An unknown key in the file is an error, because a misspelt limit would be lost in silence. Every mistake is reported at once.
-Each setting is explained in docs/operations.md; a test holds that.
+An unknown key in the file or the environment is an error, because a misspelt limit would be lost in silence. Every mistake is
+reported at once. Each setting is explained in docs/operations.md; a test holds that.
 """
 
+import difflib
 import os
 import ssl
 import tomllib
@@ -11,22 +12,27 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from telemetry.errors import ConfigError, Problem
 
 PREFIX: Final = "FIELDLOOM_"
 FILE_VARIABLE: Final = "FIELDLOOM_CONFIG"
 FILE_NAME: Final = "fieldloom.toml"
+NO_SETTING: Final = "is not a setting; "
+# Read by others than this file: the command line, tests and benches.
+OTHER_VARIABLES: Final = frozenset(
+    {FILE_VARIABLE, *(PREFIX + name for name in ("URL", "TOKEN", "DEVICE_PASSWORD", "FAILPOINT", "FAILPOINT_ARMED", "LOADGEN"))}
+)
+OTHER_PREFIXES: Final = ("FIELDLOOM_TEST_", "FIELDLOOM_BENCH_")
+SECRETS: Final = frozenset({"mqtt_password", "influx_token", "notify_webhook_url"})
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
 class Settings(BaseSettings):
     """Everything a process is told from outside. Ports: 0 takes a free one where that is said."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, extra="forbid", frozen=True, toml_file=FILE_NAME, hide_input_in_errors=True
-    )
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True)
 
     data_dir: Path = Field(Path("var/fieldloom"), description="Journal, snapshots, history, sessions; a local disk.")
 
@@ -105,7 +111,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """What the caller says over environment over file over default."""
         del dotenv_settings, file_secret_settings
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, settings_file())
+        return init_settings, env_settings, InitSettingsSource(settings_cls, read_file(settings_file()))
 
     def mqtt_tls_context(self) -> ssl.SSLContext | None:
         """The context for the broker; None without TLS. Raises ConfigError when a file cannot be used."""
@@ -124,22 +130,59 @@ class Settings(BaseSettings):
 
 
 def settings_file() -> Path:
-    """The settings file: FIELDLOOM_CONFIG, else fieldloom.toml in the working directory. It need not exist."""
+    """The settings file: FIELDLOOM_CONFIG, else fieldloom.toml in the working directory, which need not exist."""
     return Path(os.environ.get(FILE_VARIABLE, FILE_NAME))
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The file's keys; none when the default one does not exist. Raises ConfigError when it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text("utf-8-sig"))
+    except FileNotFoundError:
+        if FILE_VARIABLE not in os.environ:
+            return {}
+        problem = Problem(str(path), 0, FILE_VARIABLE, "there is no such file; correct the name, or unset the variable")
+    except tomllib.TOMLDecodeError as error:
+        problem = Problem(str(path), _line_in(str(error)), "TOML", f"cannot be read: {error}")
+    except UnicodeDecodeError as error:
+        problem = Problem(str(path), 0, "TOML", f"is not UTF-8 text (byte {error.start}); save it as UTF-8")
+    except OSError as error:
+        problem = Problem(str(path), 0, "TOML", f"cannot be read: {error.strerror}")
+    raise ConfigError([problem])
 
 
 def load_settings(**given: Any) -> Settings:
     """The settings; `given` (from the command line) beats all. Raises ConfigError with every mistake and where it stands."""
-    path = settings_file()
+    unknown = [_unknown_variable(name) for name in sorted(os.environ) if _is_unknown(name)]
     try:
-        return Settings(**given)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError([Problem(str(path), _line_in(str(error)), "", f"is not TOML: {error}")]) from None
+        found = Settings(**given)
     except ValidationError as error:
-        text = path.read_text("utf-8") if path.is_file() else ""
-        raise ConfigError(
-            [_problem(dict(item), path, text) for item in error.errors(include_url=False, include_input=False)]
-        ) from None
+        path = settings_file()
+        text = path.read_text("utf-8-sig") if path.is_file() else ""
+        items = error.errors(include_url=False)
+        problems = [*unknown, *(_problem(dict(item), path, text, given) for item in items)]
+        raise ConfigError(sorted(problems, key=lambda problem: problem.line)) from None
+    if unknown:
+        raise ConfigError(unknown)
+    return found
+
+
+def _is_unknown(variable: str) -> bool:
+    name = variable.removeprefix(PREFIX)
+    is_ours = variable.startswith(PREFIX) and variable not in OTHER_VARIABLES and not variable.startswith(OTHER_PREFIXES)
+    return is_ours and name.lower() not in Settings.model_fields
+
+
+def _unknown_variable(variable: str) -> Problem:
+    near = _near(variable.removeprefix(PREFIX).lower())
+    return Problem(
+        "environment", 0, variable, NO_SETTING + (f"did you mean {PREFIX}{near.upper()}?" if near else "see docs/operations.md")
+    )
+
+
+def _near(name: str) -> str:
+    """The setting whose name is most like it; "" when none is."""
+    return next(iter(difflib.get_close_matches(name, Settings.model_fields, n=1)), "")
 
 
 def _line_in(message: str) -> int:
@@ -148,17 +191,32 @@ def _line_in(message: str) -> int:
     return int(digits) if digits.isdigit() else 1
 
 
-def _problem(item: dict[str, Any], path: Path, text: str) -> Problem:
+def _problem(item: dict[str, Any], path: Path, text: str, given: dict[str, Any]) -> Problem:
     key = ".".join(str(part) for part in item["loc"])
     first = key.partition(".")[0]
-    message = (
-        "is not a setting; see docs/operations.md"
-        if item["type"] == "extra_forbidden"
-        else str(item["msg"]).removeprefix("Value error, ")
-    )
+    is_unknown = item["type"] == "extra_forbidden"  # only a file's key can be
+    message = expected(item, secret=first in SECRETS)
+    if is_unknown:
+        near = _near(first)
+        message = NO_SETTING + (f"did you mean {near}?" if near else "see docs/operations.md")
+    if first in given:
+        return Problem("command line", 0, first, message)
     variable = PREFIX + first.upper()
-    if first and variable in os.environ:
+    if first and not is_unknown and variable in os.environ:
         return Problem("environment", 0, variable, message)
     lines = text.splitlines()
-    line = next((n for n, content in enumerate(lines, 1) if content.split("=")[0].strip() == first), 1)
-    return Problem(str(path), line, key, message)
+    line = next((n for n, content in enumerate(lines, 1) if content.split("=")[0].strip(" []") == first), 0)
+    return Problem(str(path), line, key or "settings", message)
+
+
+def expected(item: dict[str, Any], *, secret: bool = False) -> str:
+    """What a model's error expected, in words, and what was given instead."""
+    message = str(item["msg"]).replace("Input should be", "must be")
+    if message.startswith("Value error, "):
+        return message.removeprefix("Value error, ")
+    given = repr(item["input"])
+    return (
+        message
+        if secret
+        else f"{message.partition(', unable to parse')[0]} (it is {given if len(given) < 60 else given[:57] + '...'})"
+    )

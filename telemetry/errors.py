@@ -33,7 +33,8 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.path}: {self.message}"
+        place = f"{self.file}:{self.line}" if self.line else self.file  # 0: it has no lines, such as the environment
+        return f"{place}: {self.path}: {self.message}"
 
 
 class ConfigError(CallerError):

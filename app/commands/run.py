@@ -41,7 +41,9 @@ def part(module: str, name: str) -> Any:
 
 
 def demo(
-    port: Annotated[int | None, typer.Option(help="Port of the web page; default 8080, or a free one when that is in use.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port of the web page; default 8080, or a free one when that is in use.")
+    ] = None,
     speed: Annotated[float, typer.Option(help="How much faster than the wall clock the plants live.", min=1, max=120)] = 60.0,
     seed: Annotated[int, typer.Option(help="Seed of weather and sensors.")] = 1,
     quiet: Annotated[

@@ -99,3 +99,28 @@ def test_a_port_in_use_is_told_or_avoided() -> None:
         with pytest.raises(EnvironmentFault, match="--port"):
             free_port("127.0.0.1", port, must=True)
         assert free_port("127.0.0.1", port, must=False) != port
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["frobnicate"], "no such command 'frobnicate'; see `fieldloom --help`"),
+        (["status", "--nope"], "no such option: --nope; see `fieldloom status --help`"),
+        (
+            ["login", "--role", "king"],
+            "'--role': 'king' is not one of 'viewer', 'operator', 'engineer', 'admin'; see `fieldloom login --help`",
+        ),
+        (["tail", "--count", "1x"], "'--count'"),
+        (["play"], "missing argument 'file'"),
+        (["lab", "/nowhere"], "'/nowhere' does not exist"),
+        (["serve", "everything"], "'everything' is not one of 'core', 'notify', 'web'"),
+        (["demo", "--port", "70000"], "'--port'"),
+    ],
+)
+def test_wrong_words_are_one_sentence_that_names_the_help(words: list[str], says: str) -> None:
+    done = fieldloom(*words)
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr
+    assert done.stderr.startswith("fieldloom: ")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""

@@ -11,6 +11,7 @@ from telemetry.errors import ConfigError
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "fieldloom.toml"
+    path.touch()
     monkeypatch.setenv("FIELDLOOM_CONFIG", str(path))
     return path
 
@@ -37,7 +38,7 @@ def test_every_mistake_is_reported_at_once_with_its_place(file: Path, monkeypatc
     assert any(f"{file}:1: web_port" in line for line in found)
     assert any(f"{file}:2: misspelt: is not a setting" in line for line in found)
     assert any(f"{file}:3: history" in line for line in found)
-    assert any("environment:0: FIELDLOOM_COMMIT_ROWS" in line for line in found)
+    assert any("environment: FIELDLOOM_COMMIT_ROWS" in line for line in found)
 
 
 def test_a_file_that_is_not_toml_is_named_with_its_line(file: Path) -> None:
@@ -70,3 +71,47 @@ def test_saboteurs_are_a_list_of_words(file: Path, monkeypatch: pytest.MonkeyPat
 
 def test_every_setting_says_what_it_is() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_an_unknown_variable_is_an_error_with_the_one_that_was_meant(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("web_prot = 1\n")
+    monkeypatch.setenv("FIELDLOOM_WEB_PROT", "9")
+    monkeypatch.setenv("FIELDLOOM_ZZZ", "9")
+    monkeypatch.setenv("FIELDLOOM_TEST_INFLUX_URL", "http://127.0.0.1:1")  # another reader's
+    assert problems() == [
+        "environment: FIELDLOOM_WEB_PROT: is not a setting; did you mean FIELDLOOM_WEB_PORT?",
+        "environment: FIELDLOOM_ZZZ: is not a setting; see docs/operations.md",
+        f"{file}:1: web_prot: is not a setting; did you mean web_port?",
+    ]
+
+
+def test_what_was_given_is_told_unless_it_is_secret(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("mqtt_password = 77\n")
+    monkeypatch.setenv("FIELDLOOM_DISK_FREE_MB", "3")
+    environment, secret = problems()
+    assert environment == "environment: FIELDLOOM_DISK_FREE_MB: must be greater than or equal to 64 (it is '3')"
+    assert "mqtt_password" in secret
+    assert "77" not in secret
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "there is no such file"),
+        (b"\xff\xfe", "is not UTF-8 text"),
+        (b"a = = 1", "cannot be read"),
+        (b"[web]\nport = 1", "is not a setting"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_one_sentence(file: Path, content: bytes | None, says: str) -> None:
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    (problem,) = problems()
+    assert problem.startswith(str(file))
+    assert says in problem
+
+
+def test_a_file_saved_with_a_byte_order_mark_is_read(file: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbfweb_port = 3333\n")
+    assert load_settings().web_port == 3333
