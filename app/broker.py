@@ -117,8 +117,8 @@ def find_mosquitto(name: str = "mosquitto") -> Path:
     found = shutil.which(name) or shutil.which(name, path=_PATH)
     if found is None:
         raise EnvironmentFault(
-            f"{name} is not installed: install it (Debian, Ubuntu: apt install mosquitto; macOS: brew install mosquitto) "
-            "or set mqtt_host and mqtt_port to a broker you have"
+            f"{name} is not installed: install it (Debian, Ubuntu: apt install mosquitto; macOS: brew install mosquitto), "
+            "or set FIELDLOOM_MQTT_HOST and FIELDLOOM_MQTT_PORT to a broker you have"
         )
     return Path(found)
 

@@ -7,8 +7,10 @@ can write those files is the administrator already.
 import contextlib
 import json
 import os
+import sqlite3
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
@@ -16,7 +18,7 @@ import httpx
 from api.auth import Sessions
 from app.settings import Settings
 from telemetry.clock import EngineClock
-from telemetry.errors import CallerError, EnvironmentFault
+from telemetry.errors import CallerError, CorruptError, EnvironmentFault, StoreError
 
 TOKEN_LIFE_S: Final = 60.0
 TIMEOUT_S: Final = 30.0
@@ -102,6 +104,21 @@ def base_url(settings: Settings) -> str:
     return f"http://{settings.web_host}:{settings.web_port}"
 
 
+def open_sessions(data_dir: Path) -> Sessions:
+    """The session table of a data directory. Raises StoreError or CorruptError with the fix."""
+    file = data_dir / "web.sqlite"
+    try:
+        return Sessions(file, clock=EngineClock(time.time_ns, time.monotonic_ns))
+    except sqlite3.OperationalError as error:
+        raise StoreError(f"{file}: {error}; is it yours to write, and is there space?") from error
+    except sqlite3.DatabaseError as error:
+        raise CorruptError(
+            f"{file}: the file is damaged ({error}); put back a copy, or move it aside: people then log in anew"
+        ) from error
+    except OSError as error:
+        raise StoreError(f"{data_dir}: {error.strerror}; set FIELDLOOM_DATA_DIR to the service's own") from error
+
+
 @contextlib.contextmanager
 def connect(settings: Settings) -> Iterator[Client]:
     """A client that is logged in. Raises CallerError when there is no way to log in."""
@@ -110,7 +127,7 @@ def connect(settings: Settings) -> Iterator[Client]:
     if not token:
         if not file.is_file():
             raise CallerError(f"no session table in {settings.data_dir}; give its data_dir, or FIELDLOOM_URL and FIELDLOOM_TOKEN")
-        sessions = Sessions(file, clock=EngineClock(time.time_ns, time.monotonic_ns))
+        sessions = open_sessions(settings.data_dir)
         token, made = sessions.create("bearer", "local", "admin", None, life_s=TOKEN_LIFE_S, note="command line")
     try:
         headers = {"Authorization": f"Bearer {token}"}

@@ -43,7 +43,7 @@ from store.snapshot import draft_snapshot, newest_snapshot, publish_snapshot
 from telemetry import topic
 from telemetry.clock import EngineClock
 from telemetry.decision import encode_decisions
-from telemetry.errors import CorruptError, FencedError, StoreError
+from telemetry.errors import CorruptError, EnvironmentFault, FencedError, StoreError
 from telemetry.frame import Entries, Flag
 from telemetry.plan import NS_PER_S
 from telemetry.record import Clock, Config, Event, Request, Start
@@ -61,7 +61,6 @@ SNAPSHOT_FRAMES: Final = 500_000
 TRIM_S: Final = 60.0
 STANDSTILL_NS: Final = 3 * NS_PER_S  # so long without a tick, and what waited for us in the sockets is the past, not the present
 FOLLOWERS: Final = ("web", "notify")
-CORRUPT_EXIT: Final = 3
 M_ARENA_MAX: Final = -8  # of glibc's malloc.h
 MADV_DONTNEED: Final = 4  # of Linux' mman.h
 DRAIN_TOPIC: Final = "fl-core"  # the core's own namespace: a marker that returns proves that all before it was delivered
@@ -443,15 +442,21 @@ def slowest_follower(data: Path) -> int:
 
 
 async def run_core(settings: Settings) -> int:
-    """The `core` process from start to end; the exit code: 0, 1 environment, 3 damaged files."""
+    """The `core` process from start to end. Raises CorruptError (damaged files), StoreError or FencedError with the reason."""
     keep_one_heap()
-    code = 0
+    reason: EnvironmentFault | None = None
     try:
         await Core(settings).run()
     except* CorruptError as errors:
-        log.error("core stops: stored files are damaged", reason=str(errors.exceptions[0]))
-        code = CORRUPT_EXIT
+        reason = first_of(errors)
     except* (StoreError, FencedError) as errors:
-        log.error("core stops", reason=str(errors.exceptions[0]))
-        code = code or 1
-    return code
+        reason = reason or first_of(errors)
+    if reason is not None:
+        raise reason  # out of its group: the command line has one sentence for it, and the exit code
+    return 0
+
+
+def first_of(errors: BaseExceptionGroup[EnvironmentFault]) -> EnvironmentFault:
+    """One error of a group that may hold groups."""
+    found = errors.exceptions[0]
+    return first_of(found) if isinstance(found, BaseExceptionGroup) else found

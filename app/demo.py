@@ -4,26 +4,33 @@ Start order: broker, core, web, notify, devices: nobody speaks before somebody l
 """
 
 import asyncio
+import contextlib
+import errno
 import json
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import devices
-from api.auth import BEARER_LIFE_MAX_S, LINK_LIFE_S, Role, Sessions, Way
+from api.auth import BEARER_LIFE_MAX_S, LINK_LIFE_S, Role, Way
 from app import serving
 from app.broker import SERVICE, Broker, find_mosquitto, write_private
-from app.console import show_flow
+from app.client import open_sessions
+from app.console import DemoScreen, newest
+from app.narrator import length
 from app.playable import playable_sites
 from app.settings import Settings
 from app.site_files import load_site
-from app.supervisor import Part, Supervisor, fieldloom
+from app.supervisor import CONNECT_S, Part, Supervisor, fieldloom
+from app.words import say
 from simulators.fleet import at_speed
 from store.inbox import Inbox
 from store.place import owned
-from telemetry.errors import CallerError, EnvironmentFault, StoreError
+from telemetry.errors import CallerError, EnvironmentFault
+from telemetry.plan import NS_PER_S
 from telemetry.record import Request
 from telemetry.site import SiteConfig
 
@@ -34,33 +41,49 @@ STOP_ORDER: Final = ("fleet", "notify", "core", "web", "broker")
 DEMO_SITE: Final = Path(devices.__file__).parents[1] / "sites" / "nursery"
 PORTS_TRIED: Final = 50
 DEMO_SAMPLE_S: Final = 1.0
+CLOCK_BEHIND_S: Final = 1.0
 
 
-async def run_demo(settings: Settings, *, speed: float, seed: int, quiet: bool, port_given: bool) -> int:
+async def run_demo(settings: Settings, *, speed: float, seed: int, quiet: bool) -> int:
     """Start all, print the address and a login link, show what flows; the exit code. Raises EnvironmentFault, ConfigError."""
     began = time.monotonic()
     serving.check_start(settings)
-    with owned(settings.data_dir / "run", "fieldloom"):
-        port = free_port(settings.web_host, settings.web_port, must=port_given)
+    if settings.mqtt_host:
+        require_broker(settings.mqtt_host, settings.mqtt_port)
+    else:
+        find_mosquitto()
+    with owned(settings.data_dir / "run", "fieldloom"), speed_told(settings.data_dir, speed), serving.log_in_file(settings):
+        port = free_port(settings.web_host, settings.web_port, must="web_port" in settings.model_fields_set)
         site = at_speed(load_site(DEMO_SITE), speed)
-        speed_file(settings.data_dir).write_text(str(speed), "utf-8")
+        warn_of_clock(settings.data_dir)
         ask_for(settings.data_dir, site)
+        link = f"http://{settings.web_host}:{port}/login#{login_token(settings.data_dir)}"
         known = [site, *playable_sites(DEMO_SITE.parent)]
         parts = await service_parts(settings.model_copy(update={"web_port": port}), known)
         parts.append(fleet_part(settings, parts[-1].environment, seed=seed, speed=speed))
-        supervisor = Supervisor(parts, stop_order=STOP_ORDER)
-        link = f"http://{settings.web_host}:{port}/login#{login_token(settings.data_dir)}"
+        screen = DemoScreen(settings.data_dir, quiet=quiet)
+        screen.greet(devices=sum(len(device.names()) for device in site.devices), speed=speed)
+        if port != settings.web_port != 0:
+            print(say("Port {wanted} is in use; this demo takes {port}.", wanted=settings.web_port, port=port))
+        supervisor = Supervisor(parts, stop_order=STOP_ORDER, on_ready=screen.part_ready, on_restart=screen.part_restarted)
 
         def view() -> "asyncio.Future[None]":
-            print(f"Fieldloom is ready after {time.monotonic() - began:.1f} s. Log in once, within {LINK_LIFE_S // 60} minutes:")
-            print(f"\n    {link}\n\nData: {settings.data_dir.resolve()}   Ctrl-C stops everything.", flush=True)
-            heading = f"http://{settings.web_host}:{port}   (another login link: fieldloom login)"
-            return asyncio.ensure_future(show_flow(settings.data_dir / "journal", lambda: heading, quiet=quiet))
+            screen.ready(link, seconds=time.monotonic() - began, minutes=LINK_LIFE_S // 60)
+            return asyncio.ensure_future(screen.show(f"http://{settings.web_host}:{port}"))
 
-        try:
-            return ended(await supervisor.run(while_up=view), supervisor)
-        finally:
-            speed_file(settings.data_dir).unlink(missing_ok=True)
+        code = await supervisor.run(while_up=view)
+        screen.stopped()
+        return ended(code, supervisor)
+
+
+@contextlib.contextmanager
+def speed_told(data_dir: Path, speed: float) -> Iterator[None]:
+    """`demo_speed` answers `speed` while the block runs."""
+    speed_file(data_dir).write_text(str(speed), "utf-8")
+    try:
+        yield
+    finally:
+        speed_file(data_dir).unlink(missing_ok=True)
 
 
 def speed_file(data_dir: Path) -> Path:
@@ -78,11 +101,13 @@ async def run_service(settings: Settings) -> int:
     """All processes of a real site under supervision; the exit code. Raises CallerError without a broker that devices can reach."""
     if not settings.mqtt_host:
         raise CallerError(
-            "no broker is configured; set FIELDLOOM_MQTT_HOST and _PORT to the one your devices use, or try `fieldloom demo`"
+            "no broker is configured; set FIELDLOOM_MQTT_HOST and FIELDLOOM_MQTT_PORT to the one your devices use, or try `fieldloom demo`"
         )
     serving.check_start(settings)
     with owned(settings.data_dir / "run", "fieldloom"):
         speed_file(settings.data_dir).unlink(missing_ok=True)  # of a demo that was killed
+        free_port(settings.web_host, settings.web_port, must=True)
+        warn_of_clock(settings.data_dir)
         parts = await service_parts(settings, [])
         supervisor = Supervisor(parts, stop_order=STOP_ORDER)
         return ended(await supervisor.run(), supervisor)
@@ -93,8 +118,33 @@ def ended(code: int, supervisor: Supervisor) -> int:
     if supervisor.failure:
         print(f"fieldloom: {supervisor.failure}", file=sys.stderr)
     else:
-        print("Fieldloom has stopped; what it learned is kept.")
+        print(say("Fieldloom has stopped; what it learned is kept."))
     return code
+
+
+def require_broker(host: str, port: int) -> None:
+    """Raises EnvironmentFault when nothing listens there."""
+    try:
+        with socket.create_connection((host, port), CONNECT_S):
+            pass
+    except OSError as error:
+        raise EnvironmentFault(
+            f"the broker at {host}:{port} cannot be reached ({error.strerror or error}); start it, correct FIELDLOOM_MQTT_HOST and "
+            "FIELDLOOM_MQTT_PORT, or unset them: the demo brings its own"
+        ) from error
+
+
+def warn_of_clock(data_dir: Path) -> None:
+    """Say it when this machine's clock is behind what the journal holds: until it has caught up, all samples are late, and no rule
+    decides. Raises CorruptError when the journal is damaged."""
+    last = newest(data_dir / "journal")
+    behind_s = 0.0 if last is None else (last.engine_ns - time.time_ns()) / NS_PER_S
+    if behind_s > CLOCK_BEHIND_S:
+        print(
+            f"fieldloom: this machine's clock is {length(behind_s)} behind the newest entry in {data_dir / 'journal'}: samples count "
+            "as late and move nothing; set the time (chrony, NTP), or take another FIELDLOOM_DATA_DIR",
+            file=sys.stderr,
+        )
 
 
 async def service_parts(settings: Settings, sites: list[SiteConfig]) -> list[Part]:
@@ -153,15 +203,27 @@ def device_port(config: str) -> str:
 
 def free_port(host: str, port: int, *, must: bool) -> int:
     """`port` when it is free; else the next free one, unless `must`. Raises EnvironmentFault with the fix."""
-    for candidate in [port] if must or port == 0 else range(port, port + PORTS_TRIED):
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise EnvironmentFault(
+            f"web_host {host!r} is no address of this machine ({error.strerror}); correct FIELDLOOM_WEB_HOST"
+        ) from error
+    for candidate in [port] if must or port == 0 else range(port, min(port + PORTS_TRIED, 65_536)):
+        with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((host, candidate))
-            except OSError:
+                probe.bind((address[0], candidate))
+            except OSError as error:
+                if error.errno == errno.EADDRNOTAVAIL:
+                    raise EnvironmentFault(f"this machine has no address {host}; correct FIELDLOOM_WEB_HOST") from error
+                if error.errno == errno.EACCES:
+                    raise EnvironmentFault(f"port {candidate} is for root alone; choose one above 1023") from error
                 continue
             return int(probe.getsockname()[1])
-    raise EnvironmentFault(f"port {port} on {host} is in use; choose another one with --port, or stop what uses it")
+    raise EnvironmentFault(
+        f"port {port} on {host} is in use; choose another one with --port or FIELDLOOM_WEB_PORT, or stop what uses it"
+    )
 
 
 def ask_for(data_dir: Path, site: SiteConfig) -> None:
@@ -177,10 +239,7 @@ def login_token(data_dir: Path, *, person: str = "demo", role: Role = "admin", d
     """A token for a one-time login link, or, with `days`, one that a program sends for so long. All sites."""
     way: Way = "link" if days is None else "bearer"
     life_s = LINK_LIFE_S if days is None else min(days * 86_400, BEARER_LIFE_MAX_S)
-    try:
-        sessions = Sessions(data_dir / "web.sqlite", clock=serving.clock())
-    except OSError as error:
-        raise StoreError(f"{data_dir}: {error.strerror}") from error
+    sessions = open_sessions(data_dir)
     try:
         return sessions.create(way, person, role, None, life_s=life_s, note="command line")[0]
     finally:

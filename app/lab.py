@@ -13,7 +13,7 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -22,8 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.core import admit_of, make_transaction
+from app.narrator import ALARM_WORDS, COMMAND_WORDS
 from app.site_files import load_site
+from app.tables import console, grid, heading, number, slow_progress
 from app.wiring import build_engine, build_id
+from app.words import say, text_of
 from devices.outbox import Outbox, ReceiptOut
 from ingest.decode import Directory, Gather
 from ingest.link import Delivery
@@ -319,10 +322,8 @@ def _join(outcomes: Sequence[Outcome]) -> Outcome:
 # -- the command ---------------------------------------------------------------------------------------------------------------
 
 
-async def run_lab(site: Path, *, hours: float, seed: int, sample_s: float = 10.0, kills: int = 0) -> int:
+def run_lab(site: Path, *, hours: float, seed: int, sample_s: float = 10.0, kills: int = 0) -> int:
     """`fieldloom lab`: run, and print what happened and the hash of the decision log. 1 when a kill changed a decision."""
-    from rich.console import Console
-
     config = load_site(site)
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory())) if kills else None
@@ -330,24 +331,23 @@ async def run_lab(site: Path, *, hours: float, seed: int, sample_s: float = 10.0
         began = time.monotonic()
         _run_with_bar(lab)
         took_s = time.monotonic() - began
-    console = Console()
-    for table in summary(lab):
-        console.print(table)
+    screen = console()
+    for part in summary(lab):
+        screen.print(part)
     accounting = admit_of(lab.engine).accounting
-    entries = lab.journal.last_position + 1
-    console.print(
-        f"{hours:g} h in {took_s:.1f} s, {entries:,} journal entries, {accounting.samples_stored:,} samples stored, "
-        f"{accounting.samples_rejected} rejected, {lab.kills_done} kills"
-    )
+    text = say(
+        "{hours:g} h in {took:.1f} s: {entries:,} journal entries, {stored:,} samples stored, {rejected:,} rejected, {kills} kills",
+        hours=hours, took=took_s, entries=lab.journal.last_position + 1, stored=accounting.samples_stored,
+        rejected=accounting.samples_rejected, kills=lab.kills_done,
+    )  # fmt: skip
+    screen.print(text)
     if lab.differing:
-        console.print(f"[red]{lab.differing} transactions were decided otherwise after a kill[/]")
+        screen.print(f"[red]{say('{count} transactions were decided otherwise after a kill', count=lab.differing)}[/]")
     print(f"{lab.log_hash.count} decisions sha256 {lab.log_hash.hexdigest()}")
     return 1 if lab.differing else 0
 
 
 def _run_with_bar(lab: Lab) -> None:
-    from app.commands.look import slow_progress
-
     start_ns = lab.clock.now_ns()
     with slow_progress("lab", int((lab.end_ns - start_ns) // NS_PER_S)) as advance:
         lab.begin()
@@ -358,29 +358,34 @@ def _run_with_bar(lab: Lab) -> None:
 
 def summary(lab: Lab) -> list[Any]:
     """Tables for a person: measured extremes, alarms, commands."""
-    from rich.table import Table
-
     plan, extremes = lab.engine.plan, lab.extremes
-    values = Table("point", "unit", "least", "mean", "greatest", title=f"{lab.site.site}: measured")
+    values = grid(say("point"), say("least"), say("mean"), say("greatest"))
+    values.add_column(say("unit"))
+    values.add_column("")
     for device in plan.devices:
         feedback = {actuator.feedback for actuator in device.profile.actuators}
-        for spec, number in zip(device.profile.points, device.points, strict=True):
+        for spec, point in zip(device.profile.points, device.points, strict=True):
             is_shown = spec.band is not None or spec.name.endswith("temp_c") or spec.name in feedback
-            if is_shown and extremes.count[number]:
-                mean = extremes.total[number] / extremes.count[number]
-                row = (extremes.least[number], mean, extremes.most[number])
-                values.add_row(f"{device.name}/{spec.name}", spec.unit, *(f"{x:.{spec.decimals}f}" for x in row))
-    alarms = _counted(lab, "alarm", "alarms", lambda d: str(d.body["event"]))
-    return [values, alarms, _counted(lab, "command", "commands", lambda d: str(d.body["state"]))]
+            if is_shown and extremes.count[point]:
+                mean = extremes.total[point] / extremes.count[point]
+                row = (extremes.least[point], mean, extremes.most[point])
+                numbers = (number(float(x), spec.decimals) for x in row)
+                values.add_row(f"{device.name}/{spec.name}", *numbers, spec.unit, text_of(spec.label.model_dump()))
+    return [
+        heading(f"{lab.site.site}: {say('measured')}"), values, "",
+        *_counted(lab, "alarm", say("alarms"), "event", ALARM_WORDS),
+        *_counted(lab, "command", say("commands"), "state", COMMAND_WORDS),
+    ]  # fmt: skip
 
 
-def _counted(lab: Lab, kind: str, title: str, state: Callable[[Decision], str]) -> Any:
-    """How often each subject came into each state."""
-    from rich.table import Table
-
-    counts: Counter[tuple[str, str]] = Counter((d.subject, state(d)) for d in lab.decisions if d.kind == kind)
-    subjects, states = sorted({subject for subject, _ in counts}), sorted({word for _, word in counts})
-    table = Table("", *states, title=title)
+def _counted(lab: Lab, kind: str, title: str, key: str, words: dict[str, str]) -> list[Any]:
+    """How often each subject came into each state; the states in the order of `words`."""
+    counts = Counter((d.subject, str(d.body[key])) for d in lab.decisions if d.kind == kind)
+    subjects, states = sorted({subject for subject, _ in counts}), {state for _, state in counts}
+    if not subjects:
+        return [heading(f"{lab.site.site}: {title}"), say("none"), ""]
+    columns = [state for state in words if state in states] + sorted(states - set(words))
+    table = grid("", *(say(words.get(state, state)) for state in columns))
     for subject in subjects:
-        table.add_row(subject.removeprefix(f"{lab.site.site}/"), *(str(counts[subject, word] or "") for word in states))
-    return table
+        table.add_row(subject.replace(f"{lab.site.site}/", "", 1), *(f"{counts[subject, state]:,}" for state in columns))
+    return [heading(f"{lab.site.site}: {title}"), table, ""]

@@ -19,13 +19,13 @@ import numpy as np
 import yaml
 from pydantic import ValidationError
 
-from app.commands.look import slow_progress
 from app.lanes import LaneResult, write_lane
 from app.playable import now_site
 from app.recorded import NS_PER_MS, Api, Trace, lane_columns, make_trace, read_device, wait_for_history
 from app.serving import device_passwords
 from app.settings import Settings
 from app.site_files import load_site
+from app.tables import slow_progress
 from app.wiring import build_engine
 from ingest.mapping import ROWS_PER_MESSAGE, Mapping, Report, Row, read_rows
 from rules.lane import run_lane

@@ -1,14 +1,13 @@
 """What `fieldloom play` prints: what became of every cell, and the alarms with the recording's own times."""
 
+from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Final
-from zoneinfo import ZoneInfo
-
-from rich.console import Console
-from rich.table import Table
 
 from app.lanes import LaneResult
+from app.narrator import alarm_text, alarm_words
+from app.tables import console, grid, heading, site_time
+from app.words import say
 from telemetry.decision import Decision
 from telemetry.plan import NS_PER_S
 from telemetry.site import SiteConfig
@@ -16,65 +15,87 @@ from telemetry.site import SiteConfig
 if TYPE_CHECKING:
     from app.play import Fates, Recording, Tally
 
-SHOWN: Final = 40  # alarms; the rest is in the lane's log
+SHOWN: Final = 20  # alarms, the newest; all of them are in the lane's log
 
 
 def print_report(recording: "Recording", tally: "Tally", fates: "Fates", *, applied: bool) -> None:
     """Every cell's fate. Both sums hold: cells = samples + missing + unreadable, samples = stored + rejected + lost."""
-    report = recording.report
-    table = Table(title=f"{recording.key}: {report.rows:,} rows, {report.cells:,} cells", show_header=False)
-    table.add_column()
+    report, screen = recording.report, console()
+    table = grid()
     table.add_column(justify="right")
     rows = [
-        ("samples", report.samples),
-        ("missing (declared codes)", report.missing),
-        ("unreadable cells", report.unreadable),
-        ("  of rows without a time", report.rows_without_time),
-        ("stored now", fates.added),
-        ("already there", fates.repeated),
-        ("changed (the first value stays)", fates.changed),
-        *((f"rejected: {reason}", count) for reason, count in sorted(tally.rejected.items())),
-        *((f"stored, marked {mark}", count) for mark, count in sorted(tally.marked.items()) if count),
-        ("LOST", fates.lost),
+        (say("samples"), report.samples),
+        (say("missing (declared codes)"), report.missing),
+        (say("unreadable cells"), report.unreadable),
+        ("  " + say("of rows without a time"), report.rows_without_time),
+        (say("stored now"), fates.added),
+        (say("already there"), fates.repeated),
+        (say("changed (the first value stays)"), fates.changed),
+        *((say("rejected") + f": {reason}", count) for reason, count in sorted(tally.rejected.items())),
+        *((say("stored with a doubt") + f": {mark}", count) for mark, count in sorted(tally.marked.items()) if count),
+        (say("LOST"), fates.lost),
     ]
     for name, count in rows:
         table.add_row(name, f"{count:,}")
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(table)
+    screen.print(
+        heading(say("{device}: {rows:,} rows, {cells:,} cells", device=recording.key, rows=report.rows, cells=report.cells))
+    )
+    screen.print(table)
     for place in report.examples:
-        console.print(f"  unreadable: {place}", markup=False)
+        screen.print(f"  {say('unreadable')}: {place}", markup=False)
     if report.unreadable > len(report.examples):
-        console.print(f"  ... and {report.unreadable - len(report.examples)} more")
+        screen.print("  " + say("... and {count:,} more", count=report.unreadable - len(report.examples)))
     if applied:
-        console.print(f"The configuration of site {recording.site.site} was put in force.")
+        screen.print(say("The configuration of site {site} was put in force.", site=recording.site.site))
+    screen.print()
 
 
 def print_alarms(site: SiteConfig, key: str, result: LaneResult, alarms: Sequence[Decision]) -> None:
     """Alarms that the lane raised for this device, in the site's own time, and where the whole log is."""
     raised = [alarm for alarm in alarms if alarm.body["event"] == "raise"]
     own = [alarm for alarm in raised if alarm.subject.endswith(f"@{key}")]
-    table = Table("raised", "alarm", "priority", "value", title=f"{key}: {len(own)} alarms on the data's clock ({site.zone})")
-    for alarm in own[:SHOWN]:
-        value = alarm.body["value"]
-        text = "" if value is None else f"{value:.2f}"
-        table.add_row(moment(alarm.time_ns, site.zone), alarm.subject.split("@")[0], str(alarm.body["priority"]), text)
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(table)
-    if len(own) > SHOWN:
-        console.print(f"... and {len(own) - SHOWN} more")
-    console.print(f"Lane {site.site}: {result.decisions} decisions, {len(raised)} alarms raised by all its devices")
-    console.print(f"{result.path} sha256 {result.sha256}")
+    screen = console()
+    screen.print(heading(say("{device}: {count:,} alarms on the data's own clock", device=key, count=len(own))))
+    if own:
+        _print_kinds(own)
+        _print_times(own, site.zone)
+    screen.print(
+        say("Lane {site}: {decisions:,} decisions, {alarms:,} alarms raised by all its devices",
+            site=site.site, decisions=result.decisions, alarms=len(raised))
+    )  # fmt: skip
+    screen.print(f"{result.path} sha256 {result.sha256}")
+
+
+def _print_kinds(alarms: Sequence[Decision]) -> None:
+    table = grid(say("alarm"), say("count"))
+    table.add_column(say("priority"))
+    table.add_column("")
+    counts = Counter(alarm.subject.split("@")[0] for alarm in alarms)
+    newest = {alarm.subject.split("@")[0]: alarm for alarm in alarms}
+    for rule, count in counts.most_common():
+        table.add_row(rule, f"{count:,}", str(newest[rule].body["priority"]), alarm_text(newest[rule]))
+    console().print(table)
+    console().print()
+
+
+def _print_times(alarms: Sequence[Decision], zone: str) -> None:
+    table = grid(say("time ({zone})", zone=zone))
+    table.add_column(say("alarm"))
+    table.add_column("")
+    for alarm in alarms[-SHOWN:]:
+        table.add_row(site_time(alarm.time_ns / NS_PER_S, zone), alarm.subject.split("@")[0], alarm_text(alarm))
+    if len(alarms) > SHOWN:
+        console().print(say("the newest {count}:", count=SHOWN))
+    console().print(table)
+    console().print()
 
 
 def print_now(recording: "Recording", tally: "Tally", sent: int) -> None:
     """What the live lane took and raised."""
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(f"{recording.key}: {sent:,} samples sent, {tally.samples:,} journaled, {sum(tally.rejected.values()):,} rejected")
-    for alarm in tally.alarms[:SHOWN]:
-        words = f"{alarm.body['event']} {alarm.body['priority']} {alarm.subject}"
-        console.print(f"  {moment(alarm.time_ns, recording.site.zone)} {words}", markup=False)
-
-
-def moment(time_ns: int, zone: str) -> str:
-    """A time as clocks at the site show it."""
-    return datetime.fromtimestamp(time_ns // NS_PER_S, ZoneInfo(zone)).strftime("%Y-%m-%d %H:%M:%S")
+    screen, zone = console(), recording.site.zone
+    counts = {"sent": sent, "journaled": tally.samples, "rejected": sum(tally.rejected.values())}
+    screen.print(
+        say("{device}: {sent:,} samples sent, {journaled:,} journaled, {rejected:,} rejected", device=recording.key, **counts)
+    )
+    for alarm in tally.alarms[-SHOWN:]:
+        screen.print(f"  {site_time(alarm.time_ns / NS_PER_S, zone)}  {alarm_words(alarm)}", markup=False)

@@ -1,14 +1,15 @@
 """What each process does between its start and its end: checks, wiring of its own parts, a file that says it is ready."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import structlog
 
@@ -24,9 +25,20 @@ WEB_NICE: Final = 10  # pages and queries may be slow; on a busy machine control
 READY_POLL_S: Final = 0.02
 
 
-def set_up_log(settings: Settings) -> None:
-    """One line per event on standard error: for people on a terminal, JSON otherwise."""
-    is_terminal = sys.stderr.isatty()
+@contextlib.contextmanager
+def log_in_file(settings: Settings) -> Iterator[None]:
+    """Events of the supervisor go into log/supervisor.log while the block runs: its terminal shows what flows."""
+    directory = settings.data_dir / "log"
+    directory.mkdir(exist_ok=True)
+    with (directory / "supervisor.log").open("a", encoding="utf-8", buffering=1) as stream:
+        set_up_log(settings, stream)
+        yield
+
+
+def set_up_log(settings: Settings, stream: TextIO | None = None) -> None:
+    """One line per event on standard error (or `stream`): for people on a terminal, JSON otherwise."""
+    stream = stream or sys.stderr
+    is_terminal = stream.isatty()
     renderer: Any = structlog.dev.ConsoleRenderer() if is_terminal else structlog.processors.JSONRenderer(ensure_ascii=False)
     structlog.configure(
         processors=[
@@ -37,7 +49,7 @@ def set_up_log(settings: Settings) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.log_level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(stream),
         cache_logger_on_first_use=False,
     )
 

@@ -31,6 +31,7 @@ CALM_S: Final = 30.0  # a child that lived so long starts with the first pause a
 POLL_S: Final = 0.02
 CONNECT_S: Final = 0.5
 PR_SET_PDEATHSIG: Final = 1
+SENTENCE: Final = "fieldloom: "  # how the command line begins what it says to its user
 FATAL: Final = frozenset({2, 3})  # wrong configuration, damaged journal: another start would end the same
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -74,6 +75,7 @@ class Child:
         self.process: asyncio.subprocess.Process | None = None
         self.starts = 0
         self._began = 0.0
+        self._said_before = 0  # bytes of the log file that earlier runs wrote
         self._pause_s = BACKOFF_S[0]
 
     async def start(self) -> None:
@@ -85,6 +87,7 @@ class Child:
         parent = os.getpid()
         with contextlib.ExitStack() as files:
             output = None if self.part.log_file is None else files.enter_context(self.part.log_file.open("ab"))
+            self._said_before = 0 if output is None else output.tell()
             self.process = await asyncio.create_subprocess_exec(
                 *self.part.command,
                 env=os.environ | self.part.environment,
@@ -116,11 +119,16 @@ class Child:
         return all(answers(port) for port in self.part.ready_ports)
 
     def last_words(self) -> str:
-        """The last line it wrote."""
+        """Why it ended: the sentence for its user, else the last line that this run wrote."""
         if self.part.log_file is None or not self.part.log_file.is_file():
             return "see its messages above"
-        lines = self.part.log_file.read_text("utf-8", "replace")[-4000:].strip().splitlines()
-        return lines[-1].removeprefix("fieldloom: ") if lines else f"nothing was said in {self.part.log_file}"
+        with self.part.log_file.open("rb") as file:
+            file.seek(max(self._said_before, file.seek(0, os.SEEK_END) - 4000))
+            lines = file.read().decode("utf-8", "replace").strip().splitlines()
+        if not lines:
+            return f"nothing was said in {self.part.log_file}"
+        sentences = [line.removeprefix(SENTENCE) for line in lines if line.startswith(SENTENCE)]
+        return sentences[-1] if sentences else lines[-1]
 
     async def ended(self) -> tuple[int, float]:
         """Wait for its end: the exit code, and how long to wait before another start."""
@@ -153,14 +161,26 @@ class Child:
 
 
 class Supervisor:
-    """Starts parts in the given order and stops them in `stop_order` (names)."""
+    """Starts parts in the given order and stops them in `stop_order` (names).
 
-    def __init__(self, parts: Sequence[Part], *, stop_order: Sequence[str]) -> None:
+    `on_ready` is told the name of a part that serves for the first time; `on_restart` its name, exit code and last words.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        *,
+        stop_order: Sequence[str],
+        on_ready: Callable[[str], None] = lambda _name: None,
+        on_restart: Callable[[str, int, str], None] = lambda _name, _code, _words: None,
+    ) -> None:
         assert {part.name for part in parts} <= set(stop_order)
         self.children = [Child(part) for part in parts]
         self._stop_order = list(stop_order)
+        self._on_ready, self._on_restart = on_ready, on_restart
         self._stop = asyncio.Event()
         self.failure = ""
+        self._code = 1  # of a failure
 
     def stop(self) -> None:
         """Begin to stop everything."""
@@ -169,7 +189,7 @@ class Supervisor:
     async def run(self, *, while_up: Callable[[], "asyncio.Future[None] | None"] = lambda: None) -> int:
         """Start everything, keep it running until `stop` or a signal, then stop everything in order. The exit code."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the last: the terminal was closed
             loop.add_signal_handler(number, self.stop)
         keepers: list[asyncio.Task[None]] = []
         view: asyncio.Future[None] | None = None
@@ -179,17 +199,20 @@ class Supervisor:
                 await self._until_stopped(child.wait_ready())
                 if self._stop.is_set():
                     return 0
+                self._on_ready(child.part.name)
                 keepers.append(asyncio.create_task(self._keep(child), name=f"keep {child.part.name}"))
             view = while_up()
             await self._stop.wait()
         except EnvironmentFault as error:
             self.failure = str(error)
+            codes = [child.process.returncode for child in self.children if child.process is not None]
+            self._code = next((code for code in codes if code in FATAL), None) or 1
         finally:
             for task in (*keepers, *([view] if view is not None else [])):
                 task.cancel()
             await asyncio.gather(*keepers, *([view] if view is not None else []), return_exceptions=True)
             await self._stop_all()
-        return 1 if self.failure else 0
+        return self._code if self.failure else 0
 
     async def _until_stopped(self, waiting: Coroutine[None, None, None]) -> None:
         """`waiting`, cut short by `stop`."""
@@ -205,11 +228,13 @@ class Supervisor:
         """Restart a child for as long as we run; give up on what another start cannot mend."""
         while True:
             code, pause_s = await child.ended()
-            log.error("ended", part=child.part.name, code=code, restart_in_s=pause_s)
+            words = child.last_words()
+            log.error("ended", part=child.part.name, code=code, restart_in_s=pause_s, words=words)
             if code in FATAL:
-                self.failure = f"{child.part.name} ended for good: {child.last_words()}"
+                self.failure, self._code = f"{child.part.name} ended for good: {words}", code
                 self._stop.set()
                 return
+            self._on_restart(child.part.name, code, words)
             await asyncio.sleep(pause_s)
             await child.start()
 

@@ -4,6 +4,7 @@ SQLite's WAL shares memory between processes through a mapped file: that works o
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -57,7 +58,7 @@ def check_place(directory: Path, *, free_bytes_min: int = FREE_BYTES_MIN, mounts
         _try_to_write(directory)
         usage = shutil.disk_usage(directory)
     except OSError as error:
-        raise StoreError(f"{directory}: {error.strerror}; make the data directory writable for user {os.getuid()}") from error
+        raise StoreError(f"{directory}: {_fix(error)}") from error
     if usage.free < free_bytes_min:
         raise StoreError(
             f"{directory}: only {usage.free >> 20} MB are free, {free_bytes_min >> 20} MB are needed to start; free some"
@@ -91,6 +92,22 @@ def owned(directory: Path, name: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _fix(error: OSError) -> str:
+    """What is wrong with the place, and what to do."""
+    elsewhere = "or set FIELDLOOM_DATA_DIR to another place"
+    fixes = {
+        errno.ENOSPC: "the disk is full; free some space",
+        errno.EDQUOT: "the disk quota is used up; free some space",
+        errno.EROFS: f"the file system is read-only; mount it for writing, {elsewhere}",
+        errno.EACCES: f"permission denied for user {os.getuid()}; make the directory his, {elsewhere}",
+        errno.EPERM: f"permission denied for user {os.getuid()}; make the directory his, {elsewhere}",
+        errno.EEXIST: f"is a file, not a directory; move it away, {elsewhere}",
+        errno.ENOTDIR: f"a part of this path is a file, not a directory; move it away, {elsewhere}",
+        errno.EAGAIN: f"locks do not work there; use a local disk, {elsewhere}",
+    }
+    return fixes.get(error.errno or 0, f"cannot be made or written ({error.strerror}); use a local disk, {elsewhere}")
 
 
 def _try_to_write(directory: Path) -> None:

@@ -5,33 +5,35 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from app.settings import load_settings
+from app.words import say
 from telemetry.decision import Decision, LogHash, in_order, log_line
 from telemetry.errors import CallerError
 from telemetry.transaction import Transaction
 
-FOLLOW_POLL_S = 0.1
-PROGRESS_AFTER_S = 2.0
+if TYPE_CHECKING:
+    from app.client import Client
+
+FOLLOW_POLL_S: Final = 0.1
+NAMES_SHOWN: Final = 20
 
 
 def status() -> None:
     """What runs, what is wrong, and whether every message is accounted for."""
-    from app.console import status_table
-    from store.journal_reader import JournalReader
+    from app.console import newest
+    from app.status import print_status
 
     settings = load_settings()
-    with contextlib.closing(JournalReader(settings.data_dir / "journal")) as reader:
-        last = reader.last()
+    last = newest(settings.data_dir / "journal")
     if last is None:
         raise CallerError(f"nothing was ever journaled in {settings.data_dir}; start with `fieldloom demo` or `fieldloom serve`")
-    Console().print(status_table(settings, last, now_ns=time.time_ns()))
+    print_status(settings, last)
 
 
 def tail(
@@ -40,32 +42,44 @@ def tail(
     count: Annotated[int, typer.Option(help="End after so many lines; 0: never.", min=0)] = 0,
 ) -> None:
     """The live stream in words: alarms, commands, events. Ctrl-C ends it."""
-    from app.console import Narrator
-    from store.journal_reader import JournalReader
+    from app.narrator import Narrator, known
 
-    directory = load_settings().data_dir / "journal"
-    with contextlib.closing(JournalReader(directory)) as reader, contextlib.suppress(KeyboardInterrupt):
-        narrator, printed = Narrator(with_samples=samples), 0
+    data_dir = load_settings().data_dir
+    if not (data_dir / "journal").is_dir():
+        raise CallerError(f"there is no journal in {data_dir}; set FIELDLOOM_DATA_DIR to the data directory of the service")
+    plan = known(data_dir).plan
+    if site and site not in plan.sites:
+        raise CallerError(f"there is no site {site!r}; known: {', '.join(sorted(plan.sites)) or 'none yet'}")
+    narrator, printed = Narrator(plan, with_samples=samples), 0
+    with contextlib.suppress(KeyboardInterrupt):
+        for transaction in _coming(data_dir / "journal"):
+            for subject, line in narrator.lines(transaction):
+                if site and subject.partition("/")[0] != site:
+                    continue
+                print(line, flush=True)
+                printed += 1
+                if count and printed >= count:
+                    return
+
+
+def _coming(journal: Path) -> Iterator[Transaction]:
+    """Transactions from now on, without end."""
+    from store.journal_reader import Gap, JournalReader
+
+    with contextlib.closing(JournalReader(journal)) as reader:
         last = reader.last()
         position = -1 if last is None else last.last
-        narrator.learn(_configurations(directory))
         while True:
-            found = reader.read(position)
+            try:
+                found = reader.read(position)
+            except Gap as gap:
+                position = gap.available - 1
+                continue
             for transaction in found:
-                for line in narrator.lines(transaction):
-                    if not site or f"{site}/" in line:
-                        print(line, flush=True)
-                        printed += 1
-                        if count and printed >= count:
-                            return
+                yield transaction
                 position = transaction.last
             if not found:
                 time.sleep(FOLLOW_POLL_S)
-
-
-def _configurations(directory: Path) -> Iterator[Transaction]:
-    """Every transaction before now, for the names of points."""
-    return _transactions(directory)
 
 
 def query(
@@ -83,33 +97,58 @@ def query(
     end = datetime.now(UTC)
     start_ms = int((end - _duration(last)).timestamp() * 1000)
     with connect(load_settings()) as client:
-        found = client.get(f"/sites/{site}/devices/{device}/points/{name}/history", start_ms=start_ms, points=points)
+        try:
+            found = client.get(f"/sites/{site}/devices/{device}/points/{name}/history", start_ms=start_ms, points=points)
+        except CallerError:
+            raise CallerError(_what_there_is(client, site, device, name)) from None
+        zone = client.get(f"/sites/{site}")["zone"]
     rows = found["samples"] if found["samples"] is not None else found["buckets"]
-    _print_rows(rows, title=f"{point} [{found['unit']}]", is_csv=csv)
+    _print_rows(rows, title=f"{point} [{found['unit']}]", zone=zone, last=last, is_csv=csv)
 
 
-def _print_rows(rows: list[dict[str, Any]], *, title: str, is_csv: bool) -> None:
+def _what_there_is(client: "Client", site: str, device: str, point: str) -> str:
+    """Why there is no such point: the part of its name that is wrong, and what there is instead."""
+    sites = [item["site"] for item in client.get("/sites")["items"]]
+    if site not in sites:
+        return f"there is no site {site!r}; known: {', '.join(sites) or 'none yet'}"
+    try:
+        points = [item["point"] for item in client.get(f"/sites/{site}/points", device=device, limit=1000)["items"]]
+    except CallerError:
+        devices = [item["device"] for item in client.get(f"/sites/{site}/devices", limit=NAMES_SHOWN)["items"]]
+        return (
+            f"site {site!r} has no device {device!r}; it has {', '.join(devices)}{', ...' if len(devices) == NAMES_SHOWN else ''}"
+        )
+    near = get_close_matches(point, points, n=1)
+    return f"{site}/{device} has no point {point!r}; " + (f"did you mean {near[0]}?" if near else f"it has {', '.join(points)}")
+
+
+def _print_rows(rows: list[dict[str, Any]], *, title: str, zone: str, last: str, is_csv: bool) -> None:
+    from app.tables import console, grid, heading, site_time
+
     names = list(rows[0]) if rows else ["t_ms"]
     if is_csv:
         print(",".join(names))
         for row in rows:
-            print(",".join("" if row[n] is None else str(row[n]) for n in names))
+            print(",".join(_csv_cell(row[name]) for name in names))
         return
-    table = Table(title=title, caption=f"{len(rows)} rows")
-    for name in names:
-        table.add_column("time (UTC)" if name == "t_ms" else name, justify="left" if name == "t_ms" else "right")
+    console().print(heading(title))
+    if not rows:
+        print(say("no sample in the last {length}", length=last))
+        return
+    table = grid(say("time ({zone})", zone=zone), *(say(name) for name in names if name != "t_ms"))
     for row in rows:
-        moment = datetime.fromtimestamp(row["t_ms"] / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        table.add_row(*(moment if n == "t_ms" else _short(row[n]) for n in names))
-    Console().print(table)
+        table.add_row(site_time(row["t_ms"] / 1000, zone), *(_short(row[name]) for name in names if name != "t_ms"))
+    console().print(table)
+
+
+def _csv_cell(value: Any) -> str:
+    return "" if value is None else "|".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _short(value: Any) -> str:
-    if value is None:
-        return "-"
     if isinstance(value, float):
         return f"{value:.3f}".rstrip("0").rstrip(".")
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
 
 
 def _point(text: str) -> tuple[str, str, str]:
@@ -163,6 +202,7 @@ def _lane(name: str) -> Iterable[list[Decision]]:
 
 def _transactions(directory: Path) -> Iterator[Transaction]:
     """All of the journal, oldest first, with a progress bar when it takes longer than two seconds."""
+    from app.tables import slow_progress
     from store.journal_reader import Gap, JournalReader
 
     if not directory.is_dir():
@@ -183,26 +223,6 @@ def _transactions(directory: Path) -> Iterator[Transaction]:
                     yield transaction
                     position = transaction.last
                 advance(position + 1)
-
-
-@contextlib.contextmanager
-def slow_progress(what: str, total: int) -> Iterator[Any]:
-    """`advance(done)` shows a bar on standard error once the work has taken two seconds."""
-    from rich.progress import Progress
-
-    began, shown = time.monotonic(), False
-    with contextlib.ExitStack() as stack:
-        progress = Progress(console=Console(stderr=True), transient=True)
-        task = progress.add_task(what, total=total)
-
-        def advance(done: int) -> None:
-            nonlocal shown
-            if not shown and time.monotonic() - began > PROGRESS_AFTER_S:
-                shown = True
-                stack.enter_context(progress)
-            progress.update(task, completed=done)
-
-        yield advance
 
 
 def _journaled(directory: Path) -> Iterator[list[Decision]]:

@@ -52,7 +52,7 @@ def demo(
 ) -> None:
     """Everything on this machine with a simulated nursery: broker, core, notify, web, devices. Ctrl-C stops it."""
     settings = load_settings(**({} if port is None else {"web_port": port}))
-    code = asyncio.run(part("app.demo", "run_demo")(settings, speed=speed, seed=seed, quiet=quiet, port_given=port is not None))
+    code = asyncio.run(part("app.demo", "run_demo")(settings, speed=speed, seed=seed, quiet=quiet))
     raise typer.Exit(code)
 
 
@@ -97,8 +97,7 @@ def lab(
     kills: Annotated[int, typer.Option(help="Deaths of the engine at random places; none may change a decision.", min=0)] = 0,
 ) -> None:
     """A site, its plants and the whole decision path in one process on a virtual clock: a day in seconds."""
-    code = asyncio.run(part("app.lab", "run_lab")(site, hours=hours, seed=seed, kills=kills))
-    raise typer.Exit(int(code or 0))
+    raise typer.Exit(part("app.lab", "run_lab")(site, hours=hours, seed=seed, kills=kills))
 
 
 def play(

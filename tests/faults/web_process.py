@@ -29,9 +29,9 @@ class CoreStub:
     taken: int = 0
 
     @classmethod
-    def begin(cls, data_dir: Path, *, segment_s: float = 3600.0) -> "CoreStub":
-        """Claim the journal and write the configuration of two sites."""
-        clock = EngineClock(time.time_ns, time.monotonic_ns)
+    def begin(cls, data_dir: Path, *, segment_s: float = 3600.0, ahead_s: int = 0) -> "CoreStub":
+        """Claim the journal and write the configuration of two sites, on a clock that is `ahead_s` fast."""
+        clock = EngineClock(lambda: time.time_ns() + ahead_s * 1_000_000_000, time.monotonic_ns)
         stub = cls(data_dir, clock, Journal(data_dir / "journal", clock=clock, segment_s=segment_s))
         stub.journal.begin(1)
         stub.write(records=[Start(1, "stub"), config_record(site("north")), config_record(site("south"))])

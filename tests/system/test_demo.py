@@ -58,7 +58,9 @@ class Demo:
             time.sleep(0.05)
 
     def children(self) -> list[int]:
-        return [int(pid) for pid in re.findall(r"process=(\d+)", re.sub(r"\x1b\[\d*m", "", self.out.read_text()))]
+        """Processes that it started, in order: broker, core, web, notify, devices."""
+        told = (self.data_dir / "log" / "supervisor.log").read_text().splitlines()
+        return [entry["process"] for line in told if (entry := json.loads(line))["event"] == "started"]
 
     def last(self) -> Transaction | None:
         reader = JournalReader(self.data_dir / "journal")

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from app.settings import Settings
 from store.place import owned
 from telemetry.errors import ConfigError, EnvironmentFault
 from tests.faults.disk import small_disk
+from tests.faults.process import wait_until
+from tests.faults.web_process import CoreStub
 
 pytestmark = pytest.mark.system
 ROOT = Path(__file__).parents[2]
@@ -45,6 +48,57 @@ def test_a_port_in_use_is_told_with_the_option(tmp_path: Path) -> None:
         assert_one_sentence(demo(tmp_path / "data", "--port", str(port)), 1, f"port {port}", "in use", "--port")
 
 
+def test_a_configured_port_in_use_is_not_exchanged_in_silence(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert_one_sentence(demo(tmp_path / "data", FIELDLOOM_WEB_PORT=port), 1, f"port {port}", "in use", "FIELDLOOM_WEB_PORT")
+
+
+@pytest.mark.parametrize(("host", "says"), [("no.such.host.invalid", "is no address"), ("192.0.2.7", "has no address 192.0.2.7")])
+def test_a_web_address_of_another_machine_is_told(tmp_path: Path, host: str, says: str) -> None:
+    assert_one_sentence(demo(tmp_path / "data", FIELDLOOM_WEB_HOST=host), 1, says, "correct FIELDLOOM_WEB_HOST")
+
+
+def test_a_broker_that_does_not_answer_is_told_before_anything_starts(tmp_path: Path) -> None:
+    done = demo(tmp_path / "data", FIELDLOOM_MQTT_HOST="127.0.0.1", FIELDLOOM_MQTT_PORT=1)
+    assert_one_sentence(done, 1, "broker at 127.0.0.1:1 cannot be reached (Connection refused)", "correct FIELDLOOM_MQTT_HOST")
+    assert not (tmp_path / "data" / "inbox.sqlite").exists()
+
+
+@pytest.mark.parametrize("name", ["journal", "web.sqlite", "inbox.sqlite"])
+def test_a_damaged_file_is_told_with_the_way_on(tmp_path: Path, name: str) -> None:
+    """Exit code 3, and one sentence that names the file. The journal: its entries are gone, but what was durable is known."""
+    data = tmp_path / "data"
+    stub = CoreStub.begin(data)
+    stub.journal.close()
+    for file in [data / name] if name != "journal" else (data / "journal").glob("*.sqlite*"):
+        file.write_bytes(b"not a database" * 700)
+    done = demo(data)
+    assert done.returncode == 3, done.stderr
+    assert "Traceback" not in done.stderr
+    (sentence,) = done.stderr.strip().splitlines()
+    assert name in sentence
+    assert "put back a copy" in sentence
+
+
+def test_a_clock_behind_the_journal_is_told_and_the_demo_runs(tmp_path: Path) -> None:
+    stub = CoreStub.begin(tmp_path / "data", ahead_s=7200)
+    stub.journal.close()
+    command = [sys.executable, "-m", "app.cli", "demo", "--quiet"]
+    environment = os.environ | {"FIELDLOOM_DATA_DIR": str(tmp_path / "data"), "FIELDLOOM_WEB_PORT": "0", "LC_ALL": "C.UTF-8"}
+    out = tmp_path / "out"
+    with out.open("wb") as stream, subprocess.Popen(command, cwd=ROOT, env=environment, stdout=stream, stderr=stream) as process:
+        try:
+            wait_until(lambda: b"is ready after" in out.read_bytes(), deadline_s=40, what="the demo is ready")
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    assert "clock is 2 h behind" in out.read_text()
+    assert "set the time" in out.read_text()
+
+
 def test_a_data_directory_in_use_names_the_process(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with owned(tmp_path / "run", "fieldloom"):
@@ -60,18 +114,18 @@ def test_broken_settings_are_told_with_file_and_line(tmp_path: Path) -> None:
     file = tmp_path / "fieldloom.toml"
     file.write_text("log_level = 'info'\nweb_prot = 3\n")
     done = demo(tmp_path / "data", FIELDLOOM_CONFIG=file)
-    assert_one_sentence(done, 2, f"{file}:2: web_prot: is not a setting", "docs/operations.md", "correct and try again")
+    assert_one_sentence(done, 2, f"{file}:2: web_prot: is not a setting", "did you mean web_port?", "correct and try again")
 
 
 def run_here(data_dir: Path) -> int:
     settings = Settings(data_dir=data_dir, web_port=0, mqtt_host="")
-    return asyncio.run(run_demo(settings, speed=60.0, seed=1, quiet=True, port_given=False))
+    return asyncio.run(run_demo(settings, speed=60.0, seed=1, quiet=True))
 
 
 def test_a_missing_mosquitto_is_told_with_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(app.broker, "_PATH", str(tmp_path))
-    with pytest.raises(EnvironmentFault, match=r"is not installed.*apt install mosquitto.*mqtt_host"):
+    with pytest.raises(EnvironmentFault, match=r"is not installed.*apt install mosquitto.*FIELDLOOM_MQTT_HOST"):
         run_here(tmp_path / "data")
 
 

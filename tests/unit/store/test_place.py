@@ -1,9 +1,11 @@
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from store.place import check_place, file_system_of, owned
 from telemetry.errors import StoreError
+from tests.faults.disk import fill, small_disk
 
 MOUNTS = """\
 21 1 254:0 / / rw,relatime - ext4 /dev/vda rw
@@ -34,8 +36,20 @@ def test_too_little_space_and_a_file_in_the_way_are_refused(tmp_path):
     with pytest.raises(StoreError, match="are free"):
         check_place(tmp_path, free_bytes_min=1 << 60)
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="writable"):
+    with pytest.raises(StoreError, match=r"is a file, not a directory; .*FIELDLOOM_DATA_DIR"):
         check_place(tmp_path / "file" / "below")
+    with pytest.raises(StoreError, match="is a file, not a directory"):
+        check_place(tmp_path / "file")
+
+
+def test_a_full_and_a_read_only_disk_are_told_apart(tmp_path):
+    with small_disk(tmp_path / "disk", 2) as disk:
+        fill(disk)
+        with pytest.raises(StoreError, match="the disk is full; free some space"):
+            check_place(disk / "data", free_bytes_min=1)
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with pytest.raises(StoreError, match="is read-only; mount it for writing"):
+            check_place(disk / "more", free_bytes_min=1)
 
 
 def test_second_owner_is_refused_until_the_first_is_gone(tmp_path):
