@@ -11,14 +11,14 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
 import aiomqtt
 import numpy as np
-import yaml
-from pydantic import ValidationError
 
+from app.documents import Document, Reading
 from app.lanes import LaneResult, write_lane
 from app.playable import now_site
 from app.recorded import NS_PER_MS, Api, Trace, lane_columns, make_trace, read_device, wait_for_history
@@ -34,9 +34,9 @@ from store.journal_reader import JournalReader
 from store.uniqueness import same_value
 from telemetry import quality, topic
 from telemetry.decision import Decision
-from telemetry.errors import CallerError, ConfigError, EnvironmentFault, Problem
+from telemetry.errors import CallerError, ConfigError, EnvironmentFault
 from telemetry.record import Event
-from telemetry.site import DeviceSpec, SiteConfig
+from telemetry.site import DeviceSpec, Profile, SiteConfig
 from telemetry.transaction import Transaction
 from telemetry.wire import message as wire
 
@@ -44,6 +44,7 @@ PATIENCE_S: Final = 30.0  # without any progress of the service
 SPEED: Final = 300.0  # five-minute data at one row a second
 FILE_BYTES_MAX: Final = 1 << 30
 POLL_S: Final = 0.05
+ROWS_PER_STEP: Final = 1_000  # of the progress bar
 MS: Final = 1_000  # in a second
 DAY_MS: Final = 86_400_000
 
@@ -82,7 +83,7 @@ class Recording:
 
 def load_recording(file: Path, mapping_file: Path, device: str | None) -> Recording:
     """The recording, checked against mapping and site. Raises CallerError or ConfigError with what to change."""
-    mapping = load_mapping(mapping_file)
+    document, mapping = load_mapping(mapping_file)
     directory = mapping_file.resolve().parent.parent  # site/mappings/x.yaml
     if not (directory / "site.yaml").is_file():
         raise CallerError(f"{mapping_file} must lie in the `mappings` folder of its site; there is no {directory / 'site.yaml'}")
@@ -94,33 +95,52 @@ def load_recording(file: Path, mapping_file: Path, device: str | None) -> Record
     if spec is None:
         known = ", ".join(n for spec in site.devices for n in spec.names())
         raise CallerError(f"site {site.site!r} has no device {name!r}; it has {known}")
-    points = [column if isinstance(column, str) else column.point for column in mapping.columns.values()]
-    known_points = {point.name for point in site.profiles[spec.profile].points if point.members is None}
-    unknown = sorted(set(points) - known_points)
-    twice = sorted(point for point, count in Counter(points).items() if count > 1)
-    if unknown or twice:
-        problems = [f"profile {spec.profile!r} has no point {point!r}" for point in unknown]
-        problems += [f"two columns are mapped to point {point!r}" for point in twice]
-        raise ConfigError([Problem(str(mapping_file), 1, "columns", problem) for problem in problems])
+    points = check_points(document, mapping, site.profiles[spec.profile])
     if file.stat().st_size > FILE_BYTES_MAX:
         raise CallerError(f"{file} is larger than {FILE_BYTES_MAX >> 30} GiB; cut it into parts, they may be played one by one")
-    report = Report()
     try:
-        rows = list(read_rows(file.read_text(encoding="utf-8-sig"), mapping, report))
+        text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise CallerError(f"{file} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+    report, rows = Report(), []
+    with slow_progress(f"reading {file.name}", text.count("\n")) as advance:
+        for row in read_rows(text, mapping, report):
+            rows.append(row)
+            if not len(rows) % ROWS_PER_STEP:
+                advance(report.rows)
     return Recording(site, spec, name, points, rows, report)
 
 
-def load_mapping(file: Path) -> Mapping:
-    """A mapping file. Raises ConfigError with every mistake."""
-    try:
-        return Mapping.model_validate(yaml.safe_load(file.read_text("utf-8")))
-    except yaml.YAMLError as error:
-        raise ConfigError([Problem(str(file), 1, "YAML", str(error).splitlines()[0])]) from None
-    except ValidationError as error:
-        items = error.errors(include_url=False, include_input=False)
-        raise ConfigError([Problem(str(file), 1, ".".join(map(str, item["loc"])), item["msg"]) for item in items]) from None
+def check_points(document: Document, mapping: Mapping, profile: Profile) -> list[str]:
+    """The points that the columns mean, in the file's order. Raises ConfigError when the profile lacks one or one stands twice."""
+    reading, seen = Reading(), set[str]()
+    known = [point.name for point in profile.points if point.members is None]
+    for label, column in mapping.columns.items():
+        point = column if isinstance(column, str) else column.point
+        if point not in known:
+            near = get_close_matches(point, known, n=1)
+            meant = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(known)}"
+            reading.note(document, ("columns", label), f"profile {profile.name!r} has no point {point!r}{meant}")
+        elif point in seen:
+            reading.note(document, ("columns", label), f"point {point!r} is mapped twice")
+        seen.add(point)
+    if reading.problems:
+        raise ConfigError(reading.problems)
+    return [column if isinstance(column, str) else column.point for column in mapping.columns.values()]
+
+
+def load_mapping(file: Path) -> tuple[Document, Mapping]:
+    """A mapping file. Raises ConfigError with every mistake and its line."""
+    reading = Reading()
+    document = reading.load(file)
+    mapping = None
+    if document is not None and not isinstance(document.value, dict):
+        reading.note(document, (), "expected a mapping file with site, device, time and columns (docs/recordings.md)")
+    elif document is not None:
+        mapping = reading.validate(document, Mapping, document.value)
+    if document is None or mapping is None:
+        raise ConfigError(sorted(reading.problems, key=lambda problem: problem.line))
+    return document, mapping
 
 
 # -- the way in ----------------------------------------------------------------------------------------------------------------
@@ -343,14 +363,16 @@ def decide(api: Api, settings: Settings, site: SiteConfig) -> tuple[LaneResult, 
 
 
 async def run_play(
-    settings: Settings, file: Path, *, mapping: Path, at: str = "original", device: str | None = None, speed: float = SPEED
+    settings: Settings, file: Path, *, mapping: Path, at: str = "original", device: str | None = None, speed: float | None = None
 ) -> int:
     """`fieldloom play`; the exit code: 1 when a sample was neither stored nor rejected."""
+    if at != "now" and speed is not None:
+        raise CallerError("--speed goes with --at now; at original the data keep their own times")
     recording = await asyncio.to_thread(load_recording, file, mapping, device)
     if not recording.rows:
         raise CallerError(f"{file} has no row with a time and a value")
     if at == "now":
-        return await play_now(settings, recording, speed)
+        return await play_now(settings, recording, speed or SPEED)
     return await play_original(settings, recording)
 
 

@@ -154,6 +154,7 @@ ZH: Final[dict[str, str]] = {
     "{hours:g} h in {took:.1f} s: {entries:,} journal entries, {stored:,} samples stored, {rejected:,} rejected, {kills} kills": "{took:.1f} 秒运行 {hours:g} 小时：日志 {entries:,} 条，样本已存 {stored:,}，被拒 {rejected:,}，杀死 {kills} 次",
     "{count} transactions were decided otherwise after a kill": "{count} 个事务在杀死后得出了不同的决策",
     # recordings
+    "Stopped. What was sent is stored; play it again for the rest: nothing is stored twice.": "已停止。已发送的数据已存入；再次播放即可补完，不会重复存储。",
     "{device}: {rows:,} rows, {cells:,} cells": "{device}：{rows:,} 行，{cells:,} 个单元格",
     "missing (declared codes)": "缺失（约定的代码）",
     "unreadable cells": "无法读取的单元格",

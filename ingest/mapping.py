@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -38,7 +38,11 @@ class TimeColumn(BaseModel):
         if (self.format is None) != self.excel_days:
             message = "give either `format` or `excel_days: true`"
             raise ValueError(message)
-        ZoneInfo(self.zone)
+        try:
+            ZoneInfo(self.zone)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            message = f"no time zone {self.zone!r}; write it like Europe/Amsterdam"
+            raise ValueError(message) from error
         return self
 
     def read_ms(self, text: str) -> int:
@@ -146,8 +150,15 @@ def _columns(header: list[str], mapping: Mapping) -> dict[int, Column]:
     ignored = {name.strip() for name in mapping.ignore} | {mapping.time.column.strip()}
     absent = [name for name in (*named, mapping.time.column.strip()) if name not in header]
     undecided = [name for name in header if name not in named and name not in ignored]
-    problems = [f"the file has no column {name!r}" for name in absent]
-    problems += [f"column {name!r} is neither under `columns` nor under `ignore`" for name in undecided]
+    if not any(header):
+        raise CallerError("the recording is empty: its first line must name the columns")
+    problems = [f"the file has no column{_several(absent)}"] if absent else []
+    if undecided:
+        problems.append(f"nothing is said about column{_several(undecided)}: name each under `columns` or `ignore`")
     if problems:
-        raise CallerError("the mapping does not fit the file: " + "; ".join(problems))
+        raise CallerError("the mapping does not fit the file; " + "; ".join(problems))
     return {header.index(name): column for name, column in named.items()}
+
+
+def _several(names: list[str]) -> str:
+    return f"{'s' if len(names) > 1 else ''} {', '.join(names)}"

@@ -83,6 +83,7 @@ class Measured(Protocol):
 
 
 Points = Mapping[str, Measured]
+Want = Literal["condition", "number"]
 
 
 def parse(
@@ -90,7 +91,7 @@ def parse(
     *,
     points: Points | None = None,
     links: Mapping[str, Points] | None = None,
-    want: Literal["condition", "number"] | None = None,
+    want: Want | None = None,
 ) -> Node:
     """The tree of `text`.
 

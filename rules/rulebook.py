@@ -137,7 +137,7 @@ def bind(plan: Plan) -> Rulebook:
     faults: list[tuple[str, str]] = []
     for site, spec, profile in _specs(plan):
         devices = scope(plan, site, spec, profile)
-        for part in _by_profile(devices):
+        for part in by_profile(devices):
             try:
                 drafts.append(_draft(plan, site, spec, part))
             except ExpressionError as error:
@@ -145,14 +145,15 @@ def bind(plan: Plan) -> Rulebook:
     return _lay_out(plan, drafts, faults)
 
 
-def _by_profile(devices: list[Device]) -> list[list[Device]]:
+def by_profile(devices: list[Device]) -> list[list[Device]]:
+    """Devices grouped by profile: expressions mean other points on another profile."""
     names = sorted({d.profile.name for d in devices})
     return [[d for d in devices if d.profile.name == name] for name in names]
 
 
 def _draft(plan: Plan, site: str, spec: RuleSpec, devices: list[Device]) -> _Draft:
     profile = devices[0].profile
-    points, links = {p.name: p for p in profile.points}, _linked_points(plan, site, devices)
+    points, links = {p.name: p for p in profile.points}, linked_points(plan, site, devices)
     when = expression.parse(spec.when, points=points, links=links, want="condition")
     length_ns = when.length_ns if isinstance(when, Silent) else 0
     if spec.clear is not None:
@@ -200,7 +201,7 @@ def _draft(plan: Plan, site: str, spec: RuleSpec, devices: list[Device]) -> _Dra
     return _Draft(rule, refs, (parts[0], parts[1], parts[2]), group_key, _resolve(plan, site, devices, refs))
 
 
-def _linked_points(plan: Plan, site: str, devices: list[Device]) -> dict[str, dict[str, PointSpec]]:
+def linked_points(plan: Plan, site: str, devices: list[Device]) -> dict[str, dict[str, PointSpec]]:
     """Points behind each link of the areas in scope, by link and name."""
     wanted = {d.area for d in devices}
     found: dict[str, dict[str, PointSpec]] = {}

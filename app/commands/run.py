@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from app.settings import load_settings
+from app.words import say
 from telemetry.errors import CallerError
 
 
@@ -102,7 +104,9 @@ def lab(
 
 def play(
     file: Annotated[Path, typer.Argument(help="The recording (CSV).", exists=True, dir_okay=False)],
-    mapping: Annotated[Path, typer.Option("--mapping", "-m", help="Mapping file: columns to devices and points.", exists=True)],
+    mapping: Annotated[
+        Path, typer.Option("--mapping", "-m", help="Mapping file: columns to devices and points.", exists=True, dir_okay=False)
+    ],
     at: Annotated[
         At, typer.Option(help="original: the data's own times, idempotent; now: shifted into a fresh simulated site.")
     ] = At.original,
@@ -112,5 +116,9 @@ def play(
     """A recording becomes MQTT devices; every row is stored, reported or already there."""
     settings = load_settings()
     more = {name: value for name, value in (("device", device), ("speed", speed)) if value is not None}
-    code = asyncio.run(part("app.play", "run_play")(settings, file, mapping=mapping, at=at.value, **more))
+    try:
+        code = asyncio.run(part("app.play", "run_play")(settings, file, mapping=mapping, at=at.value, **more))
+    except KeyboardInterrupt:
+        print(say("Stopped. What was sent is stored; play it again for the rest: nothing is stored twice."), file=sys.stderr)
+        raise typer.Exit(130) from None
     raise typer.Exit(int(code or 0))

@@ -17,7 +17,7 @@ SiteDirectory = Annotated[Path, typer.Argument(help="Directory with site.yaml.",
 
 def check(site: SiteDirectory) -> None:
     """Read a site's files and print every mistake with file, line and what was expected. Exit code 1 when there is one."""
-    from app.site_files import load_site
+    from app.site_files import load_site, notes
     from telemetry.errors import ConfigError
 
     try:
@@ -27,6 +27,8 @@ def check(site: SiteDirectory) -> None:
             print(problem)
         print(f"{len(error.problems)} mistake{'s' if len(error.problems) != 1 else ''} in {site}", file=sys.stderr)
         raise typer.Exit(1) from None
+    for note in notes(config):
+        print(f"note: {note}", file=sys.stderr)
     names = [name for device in config.devices for name in device.names()]
     rules = len(config.rules) + sum(len(profile.rules) for profile in config.profiles.values())
     print(f"{config.site}: {len(config.areas)} areas, {len(names)} devices, {rules} rules; sha256 {config.sha256()}")
@@ -35,10 +37,12 @@ def check(site: SiteDirectory) -> None:
 def apply(site: SiteDirectory) -> None:
     """Check a site's files and put them in force: journaled, with your name, from one journal position on."""
     from app.client import connect
-    from app.site_files import load_site
+    from app.site_files import load_site, notes
     from simulators.fleet import at_speed
 
     settings, config = load_settings(), load_site(site)
+    for note in notes(config):
+        print(f"note: {note}", file=sys.stderr)
     speed = _speed(settings, config)
     config = at_speed(config, speed)
     with connect(settings) as client:

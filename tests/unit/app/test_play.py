@@ -20,6 +20,7 @@ from app.play import (
     load_mapping,
     load_recording,
     row_messages,
+    run_play,
     shifted_site,
 )
 from app.recorded import ROWS_MAX, Trace, lane_columns, make_trace, read_point
@@ -92,10 +93,10 @@ def test_a_recording_is_rows_of_a_device(directory: Path) -> None:
         ("mappings/m.yaml", "device: a", "device: z", "has no device 'z'; it has a, b"),
         ("mappings/m.yaml", "site: old", "site: new", "is for site 'new'"),
         ("mappings/m.yaml", "y: rh_pct", "y: gone", "profile 'kind' has no point 'gone'"),
-        ("mappings/m.yaml", "y: rh_pct", "y: air_c", "two columns are mapped to point 'air_c'"),
-        ("mappings/m.yaml", "time:", "tine:", "Extra inputs are not permitted"),
+        ("mappings/m.yaml", "y: rh_pct", "y: air_c", "point 'air_c' is mapped twice"),
+        ("mappings/m.yaml", "time:", "tine:", "tine: is not a known field; did you mean time?"),
         ("mappings/m.yaml", "columns: {", "columns: {{", "YAML"),
-        ("mappings/m.yaml", "columns: {x", "columns: {gone: air_c, x", "no column 'gone'|two columns"),
+        ("mappings/m.yaml", "columns: {x", "columns: {gone: air_c, x", "point 'air_c' is mapped twice"),
         ("profiles/kind.yaml", "low: -10", "low: 90", "must be below"),
     ],
 )
@@ -121,6 +122,38 @@ def test_an_empty_mapping_is_a_mistake_with_its_file(tmp_path: Path) -> None:
     (tmp_path / "m.yaml").write_text("")
     with pytest.raises(ConfigError, match=r"m\.yaml"):
         load_mapping(tmp_path / "m.yaml")
+
+
+def test_every_mistake_of_a_mapping_is_told_with_its_line(directory: Path) -> None:
+    path = directory / "old/mappings/m.yaml"
+    path.write_text(
+        "site: old\ndevice: a\ntime: {column: t, formt: x, zone: Europa/Paris}\ncolumns:\n  x: air_c\n  y: {pont: rh_pct}\n  z: 3\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_mapping(path)
+    said = [str(problem).removeprefix(str(path)) for problem in caught.value.problems]
+    assert ":3: time.formt: is not a known field; did you mean format?" in said
+    assert ":6: columns.y.pont: is not a known field; did you mean point?" in said
+    assert ":6: columns.y.point: is missing" in said
+    assert any(line.startswith(":7: columns.z: ") and line.endswith("(it is 3)") for line in said), said
+
+
+def test_a_mapping_that_names_other_points_has_each_column_with_its_line(directory: Path) -> None:
+    path = directory / "old/mappings/m.yaml"
+    path.write_text(MAPPING.replace("columns: {x: air_c, y: rh_pct}", "columns:\n  x: air_temp\n  y: rh_pct\n  z: rh_pct\n"))
+    with pytest.raises(ConfigError) as caught:
+        load(directory)
+    said = [str(problem).removeprefix(str(path)) for problem in caught.value.problems]
+    assert said[0].startswith(":6: columns.x: profile 'kind' has no point 'air_temp'")
+    assert said[1] == ":8: columns.z: point 'rh_pct' is mapped twice"
+
+
+def test_an_empty_recording_and_a_speed_at_original_are_refused(directory: Path) -> None:
+    (directory / "r.csv").write_text("")
+    with pytest.raises(CallerError, match="its first line must name the columns"):
+        load(directory)
+    with pytest.raises(CallerError, match="--speed goes with --at now"):
+        asyncio.run(run_play(Settings(), directory / "r.csv", mapping=directory / "old/mappings/m.yaml", speed=3.0))
 
 
 def test_messages_hold_every_row_once_in_order_without_numbers() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.site_files import load_site
+from app.site_files import load_site, notes
 from telemetry.errors import ConfigError, Problem
 
 SITES = Path(__file__).parents[3] / "sites"
@@ -88,6 +88,94 @@ def test_broken_yaml_is_told_with_its_line(directory: Path, text: str, line: int
     assert any(problem.line == line and word in problem.message for problem in found), found
 
 
+def messages(directory: Path) -> list[str]:
+    return [str(problem).removeprefix(f"{directory}/") for problem in mistakes(directory)]
+
+
+def test_names_that_stand_twice_are_told_beside_other_mistakes(directory: Path) -> None:
+    """A model with a mistake in one field says nothing of the rest: names are checked on the file itself."""
+    twice = SITE.replace("  - {name: house}", "  - {name: house}\n  - {name: house}") + "latitude: north\n"
+    rules = "  - {id: HOT, profile: small, when: air_temp_c > 30, priority: P9}\n"
+    (directory / "site.yaml").write_text(
+        twice.replace("devices:\n", "devices:\n  - {name: a, profile: small, area: house}\n").replace(
+            "latitude", f"{rules}latitude"
+        )
+    )
+    points = "  - {name: air_temp_c, unit: C, low: -10, high: 60}\n"
+    (directory / "profiles" / "small.yaml").write_text(
+        PROFILE + points + "actuators:\n  - {name: vent, feedback: vent_pct, travel_s: -1}\n"
+    )
+    found = messages(directory)
+    assert "site.yaml:5: areas.1.name: area 'house' is declared twice" in found
+    assert "site.yaml:8: devices.1.name: device 'a' is declared twice" in found
+    assert any("rule 'HOT' is declared twice (first in" in line for line in found), found
+    assert any("site.yaml:12: latitude: must be a valid number (it is 'north')" in line for line in found), found
+    assert "profiles/small.yaml:4: points.1.name: point 'air_temp_c' is declared twice" in found
+    assert "profiles/small.yaml:6: actuators.0.feedback: no point 'vent_pct' in this profile" in found
+
+
+def test_misspelt_fields_zones_units_and_points_name_what_was_meant(directory: Path) -> None:
+    (directory / "site.yaml").write_text(
+        SITE.replace("profile: small, area", "profle: small, area") + "orgin: LIVE\nzone: Asia/Shangai\n"
+    )
+    (directory / "profiles" / "small.yaml").write_text(PROFILE.replace("unit: C", "unit: Celsius"))
+    found = messages(directory)
+    assert "site.yaml:6: devices.0.profle: is not a known field; did you mean profile?" in found
+    assert "site.yaml:9: orgin: is not a known field; did you mean origin?" in found
+    assert "site.yaml:10: zone: no time zone 'Asia/Shangai'; did you mean Asia/Shanghai?" in found
+    assert "profiles/small.yaml:3: points.0.unit: unit 'Celsius' is not known: write 'C' for 'Celsius'" in found
+
+
+def test_variants_of_one_value_are_one_mistake(directory: Path) -> None:
+    (directory / "profiles" / "small.yaml").write_text(PROFILE + "actuators:\n  - {name: vent, fail_safe: shut}\n")
+    assert messages(directory) == [
+        "profiles/small.yaml:5: actuators.0.fail_safe: must be a valid number or must be 'hold' (it is 'shut')"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("when", "says"),
+    [
+        ("weather.temp_c > 3", "no link 'weather' in the rule's area"),
+        ("air_temp_c", "a condition is expected here"),
+        ("mast.nope > 3", "no point 'nope'"),
+        ("air_temp_c > mast.wind_m_s", "mixes units: C and m/s"),
+        ("silent(3 min)", "hysteresis needs a comparison"),
+    ],
+)
+def test_a_rule_that_the_engine_could_not_bind_is_a_mistake(directory: Path, when: str, says: str) -> None:
+    site = SITE.replace("{name: house}", "{name: house, links: {mast: m}}").replace("[small]", "[small, mast]")
+    site = site.replace("rules:", "  - {name: m, profile: mast, area: house}\nrules:").replace(
+        "when: air_temp_c > 30", f"hysteresis: 1, when: {when}"
+    )
+    (directory / "site.yaml").write_text(site)
+    (directory / "profiles" / "mast.yaml").write_text("name: mast\npoints:\n  - {name: wind_m_s, unit: m/s, low: 0, high: 60}\n")
+    (problem,) = mistakes(directory)
+    assert (Path(problem.file).name, problem.line) == ("site.yaml", 9)
+    assert says in problem.message
+
+
+def test_rules_that_cannot_run_or_meet_no_device_are_noted(directory: Path) -> None:
+    site = SITE.replace("{name: house}", "{name: house}\n  - {name: shed}") + "  - {id: IDLE, area: shed, when: air_temp_c > 1}\n"
+    (directory / "site.yaml").write_text(site)
+    (directory / "profiles" / "small.yaml").write_text(PROFILE + "rules:\n  - {id: GALE, when: weather.wind_m_s > 17}\n")
+    assert notes(load_site(directory)) == [
+        "rule GALE cannot run: no link 'weather' in the rule's area",
+        "rule IDLE: no device is in its scope",
+    ]
+
+
+def test_a_tab_a_text_in_another_encoding_and_an_empty_file_are_told_plainly(directory: Path) -> None:
+    (directory / "rules" / "tab.yaml").write_text("rules:\n\t- {id: A}\n")
+    (directory / "rules" / "latin.yaml").write_bytes("- {id: Ä}\n".encode("latin-1"))
+    (directory / "rules" / "empty.yaml").write_text("")
+    assert messages(directory) == [
+        "rules/empty.yaml:1: (whole file): expected a list of rules",
+        "rules/latin.yaml: (whole file): is not UTF-8 text (byte 7); save it as UTF-8",
+        "rules/tab.yaml:2: YAML: is indented with a tab; YAML takes blanks only",
+    ]
+
+
 def test_a_missing_directory_and_a_missing_profile_say_what_is_there(directory: Path, tmp_path: Path) -> None:
     assert mistakes(tmp_path / "nowhere")[0].message == "does not exist"
     (directory / "site.yaml").write_text(SITE.replace("[small]", "[small, large]"))
@@ -96,5 +184,7 @@ def test_a_missing_directory_and_a_missing_profile_say_what_is_there(directory: 
 
 
 def test_nesting_bombs_end_as_one_mistake(directory: Path) -> None:
-    (directory / "site.yaml").write_text("a: " + "[" * 5000)
-    assert len(mistakes(directory)) == 1
+    for depth in (60, 5_000, 3_000_000):
+        (directory / "site.yaml").write_text("a: " + "[" * depth)
+        (problem,) = mistakes(directory)
+        assert "nested" in problem.message
