@@ -50,7 +50,7 @@ def load_site(directory: Path) -> SiteConfig:
     for placed in of_profiles:
         _check_rule(reading, placed, profiles[placed[1].value["name"]] if placed[1].value.get("name") in profiles else None)
     _check_site_rules(reading, document, profiles, rules)
-    if site is not None:
+    if site is not None and rules:
         _check_binding(reading, site, rules)
     if reading.problems or site is None:
         raise ConfigError(sorted(reading.problems, key=lambda p: (p.file, p.line)))

@@ -17,7 +17,7 @@ from telemetry.errors import FieldloomError
 from telemetry.plan import NS_PER_S
 from telemetry.transaction import Accounting, Transaction
 
-SILENT_S: Final = 3.0  # core writes a tick every second
+SILENT_S: Final = 5.0  # core writes a tick every second
 NAMES_SHOWN: Final = 5
 LABELS: Final = {"messages": "", "samples": "samples_"}  # prefix of their counters
 MARKS: Final = {

@@ -1,6 +1,7 @@
 """Tables as every command shows them: no walls, headings on the left, numbers on the right; and the one progress bar."""
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -47,20 +48,21 @@ def number(value: float, decimals: int) -> str:
 
 
 @contextlib.contextmanager
-def slow_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """`advance(done)` shows a bar on standard error once the command has worked for two seconds, over all its steps."""
+def slow_progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error once the command has worked for two seconds, over all its steps; `advance(done)` moves it.
+
+    Without `total` it only shows that something happens.
+    """
     if not _began:
         _began.append(time.monotonic())
-    shown = False
-    with contextlib.ExitStack() as stack:
-        progress = Progress(console=Console(stderr=True), transient=True)
-        task = progress.add_task(what, total=total)
-
-        def advance(done: int) -> None:
-            nonlocal shown
-            if not shown and time.monotonic() - _began[0] > PROGRESS_AFTER_S:
-                shown = True
-                stack.enter_context(progress)
-            progress.update(task, completed=done)
-
-        yield advance
+    progress = Progress(console=Console(stderr=True), transient=True)
+    task = progress.add_task(what, total=total)
+    start = threading.Timer(max(0.0, _began[0] + PROGRESS_AFTER_S - time.monotonic()), progress.start)
+    start.daemon = True
+    start.start()
+    try:
+        yield lambda done: progress.update(task, completed=done)
+    finally:
+        start.cancel()
+        start.join()
+        progress.stop()

@@ -153,6 +153,9 @@ ZH: Final[dict[str, str]] = {
     "none": "无",
     "{hours:g} h in {took:.1f} s: {entries:,} journal entries, {stored:,} samples stored, {rejected:,} rejected, {kills} kills": "{took:.1f} 秒运行 {hours:g} 小时：日志 {entries:,} 条，样本已存 {stored:,}，被拒 {rejected:,}，杀死 {kills} 次",
     "{count} transactions were decided otherwise after a kill": "{count} 个事务在杀死后得出了不同的决策",
+    # configuration
+    "checking {what}": "正在检查 {what}",
+    "putting {site} in force": "正在使 {site} 生效",
     # recordings
     "Stopped. What was sent is stored; play it again for the rest: nothing is stored twice.": "已停止。已发送的数据已存入；再次播放即可补完，不会重复存储。",
     "{device}: {rows:,} rows, {cells:,} cells": "{device}：{rows:,} 行，{cells:,} 个单元格",

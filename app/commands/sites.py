@@ -8,6 +8,7 @@ import typer
 import yaml
 
 from app.settings import Settings, load_settings
+from app.words import say
 
 if TYPE_CHECKING:
     from telemetry.site import SiteConfig
@@ -18,16 +19,19 @@ SiteDirectory = Annotated[Path, typer.Argument(help="Directory with site.yaml.",
 def check(site: SiteDirectory) -> None:
     """Read a site's files and print every mistake with file, line and what was expected. Exit code 1 when there is one."""
     from app.site_files import load_site, notes
+    from app.tables import slow_progress
     from telemetry.errors import ConfigError
 
     try:
-        config = load_site(site)
+        with slow_progress(say("checking {what}", what=site)):
+            config = load_site(site)
+            told = notes(config)
     except ConfigError as error:
         for problem in error.problems:
             print(problem)
         print(f"{len(error.problems)} mistake{'s' if len(error.problems) != 1 else ''} in {site}", file=sys.stderr)
         raise typer.Exit(1) from None
-    for note in notes(config):
+    for note in told:
         print(f"note: {note}", file=sys.stderr)
     names = [name for device in config.devices for name in device.names()]
     rules = len(config.rules) + sum(len(profile.rules) for profile in config.profiles.values())
@@ -38,14 +42,18 @@ def apply(site: SiteDirectory) -> None:
     """Check a site's files and put them in force: journaled, with your name, from one journal position on."""
     from app.client import connect
     from app.site_files import load_site, notes
+    from app.tables import slow_progress
     from simulators.fleet import at_speed
 
-    settings, config = load_settings(), load_site(site)
-    for note in notes(config):
+    settings = load_settings()
+    with slow_progress(say("checking {what}", what=site)):
+        config = load_site(site)
+        told = notes(config)
+    for note in told:
         print(f"note: {note}", file=sys.stderr)
     speed = _speed(settings, config)
     config = at_speed(config, speed)
-    with connect(settings) as client:
+    with connect(settings) as client, slow_progress(say("putting {site} in force", site=config.site)):
         client.post(f"/sites/{config.site}/config", config.model_dump(mode="json"))
         client.wait_in_force(config.site, config.sha256())
     note = f" (times as for plants that live {speed:g} times as fast)" if speed != 1 else ""
