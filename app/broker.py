@@ -5,7 +5,6 @@ device listener turns the user name into the client id, so nobody can take over 
 core, which holds two sessions under one user name.
 """
 
-import getpass
 import os
 import secrets
 import shutil
@@ -198,7 +197,7 @@ class Broker:
             service_host="127.0.0.1",
             queue_bytes=QUEUE_BYTES,
             packet_max=PACKET_MAX,
-            user=f"user {getpass.getuser()}\n",  # as root Mosquitto would become another user, who cannot read this directory
+            user="user root\n" if os.geteuid() == 0 else "",  # else Mosquitto would become a user who cannot read this directory
         )
         write_private(self._directory / "mosquitto.conf", config)
         return BrokerAddress("127.0.0.1", port, device_port, passwords)

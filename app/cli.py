@@ -4,15 +4,21 @@ Every expected failure ends as one sentence with its fix and an exit code: 1 env
 3 damaged data. Wrong words on the command line end with 2. A traceback means a defect of ours.
 """
 
+import atexit
+import contextlib
 import errno
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import typer
 
 from app.commands import look, operate, run, sites
+from app.settings import load_settings
 from telemetry.errors import ConfigError, CorruptError, FieldloomError
 
 app = typer.Typer(
@@ -47,6 +53,7 @@ app.command("warm", hidden=True)(operate.warm)
 
 def main() -> None:
     """Run a command; every expected failure becomes one sentence and an exit code."""
+    place_kernels()
     try:
         code = app(standalone_mode=False, prog_name="fieldloom")
     except typer.Abort:
@@ -72,6 +79,25 @@ def _explain(error: FieldloomError | OSError) -> int:
         return 2
     print(f"fieldloom: {sentence(error)}", file=sys.stderr)
     return 3 if isinstance(error, CorruptError) else 1
+
+
+def place_kernels() -> None:
+    """Let numba keep compiled kernels in the data directory where it can keep them nowhere else: it would refuse to load.
+
+    So it is for a service user without a home, when somebody else installed the program.
+    """
+    home = os.environ.get("HOME", "")
+    places = [Path(__file__).parents[1] / "rules", Path(os.environ.get("XDG_CACHE_HOME") or home or "/nonexistent")]
+    if "NUMBA_CACHE_DIR" in os.environ or any(os.access(place, os.W_OK) for place in places):
+        return
+    with contextlib.suppress(ConfigError):
+        data_dir = load_settings().data_dir
+        if os.access(data_dir if data_dir.is_dir() else data_dir.parent, os.W_OK):
+            os.environ["NUMBA_CACHE_DIR"] = str(data_dir.resolve() / "kernels")
+            return
+    scratch = tempfile.mkdtemp(prefix="fieldloom-kernels-")
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    os.environ["NUMBA_CACHE_DIR"] = scratch
 
 
 def usage(error: typer.TyperException) -> str:

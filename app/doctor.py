@@ -1,9 +1,12 @@
 """What can be wrong with an installation, looked at one by one; each finding says how to mend it. Changes nothing."""
 
+import asyncio
 import importlib.metadata
 import json
-import shutil
-import socket
+import os
+import resource
+import secrets
+import sqlite3
 import sys
 import time
 import urllib.error
@@ -13,16 +16,32 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
+import aiomqtt
+
+from app.broker import find_mosquitto
 from app.client import base_url
+from app.console import newest
+from app.narrator import known, length
 from app.settings import Settings, load_settings, settings_file
-from store.journal_reader import JournalReader
+from app.site_files import notes
+from app.supervisor import answers
+from simulators.fleet import retrieve_disconnection
 from store.place import check_place
-from telemetry.errors import ConfigError, FieldloomError
+from telemetry.errors import ConfigError, EnvironmentFault, FieldloomError
+from telemetry.plan import NS_PER_S
 
 CONNECT_S: Final = 2.0
+TAKEOVER_S: Final = 0.5  # a broker that takes over a session closes the old one at once
 SILENT_S: Final = 10.0
 LATENESS_S: Final = 1.0
-MOSQUITTO_PATHS: Final = "/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin"
+NAMES_SHOWN: Final = 5
+FILES_SPARE: Final = 100
+DATABASES: Final = {  # with what is lost without it
+    "web.sqlite": "people then log in anew",
+    "inbox.sqlite": "requests that core has not taken are lost",
+    "notify.sqlite": "alarms of the past may be told again",
+    "history.sqlite": "the history of records begins anew",
+}
 
 
 class Finding(NamedTuple):
@@ -46,6 +65,7 @@ def examine() -> Iterator[Finding]:
     yield Finding("good", "settings", f"{where} and environment" if where.is_file() else "defaults and environment")
     yield _disk(settings)
     yield _broker(settings)
+    yield from _files(settings)
     yield from _journal(settings)
     yield _web(settings)
     yield _exposure(settings)
@@ -88,21 +108,58 @@ def _disk(settings: Settings) -> Finding:
 
 def _broker(settings: Settings) -> Finding:
     if not settings.mqtt_host:
-        found = shutil.which("mosquitto") or shutil.which("mosquitto", path=MOSQUITTO_PATHS)
-        if found is None:
-            return Finding(
-                "bad", "broker", "Mosquitto is not installed; run `apt-get install mosquitto`, or set FIELDLOOM_MQTT_HOST"
-            )
-        return Finding("good", "broker", f"own child process, {found}")
+        try:
+            return Finding("good", "broker", f"own child process, {find_mosquitto()}")
+        except EnvironmentFault as error:
+            return Finding("bad", "broker", str(error))
+    address = f"{settings.mqtt_host}:{settings.mqtt_port}"
     try:
-        with socket.create_connection((settings.mqtt_host, settings.mqtt_port), CONNECT_S):
-            pass
-    except OSError as error:
-        fix = "start it, or correct FIELDLOOM_MQTT_HOST and FIELDLOOM_MQTT_PORT"
-        return Finding(
-            "bad", "broker", f"{settings.mqtt_host}:{settings.mqtt_port} cannot be reached ({error.strerror or error}); {fix}"
-        )
-    return Finding("good", "broker", f"{settings.mqtt_host}:{settings.mqtt_port} answers")
+        problem = asyncio.run(_log_in_twice(settings))
+    except ConfigError as error:
+        return Finding("bad", "broker", str(error.problems[0]))
+    except (aiomqtt.MqttError, OSError, TimeoutError) as error:
+        return Finding("bad", "broker", f"{address}: {_refusal(str(error), is_tls=settings.mqtt_tls)}")
+    if problem:
+        return Finding("bad", "broker", f"{address}: {problem}")
+    return Finding("good", "broker", f"{address} lets {settings.mqtt_username or 'everybody'} in")
+
+
+def _refusal(said: str, *, is_tls: bool) -> str:
+    """The fix for what the broker, or the way to it, answered."""
+    if "Not authorized" in said or "Bad user name" in said:
+        return "the broker refuses us; check FIELDLOOM_MQTT_USERNAME and FIELDLOOM_MQTT_PASSWORD against its password file"
+    if is_tls and "refused" not in said and "Name or service" not in said:
+        return f"TLS fails ({said}); check FIELDLOOM_MQTT_TLS, FIELDLOOM_MQTT_CA_FILE and the port: plain and TLS listeners differ"
+    return f"cannot be reached ({said}); start it, or correct FIELDLOOM_MQTT_HOST and FIELDLOOM_MQTT_PORT"
+
+
+async def _log_in_twice(settings: Settings) -> str:
+    """Core holds two sessions under one user name: what keeps it from that, "" when nothing does. Raises MqttError or OSError."""
+    password = settings.mqtt_password.get_secret_value() if settings.mqtt_password else None
+
+    def client() -> aiomqtt.Client:
+        return aiomqtt.Client(
+            settings.mqtt_host, settings.mqtt_port, username=settings.mqtt_username, password=password,
+            identifier=f"fieldloom-doctor-{secrets.token_hex(4)}", protocol=aiomqtt.ProtocolVersion.V5, clean_start=True,
+            tls_context=settings.mqtt_tls_context(), timeout=CONNECT_S,
+        )  # fmt: skip
+
+    first, second = client(), client()
+    try:
+        async with first:
+            async with second:
+                done, _ = await asyncio.wait({first._disconnected}, timeout=TAKEOVER_S)
+            retrieve_disconnection(second)
+            if not done:
+                return ""
+    except aiomqtt.MqttError:
+        if not first._disconnected.done() or first._disconnected.exception() is None:
+            raise
+    retrieve_disconnection(first)
+    return (
+        "this listener makes client ids of user names, so core's two sessions throw each other out; set FIELDLOOM_MQTT_PORT to the "
+        "service's own listener (1884 in mosquitto.conf)"
+    )
 
 
 def _journal(settings: Settings) -> Iterator[Finding]:
@@ -111,10 +168,9 @@ def _journal(settings: Settings) -> Iterator[Finding]:
         yield Finding("warn", "core", "has never run here; start with `fieldloom demo` or `fieldloom serve`")
         return
     try:
-        with closing(JournalReader(directory)) as reader:
-            last = reader.last()
+        last = newest(directory)
     except FieldloomError as error:
-        yield Finding("bad", "journal", f"{error}; restore it from a backup (docs/operations.md)")
+        yield Finding("bad", "journal", f"{error}; put back a copy (docs/operations.md, Backup)")
         return
     if last is None:
         yield Finding("warn", "journal", "is empty")
@@ -122,17 +178,68 @@ def _journal(settings: Settings) -> Iterator[Finding]:
     yield Finding("good", "journal", f"readable, position {last.last}")
     if not last.read_accounting().is_balanced():
         yield Finding("bad", "accounting", "received is not stored + duplicate + rejected + pending; please report this defect")
-    age_s = (time.time_ns() - last.engine_ns) / 1e9
-    if age_s > SILENT_S:
-        yield Finding("warn", "core", f"has journaled nothing for {age_s:.0f} s; if it should run, see {settings.data_dir / 'log'}")
-    elif age_s < -LATENESS_S:
-        yield Finding("warn", "clock", f"the wall clock is {-age_s:.0f} s behind the journal; set the time (chrony, NTP)")
+    age_s = (time.time_ns() - last.engine_ns) / NS_PER_S
+    if age_s < -LATENESS_S:
+        text = f"this machine's is {length(-age_s)} behind the journal: every sample counts as late; set the time (chrony, NTP)"
+        yield Finding("bad", "clock", text)
+    elif age_s > SILENT_S:
+        yield Finding(
+            "warn", "core", f"has journaled nothing for {length(age_s)}; if it should run, see {settings.data_dir / 'log'}"
+        )
     else:
         yield Finding("good", "core", "runs")
+    yield from _configuration(settings)
+
+
+def _configuration(settings: Settings) -> Iterator[Finding]:
+    """Rules in force that cannot run, devices whose clock is wrong."""
+    now = known(settings.data_dir)
+    for name, site in sorted(now.plan.sites.items()):
+        for note in notes(site):
+            yield Finding("warn", f"site {name}", f"{note}; `fieldloom check` its files")
+    if now.wrong_clocks:
+        names = ", ".join(sorted(now.wrong_clocks)[:NAMES_SHOWN]) + (" ..." if len(now.wrong_clocks) > NAMES_SHOWN else "")
+        yield Finding("warn", "device clocks", f"wrong on {names}: their samples are kept and move nothing; set their time")
+    files, devices = resource.getrlimit(resource.RLIMIT_NOFILE)[0], len(now.plan.active)
+    if not settings.mqtt_host and devices > files - FILES_SPARE:
+        yield Finding(
+            "warn", "open files", f"{devices:,} devices, but only {files:,} files may be open; `ulimit -n {devices + 1000}`"
+        )
+
+
+def _files(settings: Settings) -> Iterator[Finding]:
+    """Who owns the files of the data directory, and whether the databases in it are whole."""
+    foreign = [path for pattern in ("*", "*/*") for path in settings.data_dir.glob(pattern) if not os.access(path, os.W_OK)]
+    if foreign:
+        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        text = f"not yours to write: {foreign[0]}{more}; chown them, or run as their owner"
+        yield Finding("bad", "files", text)
+    damaged = []
+    for name, loss in DATABASES.items():
+        file = settings.data_dir / name
+        if file.is_file() and (problem := _damage(file)):
+            damaged.append(name)
+            yield Finding("bad", name, f"is damaged ({problem}); put back a copy, or move it aside: {loss}")
+    if not foreign and not damaged and settings.data_dir.is_dir():
+        yield Finding("good", "files", "yours to write, databases whole")
+
+
+def _damage(file: Path) -> str:
+    """What is wrong with a SQLite file; "" when nothing is, or when a running process keeps it from being read."""
+    try:
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=CONNECT_S)) as database:
+            said = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
+    except sqlite3.OperationalError:
+        return ""
+    except sqlite3.DatabaseError as error:
+        return str(error)
+    return "" if said == "ok" else said.splitlines()[-1]
 
 
 def _web(settings: Settings) -> Finding:
     if not (settings.data_dir / "run" / "web.ready").is_file():
+        if answers(settings.web_port):
+            return Finding("warn", "web", f"does not run, and another program has port {settings.web_port}; set FIELDLOOM_WEB_PORT")
         return Finding("warn", "web", "does not run; start it with `fieldloom demo` or `fieldloom serve`")
     address = base_url(settings)
     try:

@@ -117,15 +117,17 @@ class Settings(BaseSettings):
         """The context for the broker; None without TLS. Raises ConfigError when a file cannot be used."""
         if not self.mqtt_tls:
             return None
+        for name in ("mqtt_ca_file", "mqtt_cert_file", "mqtt_key_file"):
+            file = getattr(self, name)
+            if file is not None and not file.is_file():
+                raise ConfigError([Problem("settings", 0, name, f"there is no file {file}")])
         try:
             context = ssl.create_default_context(cafile=self.mqtt_ca_file)
             context.minimum_version = ssl.TLSVersion.TLSv1_2
             if self.mqtt_cert_file is not None:
                 context.load_cert_chain(self.mqtt_cert_file, self.mqtt_key_file)
         except OSError as error:
-            raise ConfigError(
-                [Problem(str(settings_file()), 1, "mqtt_tls", f"certificate files cannot be used: {error}")]
-            ) from error
+            raise ConfigError([Problem("settings", 0, "mqtt_tls", f"certificate files cannot be used: {error}")]) from error
         return context
 
 

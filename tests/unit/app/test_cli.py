@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from app.cli import place_kernels
 from app.demo import free_port
 from store.journal import Journal
 from telemetry.clock import EngineClock
@@ -124,3 +125,27 @@ def test_wrong_words_are_one_sentence_that_names_the_help(words: list[str], says
     assert done.stderr.startswith("fieldloom: ")
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("writable", "kept"), [(("rules",), None), (("home",), None), (("data",), "data/kernels"), ((), "scratch")]
+)
+def test_kernels_are_kept_where_something_can_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writable: tuple[str, ...], kept: str | None
+) -> None:
+    """A service user without a home, and a program that somebody else installed: numba would refuse to load."""
+    (tmp_path / "data").mkdir()
+    places = {"rules": ROOT / "rules", "home": tmp_path / "home", "data": tmp_path / "data"}
+    monkeypatch.setattr("app.cli.os.access", lambda path, _mode: Path(path) in [places[name] for name in writable])
+    monkeypatch.setenv("HOME", str(places["home"]))
+    for name in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("FIELDLOOM_DATA_DIR", str(places["data"]))
+    place_kernels()
+    found = os.environ.get("NUMBA_CACHE_DIR")
+    if kept == "scratch":
+        assert found is not None
+        assert "fieldloom-kernels-" in found
+    else:
+        assert found == (None if kept is None else str(tmp_path / kept))
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)

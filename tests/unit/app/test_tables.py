@@ -34,7 +34,9 @@ def test_a_bar_is_shown_for_slow_work_only_and_the_steps_of_a_command_add_up() -
     assert "second" in late
 
 
-@pytest.mark.parametrize(("value", "decimals", "text"), [(-0.04, 1, "0.0"), (-0.06, 1, "-0.1"), (12345.6, 0, "12,346"), (0.0, 2, "0.00")])
+@pytest.mark.parametrize(
+    ("value", "decimals", "text"), [(-0.04, 1, "0.0"), (-0.06, 1, "-0.1"), (12345.6, 0, "12,346"), (0.0, 2, "0.00")]
+)
 def test_there_is_no_minus_before_zero(value: float, decimals: int, text: str) -> None:
     assert number(value, decimals) == text
 
