@@ -5,6 +5,9 @@ device listener turns the user name into the client id, so nobody can take over 
 core, which holds two sessions under one user name.
 """
 
+import base64
+import contextlib
+import hashlib
 import os
 import secrets
 import shutil
@@ -23,6 +26,7 @@ SERVICE: Final = "fieldloom"
 OWN_CHANNELS_WRITE: Final = ("telemetry", "backfill", "status", "event", "ack")
 OWN_CHANNELS_READ: Final = ("command", "receipt")
 QUEUE_BYTES: Final = 1500 * 3600 * 200  # an hour without the core: 1,500 messages/s x 3,600 s x 200 B = 1.08 GB per session
+PASSWORD_ROUNDS: Final = 101  # Mosquitto's own
 PACKET_MAX: Final = 1 << 20
 READY_S: Final = 10.0
 STOP_S: Final = 10.0
@@ -69,23 +73,23 @@ connection_messages false
 {user}"""
 
 _TLS: Final = """\
-# Beyond one machine: TLS. Uncomment, and let the listener above listen on 127.0.0.1 or remove it.
+# Beyond one machine: TLS. Put the three files there, readable for user mosquitto, and take the marks off these lines.
 # listener 8883 0.0.0.0
 # use_username_as_clientid true
-# cafile /etc/mosquitto/certs/ca.crt
-# certfile /etc/mosquitto/certs/server.crt
-# keyfile /etc/mosquitto/certs/server.key
+# cafile {certs}/ca.crt
+# certfile {certs}/server.crt
+# keyfile {certs}/server.key
 # tls_version tlsv1.2
 """
 
 
-def production_config() -> str:
-    """The text of the shipped `mosquitto.conf`."""
+def production_config(directory: str = "/mosquitto/data", certs: str = "/mosquitto/certs") -> str:
+    """The text of a broker's own configuration; with the defaults that of the shipped `mosquitto.conf`, as its image has it."""
     return TEMPLATE.format(
-        directory="/mosquitto/data",
+        directory=directory,
         device_port=1883,
         device_host="127.0.0.1",
-        device_tls=_TLS,
+        device_tls=_TLS.format(certs=certs),
         service_port=1884,
         service_host="127.0.0.1",
         queue_bytes=QUEUE_BYTES,
@@ -131,19 +135,44 @@ def write_private(path: Path, text: str) -> None:
     draft.replace(path)
 
 
-def write_passwords(path: Path, passwords: Mapping[str, str]) -> None:
-    """A Mosquitto password file, hashed by Mosquitto's own tool. Nothing secret appears in a process list."""
+def hash_password(password: str) -> str:
+    """As Mosquitto 2 keeps it: $7$iterations$salt$hash, PBKDF2 with SHA-512. Ours are random, so its few iterations are enough."""
+    salt = secrets.token_bytes(12)
+    digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, PASSWORD_ROUNDS, 64)
+    return f"$7${PASSWORD_ROUNDS}${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
+
+
+def write_passwords(path: Path, passwords: Mapping[str, str], *, kept: Iterable[str] = ()) -> None:
+    """A Mosquitto password file: lines that are kept as they are, then new users."""
     for user, password in passwords.items():
         if not password or ":" in user or set(user + password) & set("\r\n"):
             raise ValueError(f"user {user!r}: empty password, colon in the name, or a line break in either")
-    write_private(path, "".join(f"{user}:{password}\n" for user, password in passwords.items()))
-    if passwords:
-        try:
-            subprocess.run([find_mosquitto("mosquitto_passwd"), "-U", path], check=True, capture_output=True, text=True)
-        except subprocess.CalledProcessError as error:
-            path.unlink()
-            raise EnvironmentFault(f"mosquitto_passwd failed: {error.stderr.strip()}") from error
-        path.chmod(0o600)
+    lines = [*kept, *(f"{user}:{hash_password(password)}" for user, password in passwords.items())]
+    write_private(path, "".join(f"{line}\n" for line in lines))
+
+
+def provision(directory: Path, devices: Iterable[str]) -> dict[str, str]:
+    """What Mosquitto needs for the core and these devices ("site/device"): passwords, acl and, once, mosquitto.conf.
+
+    Known users keep their password, users that are no longer named lose theirs; returns the passwords of new users. Run as root, the
+    files belong to user mosquitto where there is one, who Mosquitto becomes. Raises CallerError for a name that is none.
+    """
+    users = [SERVICE, *sorted(set(devices))]
+    acl = acl_text(users[1:])
+    directory.mkdir(parents=True, exist_ok=True)
+    file = directory / "passwords"
+    known = {line.partition(":")[0]: line for line in file.read_text("utf-8").splitlines()} if file.is_file() else {}
+    new = {user: secrets.token_urlsafe(24) for user in users if user not in known}
+    write_passwords(file, new, kept=[known[user] for user in users if user in known])
+    write_private(directory / "acl", acl)
+    config = directory / "mosquitto.conf"
+    if not config.exists():  # from then on it is the operator's
+        write_private(config, production_config(str(directory.resolve()), str(directory.resolve() / "certs")))
+    if os.geteuid() == 0:
+        with contextlib.suppress(LookupError):  # there is no such user
+            for path in (directory, file, directory / "acl", config):
+                shutil.chown(path, "mosquitto", "mosquitto")
+    return new
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,23 +288,3 @@ def _answers(port: int) -> bool:
     with socket.socket() as sock:
         sock.settimeout(0.5)
         return sock.connect_ex(("127.0.0.1", port)) == 0
-
-
-def main() -> None:
-    """Write passwords and ACL for a broker of one's own: `python -m app.broker DIRECTORY site/device ...`; prints the passwords."""
-    import argparse
-
-    parser = argparse.ArgumentParser(description="Write Mosquitto's passwords and acl, and print the passwords once.")
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("devices", nargs="+", metavar="site/device")
-    chosen = parser.parse_args()
-    passwords = {user: secrets.token_urlsafe(24) for user in (SERVICE, *chosen.devices)}
-    chosen.directory.mkdir(parents=True, exist_ok=True)
-    write_passwords(chosen.directory / "passwords", passwords)
-    write_private(chosen.directory / "acl", acl_text(chosen.devices))
-    for user, password in passwords.items():
-        print(f"{user}\t{password}")
-
-
-if __name__ == "__main__":
-    main()

@@ -44,6 +44,7 @@ COMMANDS: tuple[tuple[str, Callable[..., Any], str], ...] = (
     ("decisions", look.decisions, "Look"),
     ("doctor", operate.doctor, "Operate"),
     ("login", operate.login, "Operate"),
+    ("broker", operate.broker, "Operate"),
     ("settings", operate.settings, "Operate"),
 )
 for _name, _function, _panel in COMMANDS:
@@ -86,9 +87,9 @@ def place_kernels() -> None:
 
     So it is for a service user without a home, when somebody else installed the program.
     """
-    home = os.environ.get("HOME", "")
-    places = [Path(__file__).parents[1] / "rules", Path(os.environ.get("XDG_CACHE_HOME") or home or "/nonexistent")]
-    if "NUMBA_CACHE_DIR" in os.environ or any(os.access(place, os.W_OK) for place in places):
+    named = (os.environ.get(name) for name in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "HOME"))
+    places = [Path(__file__).parents[1] / "rules", *(Path(name) for name in named if name)]
+    if any(os.access(place, os.W_OK) for place in places):
         return
     with contextlib.suppress(ConfigError):
         data_dir = load_settings().data_dir

@@ -157,9 +157,9 @@ class BrokerLogin:
     tls: Any = None
 
 
-def broker_login(settings: Settings, key: str) -> BrokerLogin:
+def broker_login(settings: Settings, key: str, passwords: Path | None = None) -> BrokerLogin:
     """As simulated devices log in: user and client "site/device". Raises CallerError when our own broker does not know it."""
-    password = device_passwords(settings)(key)
+    password = device_passwords(settings, passwords)(key)
     if settings.mqtt_host:
         return BrokerLogin(settings.mqtt_host, settings.mqtt_port, key, password, settings.mqtt_tls_context())
     config = settings.data_dir / "broker" / "mosquitto.conf"
@@ -199,7 +199,7 @@ async def connected(login: BrokerLogin) -> Any:
     except (aiomqtt.MqttError, OSError) as error:
         raise EnvironmentFault(
             f"the broker at {login.host}:{login.port} refused or left {login.username!r} ({error}); "
-            "check FIELDLOOM_MQTT_HOST, _PORT and FIELDLOOM_DEVICE_PASSWORD, then play again: what is stored stays"
+            "check FIELDLOOM_MQTT_HOST, FIELDLOOM_MQTT_PORT and --passwords, then play again: what is stored stays"
         ) from error
 
 
@@ -363,7 +363,14 @@ def decide(api: Api, settings: Settings, site: SiteConfig) -> tuple[LaneResult, 
 
 
 async def run_play(
-    settings: Settings, file: Path, *, mapping: Path, at: str = "original", device: str | None = None, speed: float | None = None
+    settings: Settings,
+    file: Path,
+    *,
+    mapping: Path,
+    at: str = "original",
+    device: str | None = None,
+    speed: float | None = None,
+    passwords: Path | None = None,
 ) -> int:
     """`fieldloom play`; the exit code: 1 when a sample was neither stored nor rejected."""
     if at != "now" and speed is not None:
@@ -372,18 +379,18 @@ async def run_play(
     if not recording.rows:
         raise CallerError(f"{file} has no row with a time and a value")
     if at == "now":
-        return await play_now(settings, recording, speed or SPEED)
-    return await play_original(settings, recording)
+        return await play_now(settings, recording, speed or SPEED, passwords)
+    return await play_original(settings, recording, passwords)
 
 
-async def play_original(settings: Settings, recording: Recording) -> int:
+async def play_original(settings: Settings, recording: Recording, passwords: Path | None) -> int:
     """Keep the data's times."""
     from app.played import print_alarms, print_report
 
     site = recording.site
     if site.origin != "REPLAY":
         raise CallerError(f"site {site.site!r} has origin {site.origin}; old times belong into a REPLAY site: set origin: REPLAY")
-    login = broker_login(settings, recording.key)
+    login = broker_login(settings, recording.key, passwords)
     check_local(settings)
     given, reported = recording.traces(), recording.report
     with contextlib.closing(Api(settings)) as api:
@@ -412,7 +419,7 @@ def shifted_site(site: SiteConfig, speed: float) -> SiteConfig:
     return now_site(at_speed(site, speed))
 
 
-async def play_now(settings: Settings, recording: Recording, speed: float) -> int:
+async def play_now(settings: Settings, recording: Recording, speed: float, passwords: Path | None) -> int:
     """Let the recording begin now, `speed` times faster; device times are the wall's."""
     from app.played import print_now
 
@@ -420,7 +427,7 @@ async def play_now(settings: Settings, recording: Recording, speed: float) -> in
         raise CallerError(f"speed must be above 0, not {speed:g}")
     site = SiteConfig.model_validate(shifted_site(recording.site, speed).model_dump(mode="json"))
     key = f"{site.site}/{recording.name}"
-    login = broker_login(settings, key)
+    login = broker_login(settings, key, passwords)
     check_local(settings)
     with contextlib.closing(Api(settings)) as api:
         await asyncio.to_thread(put_in_force, api, site)

@@ -20,6 +20,7 @@ from store.place import check_place
 from telemetry.clock import EngineClock
 from telemetry.errors import CallerError, CorruptError
 
+log = structlog.get_logger()
 WEB_NICE: Final = 10  # pages and queries may be slow; on a busy machine control comes first
 
 READY_POLL_S: Final = 0.02
@@ -169,18 +170,21 @@ def stop_on_signal() -> asyncio.Event:
     return stop
 
 
-async def simulate(settings: Settings, site: Path, *, seed: int, speed: float, sample_s: float) -> int:
+async def simulate(settings: Settings, site: Path, *, seed: int, speed: float, sample_s: float, passwords: Path | None) -> int:
     """Simulated devices of a site until a signal. The site must be configured as SIMULATED: nothing else may obey them."""
     from simulators.fleet import run_fleet
 
     config = load_site(site)
     if config.origin != "SIMULATED":
         raise CallerError(f"site {config.site!r} has origin {config.origin}; simulated devices may only stand for a SIMULATED site")
+    count = sum(len(device.names()) for device in config.devices)
+    where = f"{settings.mqtt_host}:{settings.mqtt_port}"
+    log.info("simulating", site=config.site, devices=count, broker=where, sample_s=sample_s, speed=speed)
     await run_fleet(
         config,
         host=settings.mqtt_host,
         port=settings.mqtt_port,
-        password_of=device_passwords(settings),
+        password_of=device_passwords(settings, passwords),
         seed=seed,
         clock=clock(),
         speed=speed,
@@ -191,11 +195,19 @@ async def simulate(settings: Settings, site: Path, *, seed: int, speed: float, s
     return 0
 
 
-def device_passwords(settings: Settings) -> Callable[[str], str | None]:
-    """Passwords of devices by user name "site/device": from broker/devices.json of our own broker, else one shared by all."""
+def device_passwords(settings: Settings, file: Path | None = None) -> Callable[[str], str | None]:
+    """Passwords of devices by user name "site/device": from `file` (user, tab, password: as `fieldloom broker` prints them), else the
+    one that FIELDLOOM_DEVICE_PASSWORD gives to all, else those of our own broker. Raises CallerError for a line that is none."""
     import msgspec
 
-    file = settings.data_dir / "broker" / "devices.json"
-    known = msgspec.json.decode(file.read_bytes(), type=dict[str, str]) if file.is_file() else {}
-    shared = os.environ.get("FIELDLOOM_DEVICE_PASSWORD")
+    shared, known = os.environ.get("FIELDLOOM_DEVICE_PASSWORD"), dict[str, str]()
+    own = settings.data_dir / "broker" / "devices.json"
+    if file is not None:
+        for number, line in enumerate(file.read_text("utf-8").splitlines(), start=1):
+            user, tab, password = line.partition("\t")
+            if not tab:
+                raise CallerError(f"{file}:{number}: expected user, a tab, and the password, as `fieldloom broker` prints them")
+            known[user] = password
+    elif shared is None and own.is_file():
+        known = msgspec.json.decode(own.read_bytes(), type=dict[str, str])
     return lambda name: known.get(name, shared)

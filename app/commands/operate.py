@@ -1,6 +1,8 @@
 """Commands for whoever looks after an installation."""
 
+import sys
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,6 +32,29 @@ def doctor() -> None:
         mark = {"good": "[green]ok  [/]", "warn": "[yellow]note[/]", "bad": "[red]bad [/]"}[finding.verdict]
         console.print(f"{mark} {finding.subject}: {finding.text}", markup=True)
     raise typer.Exit(1 if failed else 0)
+
+
+def broker(
+    directory: Annotated[
+        Path, typer.Argument(help="Mosquitto's directory for Fieldloom, such as /var/lib/fieldloom-broker.", file_okay=False)
+    ],
+    sites: Annotated[
+        list[Path], typer.Argument(help="Directories with site.yaml: all sites whose devices may log in.", file_okay=False)
+    ],
+) -> None:
+    """Write a broker's passwords, access control and, once, its mosquitto.conf. Prints user and password of those who are new."""
+    from app.broker import provision
+    from app.site_files import load_site
+
+    configs = [load_site(site) for site in sites]
+    devices = [f"{config.site}/{name}" for config in configs for device in config.devices for name in device.names()]
+    new = provision(directory, devices)
+    for user, password in new.items():
+        print(f"{user}\t{password}")
+    print(
+        f"{directory}: {len(devices) + 1} users, {len(new)} of them new; Mosquitto reads it when it starts or gets SIGHUP",
+        file=sys.stderr,
+    )
 
 
 def login(

@@ -29,6 +29,9 @@ class At(StrEnum):
     now = "now"
 
 
+Passwords = Annotated[
+    Path | None, typer.Option(help="The devices' passwords, as `fieldloom broker` printed them.", exists=True, dir_okay=False)
+]
 SiteDirectory = Annotated[Path, typer.Argument(help="Directory with site.yaml.", exists=True, file_okay=False)]
 
 
@@ -82,6 +85,7 @@ def simulate(
     seed: Annotated[int, typer.Option(help="Seed of weather and sensors.")] = 1,
     speed: Annotated[float, typer.Option(help="How much faster than the wall clock the plants live.", min=1, max=120)] = 1.0,
     sample_s: Annotated[float, typer.Option(help="Seconds between samples.", min=0.1)] = 10.0,
+    passwords: Passwords = None,
 ) -> None:
     """The devices of a site as simulated MQTT clients, each with its own connection, until Ctrl-C."""
     settings = load_settings()
@@ -89,7 +93,7 @@ def simulate(
         raise CallerError("no broker to publish to; set FIELDLOOM_MQTT_HOST and FIELDLOOM_MQTT_PORT, or use `fieldloom demo`")
     serving = importlib.import_module("app.serving")
     serving.set_up_log(settings)
-    raise typer.Exit(_run(serving.simulate(settings, site, seed=seed, speed=speed, sample_s=sample_s)))
+    raise typer.Exit(_run(serving.simulate(settings, site, seed=seed, speed=speed, sample_s=sample_s, passwords=passwords)))
 
 
 def lab(
@@ -112,10 +116,11 @@ def play(
     ] = At.original,
     device: Annotated[str | None, typer.Option(help="Device to play it as, when the mapping is for several.")] = None,
     speed: Annotated[float | None, typer.Option(help="With --at now: how much faster than recorded.", min=0.01)] = None,
+    passwords: Passwords = None,
 ) -> None:
     """A recording becomes MQTT devices; every row is stored, reported or already there."""
     settings = load_settings()
-    more = {name: value for name, value in (("device", device), ("speed", speed)) if value is not None}
+    more = {name: value for name, value in (("device", device), ("speed", speed), ("passwords", passwords)) if value is not None}
     try:
         code = asyncio.run(part("app.play", "run_play")(settings, file, mapping=mapping, at=at.value, **more))
     except KeyboardInterrupt:

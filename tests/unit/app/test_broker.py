@@ -1,12 +1,18 @@
 """The embedded broker: starts, keeps its secrets, says what is missing; the shipped configuration is the same text."""
 
+import os
+import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import app.broker
-from app.broker import SERVICE, Broker, acl_text, find_mosquitto, production_config, write_passwords
+from app.broker import SERVICE, Broker, BrokerAddress, acl_text, find_mosquitto, production_config, provision, write_passwords
+from app.serving import device_passwords
+from app.settings import Settings
 from telemetry.errors import CallerError, EnvironmentFault
 
 ROOT = Path(__file__).parents[3]
@@ -47,3 +53,57 @@ def test_names_that_would_open_the_acl_are_refused(name):
 def test_passwords_with_line_breaks_are_refused(tmp_path):
     with pytest.raises(ValueError, match="line break"):
         write_passwords(tmp_path / "passwords", {"a/b": "x\ny:z"})
+
+
+def logs_in(address: BrokerAddress, user: str, password: str) -> bool:
+    login = ["-h", address.host, "-p", str(address.device_port), "-u", user, "-P", password]
+    command = ["mosquitto_pub", *login, "-t", f"fl/{user}/telemetry", "-m", "x"]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=10)
+    return done.returncode == 0
+
+
+def test_a_broker_of_ones_own_keeps_the_passwords_of_known_devices(tmp_path: Path) -> None:
+    """Adding a device changes nobody's password; Mosquitto itself takes what was written."""
+    first = provision(tmp_path, ["farm/a", "farm/b"])
+    assert sorted(first) == ["farm/a", "farm/b", SERVICE]
+    config = (tmp_path / "mosquitto.conf").read_text()
+    assert config == production_config(str(tmp_path), str(tmp_path / "certs"))
+    (tmp_path / "mosquitto.conf").write_text(config + "# mine\n")
+    second = provision(tmp_path, ["farm/a", "farm/c"])
+    assert list(second) == ["farm/c"]
+    assert (tmp_path / "mosquitto.conf").read_text().endswith("# mine\n")
+    assert "farm/b" not in (tmp_path / "passwords").read_text() + (tmp_path / "acl").read_text()
+    broker = Broker(tmp_path / "run", ["farm/x"])
+    broker.address = broker._configure()
+    for name in ("passwords", "acl"):  # Mosquitto as root runs as root here
+        shutil.copy(tmp_path / name, tmp_path / "run" / name)
+    if os.geteuid() == 0:
+        for name in ("passwords", "acl"):
+            shutil.chown(tmp_path / "run" / name, "root", "root")
+    address = broker.start()
+    try:
+        assert logs_in(address, "farm/a", first["farm/a"])
+        assert logs_in(address, "farm/c", second["farm/c"])
+        assert not logs_in(address, "farm/a", second["farm/c"])
+        assert not logs_in(address, "farm/b", first["farm/b"])
+    finally:
+        broker.stop()
+
+
+def test_the_command_prints_new_users_for_the_devices(tmp_path: Path) -> None:
+    def run() -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "app.cli", "broker", str(tmp_path / "broker"), "sites/nursery"]
+        return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True, timeout=30)
+
+    file = tmp_path / "passwords.tsv"
+    file.write_text(run().stdout)
+    users = [line.split("\t")[0] for line in file.read_text().splitlines()]
+    assert users == [SERVICE, "nursery/climate-1", "nursery/climate-2", "nursery/climate-3", "nursery/weather-1"]
+    again = run()
+    assert (again.stdout, "0 of them new" in again.stderr) == ("", True)
+    password_of = device_passwords(Settings(data_dir=tmp_path), file)
+    assert len(password_of("nursery/climate-1") or "") == 32
+    assert password_of("nursery/nobody") is None
+    file.write_text("nursery/climate-1 secret\n")
+    with pytest.raises(CallerError, match=r"passwords\.tsv:1: expected user, a tab"):
+        device_passwords(Settings(data_dir=tmp_path), file)
