@@ -151,17 +151,20 @@ def write_passwords(path: Path, passwords: Mapping[str, str], *, kept: Iterable[
     write_private(path, "".join(f"{line}\n" for line in lines))
 
 
-def provision(directory: Path, devices: Iterable[str]) -> dict[str, str]:
+def provision(directory: Path, devices: Iterable[str], *, service_password: str | None = None) -> dict[str, str]:
     """What Mosquitto needs for the core and these devices ("site/device"): passwords, acl and, once, mosquitto.conf.
 
-    Known users keep their password, users that are no longer named lose theirs; returns the passwords of new users. Run as root, the
-    files belong to user mosquitto where there is one, who Mosquitto becomes. Raises CallerError for a name that is none.
+    Known users keep their password, users that are no longer named lose theirs; returns the passwords of new users. The core gets
+    `service_password` when it is given, which is then not among the returned. Run as root, the files belong to user mosquitto where
+    there is one, who Mosquitto becomes. Raises CallerError for a name that is none.
     """
     users = [SERVICE, *sorted(set(devices))]
     acl = acl_text(users[1:])
     directory.mkdir(parents=True, exist_ok=True)
     file = directory / "passwords"
     known = {line.partition(":")[0]: line for line in file.read_text("utf-8").splitlines()} if file.is_file() else {}
+    if service_password is not None:
+        known[SERVICE] = f"{SERVICE}:{hash_password(service_password)}"
     new = {user: secrets.token_urlsafe(24) for user in users if user not in known}
     write_passwords(file, new, kept=[known[user] for user in users if user in known])
     write_private(directory / "acl", acl)

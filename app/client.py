@@ -100,8 +100,20 @@ def base_url(settings: Settings) -> str:
         return given.rstrip("/")
     told = settings.data_dir / "run" / "web.ready"
     if told.is_file():
-        return told.read_text("utf-8").strip()
-    return f"http://{settings.web_host}:{settings.web_port}"
+        return reachable(told.read_text("utf-8").strip())
+    return reachable(f"http://{settings.web_host}:{settings.web_port}")
+
+
+def reachable(address: str) -> str:
+    """From this machine: a process that listens everywhere answers here on loopback, and to that name."""
+    return address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:").replace("//:::", "//[::1]:")
+
+
+def page_url(settings: Settings) -> str:
+    """Where people open the page: behind a TLS proxy under the first of `web_hosts`, else where it listens."""
+    if settings.web_secure_cookie and settings.web_hosts:
+        return f"https://{settings.web_hosts[0]}"
+    return base_url(settings)
 
 
 def open_sessions(data_dir: Path) -> Sessions:

@@ -18,7 +18,7 @@ import devices
 from api.auth import BEARER_LIFE_MAX_S, LINK_LIFE_S, Role, Way
 from app import serving
 from app.broker import SERVICE, Broker, find_mosquitto, write_private
-from app.client import open_sessions
+from app.client import open_sessions, reachable
 from app.console import DemoScreen, newest
 from app.narrator import length
 from app.playable import playable_sites
@@ -57,7 +57,8 @@ async def run_demo(settings: Settings, *, speed: float, seed: int, quiet: bool) 
         site = at_speed(load_site(DEMO_SITE), speed)
         warn_of_clock(settings.data_dir)
         ask_for(settings.data_dir, site)
-        link = f"http://{settings.web_host}:{port}/login#{login_token(settings.data_dir)}"
+        address = reachable(f"http://{settings.web_host}:{port}")
+        link = f"{address}/login#{login_token(settings.data_dir)}"
         known = [site, *playable_sites(DEMO_SITE.parent)]
         parts = await service_parts(settings.model_copy(update={"web_port": port}), known)
         parts.append(fleet_part(settings, parts[-1].environment, seed=seed, speed=speed))
@@ -69,7 +70,7 @@ async def run_demo(settings: Settings, *, speed: float, seed: int, quiet: bool) 
 
         def view() -> "asyncio.Future[None]":
             screen.ready(link, seconds=time.monotonic() - began, minutes=LINK_LIFE_S // 60)
-            return asyncio.ensure_future(screen.show(f"http://{settings.web_host}:{port}"))
+            return asyncio.ensure_future(screen.show(address))
 
         code = await supervisor.run(while_up=view)
         screen.stopped()

@@ -69,7 +69,7 @@ def test_a_broker_of_ones_own_keeps_the_passwords_of_known_devices(tmp_path: Pat
     config = (tmp_path / "mosquitto.conf").read_text()
     assert config == production_config(str(tmp_path), str(tmp_path / "certs"))
     (tmp_path / "mosquitto.conf").write_text(config + "# mine\n")
-    second = provision(tmp_path, ["farm/a", "farm/c"])
+    second = provision(tmp_path, ["farm/a", "farm/c"], service_password="chosen")
     assert list(second) == ["farm/c"]
     assert (tmp_path / "mosquitto.conf").read_text().endswith("# mine\n")
     assert "farm/b" not in (tmp_path / "passwords").read_text() + (tmp_path / "acl").read_text()
@@ -86,6 +86,8 @@ def test_a_broker_of_ones_own_keeps_the_passwords_of_known_devices(tmp_path: Pat
         assert logs_in(address, "farm/c", second["farm/c"])
         assert not logs_in(address, "farm/a", second["farm/c"])
         assert not logs_in(address, "farm/b", first["farm/b"])
+        assert logs_in(address, SERVICE, "chosen")
+        assert not logs_in(address, SERVICE, first[SERVICE])
     finally:
         broker.stop()
 

@@ -115,3 +115,12 @@ def test_a_file_that_cannot_be_used_is_one_sentence(file: Path, content: bytes |
 def test_a_file_saved_with_a_byte_order_mark_is_read(file: Path) -> None:
     file.write_bytes(b"\xef\xbb\xbfweb_port = 3333\n")
     assert load_settings().web_port == 3333
+
+
+def test_an_empty_variable_counts_as_not_set(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compose file hands on variables that nobody set as empty ones."""
+    file.write_text("web_port = 9001\n")
+    monkeypatch.setenv("FIELDLOOM_NOTIFY_WEBHOOK_URL", "")
+    monkeypatch.setenv("FIELDLOOM_WEB_PORT", "")
+    settings = load_settings()
+    assert (settings.notify_webhook_url, settings.web_port) == (None, 9001)
