@@ -230,7 +230,7 @@ def record_words(record: Any) -> tuple[str, str]:
         case Event():
             words = say(EVENT_WORDS.get(record.name, record.name))
             return record.device, f"{words}  {record.body.get('reason', '')}".rstrip()
-        case Ack() if record.status not in ("accepted", "done"):  # the command's own line says those
+        case Ack() if record.status != "accepted":  # the command's own line says that
             return record.device, f"{say('answers')} {record.status} {record.reason}".rstrip()
     return "", ""
 

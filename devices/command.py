@@ -17,12 +17,13 @@ from devices.directory import Directory
 from devices.drive import NEVER, Command, Drive, Wanted, differs, load_drive, save_drive
 from devices.failsafe import RETRY_NS, deadline_ns, expiry_ns, fail_safe_value
 from devices.feedback import Ears
-from devices.lifecycle import ACK_STATUSES, FAULTS, TABLE
+from devices.lifecycle import FAULTS, TABLE
 from devices.moment import Key, Moment, moment_at
 from telemetry.plan import NS_PER_S, Plan
 from telemetry.record import Ack, Event, Start
 from telemetry.site import LEVELS, ActuatorSpec
 from telemetry.span import ENTRY, TIMER, CommandOut, Span
+from telemetry.wire.message import ACK_STATUSES
 
 SENDS_MAX: Final = 3
 MANUAL: Final = LEVELS["manual"]

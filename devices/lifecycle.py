@@ -36,7 +36,6 @@ FAULTS: Final = {
     "superseded": "COMMAND_SUPERSEDED",
     "lost": "COMMAND_LOST",
 }
-ACK_STATUSES: Final = ("accepted", "refused", "expired", "superseded")
 
 
 def drawing() -> str:

@@ -391,11 +391,17 @@ def _read_record(source: Source, payload: bytes) -> Record | wire.Reject:
     try:
         if source.channel == "ack":
             ack = _ack_decoder.decode(payload)
-            return Ack(source.key, ack.id[:200], ack.status[:40], ack.reason[:200]) if ack.v == wire.VERSION else _version(ack.v)
+            if ack.v != wire.VERSION:
+                return _version(ack.v)
+            if ack.status not in wire.ACK_STATUSES:
+                return wire.Reject("malformed", f"status {ack.status[:20]!r} is none of {', '.join(wire.ACK_STATUSES)}")
+            return Ack(source.key, ack.id[:200], ack.status, ack.reason[:200])
         if source.channel == "status":
             status = _status_decoder.decode(payload)
             if status.v != wire.VERSION:
                 return _version(status.v)
+            if status.state not in wire.STATES:
+                return wire.Reject("malformed", f"state {status.state[:20]!r} is neither online nor offline")
             body = {"boot": status.boot} | ({} if status.lost_to is None else {"lost_to": status.lost_to})
             return Event("birth" if status.state == "online" else "offline", source.key, body)
         return Event("device_event", source.key, _object_decoder.decode(payload))

@@ -65,6 +65,9 @@ class Command(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     reason: str = ""
 
 
+ACK_STATUSES: Final = ("accepted", "refused", "expired", "superseded")
+
+
 class CommandAck(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Device to core. status: accepted, refused, expired, superseded."""
 
@@ -80,6 +83,9 @@ class Receipt(msgspec.Struct, forbid_unknown_fields=True):
     boot: int
     seq: int
     v: int = VERSION
+
+
+STATES: Final = ("online", "offline")
 
 
 class Status(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):

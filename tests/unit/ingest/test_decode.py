@@ -122,6 +122,8 @@ HOSTILE = {
     "too_large": [(TOPIC, b'{"p":{"air_temp_c":1}}' + b" " * PAYLOAD_MAX)],
     "too_many_rows": [(TOPIC, b'{"rows":[]}'), (TOPIC, text(rows=[{"p": {"air_temp_c": 1}}] * 10_001))],
     "malformed": [
+        ("fl/farm/dev-0/status", b'{"state":"party"}'),
+        ("fl/farm/dev-0/ack", b'{"id":"x","status":"maybe"}'),
         (TOPIC, b""),
         (TOPIC, b"\xff\xfe"),
         (TOPIC, b"[1]"),
