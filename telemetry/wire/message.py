@@ -119,7 +119,7 @@ REASONS: Final[dict[str, str]] = {
     "unknown_point": "the device's profile has no such point",
     "too_large": "payload over the size limit",
     "too_many_rows": "more rows or points than a message may hold",
-    "malformed": "not valid JSON or not the message's shape",
+    "malformed": "not valid JSON, not the message's shape, or an unknown `state` or `status`",
     "version": "unsupported version",
     "value": "a value is not a finite number",
     "unit": "the unit is not the point's unit",
