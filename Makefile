@@ -5,19 +5,22 @@ STAMP := .venv/.installed
 ONLY ?=
 export PYTHON
 
-.PHONY: setup tools demo check test bench torture saboteurs lock image clean
+.PHONY: setup tools broker demo check test bench torture saboteurs lock image clean
 setup: $(STAMP)
 
 $(STAMP): requirements.lock pyproject.toml scripts/setup.sh
-	bash scripts/setup.sh install
+	@bash scripts/setup.sh install
 
 # Programs that only the tests need: database servers, a browser, fault tools. Cheap when they are there.
 tools: $(STAMP)
-	bash scripts/setup.sh tools
+	@bash scripts/setup.sh tools
 
-demo: $(STAMP)
-	bash scripts/setup.sh broker
-	$(BIN)/fieldloom demo
+# The broker first: what only an administrator can install is told before some minutes of downloading.
+broker:
+	@bash scripts/setup.sh broker
+
+demo: broker $(STAMP)
+	@$(BIN)/fieldloom demo
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
