@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import shutil
+import sys
 import time
 from collections import deque
 from pathlib import Path
@@ -105,6 +107,12 @@ class Pulse:
         return Group(*head, *(Text(text, no_wrap=True, overflow="ellipsis") for text in self.lines))
 
 
+def command() -> str:
+    """How this program is called where it runs: with its path, unless the shell finds it."""
+    called = sys.argv[0]
+    return called if called.endswith("/fieldloom") and shutil.which("fieldloom") is None else "fieldloom"
+
+
 class DemoScreen:
     """The demo's terminal: a block that refreshes itself, or, where there is no terminal (or `quiet`), a line every ten seconds."""
 
@@ -144,7 +152,7 @@ class DemoScreen:
         )
         print(f"\n    {link}\n")
         print(say("Data: {data}", data=self._data_dir.resolve()))
-        print(say("Ctrl-C stops everything. Another login link: {command} login", command="fieldloom"), flush=True)
+        print(say("Ctrl-C stops everything. Another login link: {command} login", command=command()), flush=True)
 
     def stopped(self) -> None:
         """Before anything is said after an early end: the line of parts is still open."""

@@ -55,7 +55,7 @@ install() {
         "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || debian python3-venv
         "$PYTHON" -m venv --clear "$VENV"
     fi
-    say "installing the locked packages into $VENV: about 300 MB, once; some minutes on a slow line"
+    say "installing the locked packages into $VENV: about 300 MB to load and 900 MB on disk, once"
     pip --require-hashes -r requirements.lock
     pip --no-deps --no-build-isolation -e .
     say "compiling the kernels (once)"

@@ -37,7 +37,7 @@ class CoreProcess:
             "FIELDLOOM_DATA_DIR": str(self.data),
             "FIELDLOOM_MQTT_HOST": broker.host,
             "FIELDLOOM_MQTT_PORT": str(broker.port),
-            "FIELDLOOM_CONFIG": str(directory / "none.toml"),
+            "FIELDLOOM_CONFIG": "/dev/null",
             "FIELDLOOM_DISK_FREE_MB": "64",
             "PYTHONPATH": str(ROOT),
             **(env or {}),

@@ -52,7 +52,7 @@ class Installation:
             "FIELDLOOM_MQTT_PORT": str(self.broker.port),
             "FIELDLOOM_WEB_PORT": "0",
             "FIELDLOOM_DISK_FREE_MB": "64",
-            "FIELDLOOM_CONFIG": str(self.directory / "none.toml"),
+            "FIELDLOOM_CONFIG": "/dev/null",
             "COLUMNS": "200",
         }
 
