@@ -13,6 +13,7 @@ import csv
 import datetime as dt
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -110,8 +111,8 @@ class Installation:
 
 def printed_table(text: str) -> dict[str, int]:
     """The table of fates as numbers."""
-    cells = [line.strip("│ ").split("│") for line in text.splitlines() if line.startswith("│")]
-    return {row[0].strip(): int(row[1].strip().replace(",", "")) for row in cells if len(row) == 2}
+    rows = re.findall(r"^ *(\S.*?) {2,}([\d,]+)$", text, re.MULTILINE)
+    return {name: int(count.replace(",", "")) for name, count in rows}
 
 
 STORED = "SELECT point, ts_ms, value FROM samples"
@@ -362,7 +363,7 @@ def test_now_is_decided_by_the_live_lane(installation: Installation, tmp_path: P
     words = ["play", file, "--mapping", LETTUCE / "climate.yaml", "--at", "now", "--speed", "5760"]
     text = installation.fieldloom(*words)
     assert "0 rejected" in text
-    assert "raise P3 RC-T-SPREAD@agc-lettuce-now/climate-reference" in text
+    assert "ALARM P3 raised: Two sensors in climate-reference disagree [RC-T-SPREAD]" in text
     installation.stop()
     stored = installation.stored()
     assert {name.split("/")[0] for name, series in stored.items() if series} == {"agc-lettuce-now"}
