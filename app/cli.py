@@ -4,6 +4,11 @@ Every expected failure ends as one sentence with its fix and an exit code: 1 env
 3 damaged data. Wrong words on the command line end with 2. A traceback means a defect of ours.
 """
 
+# ruff: noqa: E402
+import signal
+
+_taken_back = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the program loads ends it, without a traceback
+
 import atexit
 import contextlib
 import errno
@@ -20,6 +25,8 @@ import typer
 from app.commands import look, operate, run, sites
 from app.settings import load_settings
 from telemetry.errors import ConfigError, CorruptError, FieldloomError
+
+signal.signal(signal.SIGINT, _taken_back)
 
 app = typer.Typer(
     name="fieldloom",
@@ -60,7 +67,8 @@ def main() -> None:
     except typer.Abort:
         code = 130
     except typer.TyperException as error:  # wrong words on the command line
-        print(f"fieldloom: {usage(error)}", file=sys.stderr)
+        if error.format_message():  # no words at all: the help was printed
+            print(f"fieldloom: {usage(error)}", file=sys.stderr)
         code = error.exit_code
     except (FieldloomError, OSError) as error:
         code = _explain(error)

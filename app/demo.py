@@ -18,7 +18,7 @@ import devices
 from api.auth import BEARER_LIFE_MAX_S, LINK_LIFE_S, Role, Way
 from app import serving
 from app.broker import SERVICE, Broker, find_mosquitto, write_private
-from app.client import open_sessions, reachable
+from app.client import open_sessions, page_url, reachable
 from app.console import DemoScreen, newest
 from app.narrator import length
 from app.playable import playable_sites
@@ -48,7 +48,7 @@ async def run_demo(settings: Settings, *, speed: float, seed: int, quiet: bool) 
     """Start all, print the address and a login link, show what flows; the exit code. Raises EnvironmentFault, ConfigError."""
     began = time.monotonic()
     serving.check_start(settings)
-    if settings.mqtt_host:
+    if settings.mqtt_host:  # the demo brings its own where none is set
         require_broker(settings.mqtt_host, settings.mqtt_port)
     else:
         find_mosquitto()
@@ -109,9 +109,18 @@ async def run_service(settings: Settings) -> int:
         speed_file(settings.data_dir).unlink(missing_ok=True)  # of a demo that was killed
         free_port(settings.web_host, settings.web_port, must=True)
         warn_of_clock(settings.data_dir)
+        try:
+            require_broker(settings.mqtt_host, settings.mqtt_port)
+        except EnvironmentFault as error:  # it may come later, and core goes on trying
+            print(f"fieldloom: {error}; core goes on trying", file=sys.stderr)
         parts = await service_parts(settings, [])
         supervisor = Supervisor(parts, stop_order=STOP_ORDER)
-        return ended(await supervisor.run(), supervisor)
+
+        def tell() -> None:
+            address = page_url(settings)
+            print(say("Fieldloom serves at {address}. `fieldloom login` prints a link to log in.", address=address), flush=True)
+
+        return ended(await supervisor.run(while_up=tell), supervisor)
 
 
 def ended(code: int, supervisor: Supervisor) -> int:
@@ -130,8 +139,8 @@ def require_broker(host: str, port: int) -> None:
             pass
     except OSError as error:
         raise EnvironmentFault(
-            f"the broker at {host}:{port} cannot be reached ({error.strerror or error}); start it, correct FIELDLOOM_MQTT_HOST and "
-            "FIELDLOOM_MQTT_PORT, or unset them: the demo brings its own"
+            f"the broker at {host}:{port} cannot be reached ({error.strerror or error}); start it, or correct FIELDLOOM_MQTT_HOST and "
+            "FIELDLOOM_MQTT_PORT"
         ) from error
 
 

@@ -16,7 +16,7 @@ import structlog
 from app.settings import Settings
 from app.site_files import load_site
 from store.history import History
-from store.place import check_place
+from store.place import check_place, owned
 from telemetry.clock import EngineClock
 from telemetry.errors import CallerError, CorruptError
 
@@ -31,9 +31,13 @@ def log_in_file(settings: Settings) -> Iterator[None]:
     """Events of the supervisor go into log/supervisor.log while the block runs: its terminal shows what flows."""
     directory = settings.data_dir / "log"
     directory.mkdir(exist_ok=True)
+    before = structlog.get_config()
     with (directory / "supervisor.log").open("a", encoding="utf-8", buffering=1) as stream:
         set_up_log(settings, stream)
-        yield
+        try:
+            yield
+        finally:
+            structlog.configure(**before)
 
 
 def set_up_log(settings: Settings, stream: TextIO | None = None) -> None:
@@ -133,7 +137,8 @@ async def serve_notify(settings: Settings) -> int:
 
     url = settings.notify_webhook_url
     webhook = None if url is None else url.get_secret_value()
-    await notify.run(settings.data_dir, clock=clock(), webhook_url=webhook, stop=stop_on_signal())
+    with owned(settings.data_dir / "run", "notify"):  # two would tell everything twice
+        await notify.run(settings.data_dir, clock=clock(), webhook_url=webhook, stop=stop_on_signal())
     return 0
 
 

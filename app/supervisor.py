@@ -29,6 +29,7 @@ STOP_S: Final = 8.0
 BACKOFF_S: Final = (0.2, 10.0)  # first and longest pause before a restart
 CALM_S: Final = 30.0  # a child that lived so long starts with the first pause again
 POLL_S: Final = 0.02
+LOG_BYTES_MAX: Final = 10 << 20  # a longer log is put aside at the next start
 CONNECT_S: Final = 0.5
 PR_SET_PDEATHSIG: Final = 1
 SENTENCE: Final = "fieldloom: "  # how the command line begins what it says to its user
@@ -84,6 +85,8 @@ class Child:
         if self.part.ready is not None:
             self.part.ready.parent.mkdir(parents=True, exist_ok=True)
             self.part.ready.unlink(missing_ok=True)
+        if self.part.log_file is not None and self.part.log_file.is_file() and self.part.log_file.stat().st_size > LOG_BYTES_MAX:
+            self.part.log_file.replace(self.part.log_file.with_suffix(".log.1"))
         parent = os.getpid()
         with contextlib.ExitStack() as files:
             output = None if self.part.log_file is None else files.enter_context(self.part.log_file.open("ab"))

@@ -44,6 +44,7 @@ ZH: Final[dict[str, str]] = {
     "Port {wanted} is in use; this demo takes {port}.": "端口 {wanted} 已被占用，演示改用 {port}。",
     "Fieldloom has stopped; what it learned is kept.": "Fieldloom 已停止，数据已保留。",
     "{part} ended (code {code}) and is started again: {words}": "{part}已退出（代码 {code}），正在重新启动：{words}",
+    "Fieldloom serves at {address}. `fieldloom login` prints a link to log in.": "Fieldloom 正在 {address} 提供服务。用 `fieldloom login` 取登录链接。",
     # what flows
     "{messages:,.1f} messages/s   {samples:,.1f} samples/s   {alarms} alarms   {commands} commands": "{messages:,.1f} 条消息/秒   {samples:,.1f} 个样本/秒   {alarms} 条报警   {commands} 条指令",
     "{received:,} messages received = {stored:,} stored + {duplicate:,} duplicate + {rejected:,} rejected + {pending:,} pending": "收到消息 {received:,} = 已存 {stored:,} + 重复 {duplicate:,} + 被拒 {rejected:,} + 待处理 {pending:,}",

@@ -413,7 +413,10 @@ class DuckDBHistory:
         text = str(error)
         if "lock" in text and isinstance(error, duckdb.IOException):
             message = f"{self._path} is open in another process; only one `fieldloom serve web` may own it: stop the other one"
-            return HistoryFault(f"{message} ({text.splitlines()[0]})", retryable=False)
+            return HistoryFault(message, retryable=False)
+        if "Corrupt database" in text or "not a valid DuckDB" in text:
+            way_on = "put back a copy, or move it aside: a new one is filled from what the journal still has"
+            return HistoryFault(f"{self._path} is damaged; {way_on} ({text.splitlines()[0]})", retryable=False)
         if isinstance(error, duckdb.InterruptException):
             return QueryLimit("the operation was interrupted")
         return HistoryFault(f"{self._path}: {text}", retryable=isinstance(error, (duckdb.IOException, duckdb.OutOfMemoryException)))

@@ -63,7 +63,7 @@ def test_a_web_address_of_another_machine_is_told(tmp_path: Path, host: str, say
 
 def test_a_broker_that_does_not_answer_is_told_before_anything_starts(tmp_path: Path) -> None:
     done = demo(tmp_path / "data", FIELDLOOM_MQTT_HOST="127.0.0.1", FIELDLOOM_MQTT_PORT=1)
-    assert_one_sentence(done, 1, "broker at 127.0.0.1:1 cannot be reached (Connection refused)", "correct FIELDLOOM_MQTT_HOST")
+    assert_one_sentence(done, 1, "broker at 127.0.0.1:1 cannot be reached (Connection refused)", "or correct FIELDLOOM_MQTT_HOST")
     assert not (tmp_path / "data" / "inbox.sqlite").exists()
 
 
@@ -81,6 +81,20 @@ def test_a_damaged_file_is_told_with_the_way_on(tmp_path: Path, name: str) -> No
     (sentence,) = done.stderr.strip().splitlines()
     assert name in sentence
     assert "put back a copy" in sentence
+
+
+def test_a_damaged_history_ends_it_with_its_own_sentence(tmp_path: Path) -> None:
+    """It is web that finds out: what its last words were is what the user reads, without the log around them."""
+    data = tmp_path / "data"
+    CoreStub.begin(data).journal.close()
+    (data / "history.duckdb").write_bytes(b"not a database" * 700)
+    (data / "log").mkdir()
+    (data / "log" / "web.log").write_text("fieldloom: what an earlier run said\n")
+    done = demo(data)
+    assert done.returncode == 1, done.stderr
+    (sentence,) = done.stderr.strip().splitlines()
+    assert sentence.startswith("fieldloom: web ended at once: ")
+    assert "is damaged; put back a copy, or move it aside" in sentence
 
 
 def test_a_clock_behind_the_journal_is_told_and_the_demo_runs(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The command line: one sentence and an exit code for every expected failure."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from app.cli import place_kernels
 from app.demo import free_port
 from store.journal import Journal
+from store.place import owned
 from telemetry.clock import EngineClock
 from telemetry.errors import EnvironmentFault
 from tests.faults.web_process import CoreStub
@@ -90,6 +92,29 @@ def test_a_second_core_is_refused_with_the_reason(tmp_path: Path) -> None:
         journal.close()
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_second_notify_is_refused(tmp_path: Path) -> None:
+    """Two would tell everybody everything twice."""
+    (tmp_path / "run").mkdir()
+    with owned(tmp_path / "run", "notify"):
+        done = fieldloom("serve", "notify", data_dir=tmp_path)
+    assert done.returncode == 1
+    assert "notify runs already as process" in done.stderr
+
+
+def test_an_interrupt_while_the_program_loads_leaves_no_traceback() -> None:
+    """Python tells each module that it has loaded; the command's own modules come after these."""
+    argv = [sys.executable, "-X", "importtime", "-m", "app.cli", "lab", "sites/nursery"]
+    with subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.endswith(" pydantic_core\n"):
+                process.send_signal(signal.SIGINT)
+                break
+        said = process.stderr.read()
+    assert process.returncode == -signal.SIGINT
+    assert "Traceback" not in said
 
 
 def test_a_port_in_use_is_told_or_avoided() -> None:
