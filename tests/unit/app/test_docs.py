@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from app.cli import app
 from app.settings import Settings
+from telemetry import unit as unit_module
 
 ROOT = Path(__file__).parents[3]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -75,3 +76,9 @@ def test_records_of_decisions_are_numbered_once() -> None:
     numbers = [path.name[:4] for path in (ROOT / "docs" / "adr").glob("*.md")]
     assert len(numbers) == len(set(numbers))
     assert all(number.isdigit() for number in numbers)
+
+
+def test_every_unit_is_in_the_glossary() -> None:
+    section = read("docs/glossary.md").split("## Units")[1].split("## ")[0].split()
+    listed = {word.strip(":.;,") for word in section}
+    assert [unit for unit in (*unit_module._PREFIXED.split(), *unit_module._PLAIN.split()) if unit not in listed] == []
