@@ -104,7 +104,7 @@ def growth(raw: Path) -> float:
 
     The first fifth is left out: buffers fill until the rate is the slower side's.
     """
-    latencies = [float(line) for line in raw.read_text().split()]
+    latencies = [float(line) for line in raw.read_text().split() if line != "latency_ms"]
     fifth = len(latencies) // 5
     return statistics.median(latencies[-fifth:]) / statistics.median(latencies[fifth : 2 * fifth]) if fifth else 1.0
 
