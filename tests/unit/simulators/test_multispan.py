@@ -130,8 +130,8 @@ def test_fans_bring_outside_air_and_a_wet_pad_cools_it():
         for inputs in (Inputs(), Inputs(exhaust_fan=1), Inputs(exhaust_fan=1, pad_pump=1))
     )
     assert blown.air_c[0] < closed.air_c[0] - 3
-    # 34 C and 30 % have a wet bulb of 21 C: two thirds of the way is 8.6 K.
-    assert padded.air_c[0] == pytest.approx(blown.air_c[0] - 8, abs=2.5)
+    # 34 C and 30 % have a wet bulb of 21 C: air comes in 8.6 K colder, and the crop transpires less in it.
+    assert blown.air_c[0] - 8.6 < padded.air_c[0] < blown.air_c[0] - 4
     assert relative_humidity_pct(padded)[0] > relative_humidity_pct(blown)[0] + 15
 
 
