@@ -150,6 +150,19 @@ def test_the_same_configuration_again_changes_nothing() -> None:
     assert decide(story(True)) == decide(story(False))
 
 
+def test_an_alarm_of_a_removed_device_ends_with_its_area_also_after_a_restart_in_between() -> None:
+    story = entries_of((0, Event("drained")), (1, ("d-3", {"temp_c": 4})), (2, record_of(site(2))), (3, None))
+    for restarts in (False, True):
+        engine, made = build_engine(), []
+        for k in range(len(story)):
+            made += engine.step(slice_entries(story, k, k + 1)).decisions
+            if restarts:
+                saved, engine = engine.snapshot(), build_engine()
+                engine.restore(saved)
+        (end,) = [d for d in made if d.subject == "COLD@s/d-3" and d.body.get("event") == "rule_removed"]
+        assert (end.body["area"], end.position) == ("a", 5)
+
+
 def test_a_snapshot_of_a_snapshot_is_the_same_bytes(tmp_path: Path) -> None:
     story = Story(3)
     for _ in range(300):
