@@ -8,19 +8,23 @@ Limits: a range read returns at most READ_ROWS_MAX rows, a downsample at most BU
 Every method raises StoreError (mostly `HistoryFault`, which says whether trying again can help) when the store fails.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from telemetry.decision import log_line_of
 from telemetry.errors import StoreError
 
 MEMBER_BASE: Final = 1 << 30  # derived series; core numbers stay below (2**27, so that 8 per point fit int32)
 READ_ROWS_MAX: Final = 1_000_000  # 22 MB of columns
-RECORDS_MAX: Final = 10_000  # of one `records` call
+RECORDS_MAX: Final = 10_000  # of one `records` call, and of one `decisions` call unless one position has more
 BUCKETS_MAX: Final = 100_000
+TIME_NS_MAX: Final = (1 << 63) - 1
+SCHEMA: Final = 2  # of a store's own file; 1 kept decisions in ms, without phase and stage
 REJECTS_KEPT: Final = 10_000  # newest records of kind event, subject reject: at most 40 MB of what devices sent wrong
 
 
@@ -104,15 +108,53 @@ class Series(NamedTuple):
 
 
 class RecordRow(NamedTuple):
-    """One decision, request, event or configuration, kept for ever. body is JSON; site and device are "" when it has none."""
+    """One decision, request, event or configuration, kept for ever. body is JSON; site and device are "" when it has none.
+
+    phase and stage are those of a `telemetry.decision.Decision`; None for every other record. With them a row is the whole
+    decision: `decision_line` gives back its line of the canonical log.
+    """
 
     position: int
-    time_ms: int
+    time_ns: int
     kind: str
     site: str
     device: str
     subject: str
     body: str
+    phase: int | None = None
+    stage: int | None = None
+
+    @property
+    def time_ms(self) -> int:
+        """`time_ns` in whole ms."""
+        return self.time_ns // 1_000_000
+
+
+def clipped_ns(ts_ms: int | None) -> int | None:
+    """A bound in ms as ns, inside what an int64 holds."""
+    return None if ts_ms is None else max(-TIME_NS_MAX, min(TIME_NS_MAX, ts_ms * 1_000_000))
+
+
+def decision_line(row: RecordRow) -> bytes:
+    """The line of the canonical decision log that a whole decision was stored from."""
+    assert row.phase is not None, row
+    assert row.stage is not None, row
+    return log_line_of(row.position, row.phase, row.time_ns, row.stage, row.kind, row.subject, row.body)
+
+
+def whole_positions(rows: list[RecordRow], limit: int, of_position: Callable[[int], list[RecordRow]]) -> list[RecordRow]:
+    """`rows` (ordered by position, at most one more than `limit`) without a position that is cut; the only one is asked for whole."""
+    if len(rows) <= limit:
+        return rows
+    last = rows[-1].position
+    return [row for row in rows if row.position < last] or of_position(last)
+
+
+def check_schema(path: Path, schema: int) -> None:
+    """HistoryFault when a store's file was written by a newer version."""
+    if schema > SCHEMA:
+        sentence = f"{path}: written with schema {schema} of a newer version, this program reads {SCHEMA}; use the newer program"
+        raise HistoryFault(sentence, retryable=False)
 
 
 def is_reject(record: RecordRow) -> bool:
@@ -248,6 +290,17 @@ class History(Protocol):
         newest_first: bool = True,
     ) -> list[RecordRow]:
         """Records by position, those that match everything given; [start, end)."""
+        ...
+
+    def decisions(self, after: int, *, limit: int = RECORDS_MAX) -> list[RecordRow]:
+        """Whole decisions after a journal position, in canonical order; [] when there are no more.
+
+        At most `limit`, but always all of a position: the last row's position is the next call's `after`.
+        """
+        ...
+
+    def decisions_from(self) -> int:
+        """The position from which on every decision is whole; before it an older version kept them without phase and stage."""
         ...
 
     def members(self, point: int, at_ms: int) -> MemberState | None:

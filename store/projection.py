@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from store.history import AppendResult, History, MemberRow, RecordRow, SampleRows, Series, join_rows, make_rows, no_rows
 from store.journal_reader import Gap
 from store.members import SUMMARIES, MemberTracker, summarise, summary_number
-from telemetry.decision import Decision
+from telemetry.decision import Decision, body_text, in_order
 from telemetry.errors import CorruptError
 from telemetry.frame import Admission, Entries, Flag, Frames, Verdict
 from telemetry.plan import Device, Plan
@@ -58,7 +58,7 @@ def project(transaction: Transaction, plan: Plan) -> Projection:
     arrays, summaries = _project_arrays(frames, admission)
     rows = join_rows([_project_samples(frames, admission), *summaries])
     records = [_record_row(entries, index, record, plan) for index, record in entries.records]
-    records += [_decision_row(decision, plan) for decision in transaction.read_decisions()]
+    records += [_decision_row(decision, plan) for decision in in_order(transaction.read_decisions())]
     records.sort(key=lambda row: row.position)  # stable: an entry before what was decided on it
     return Projection(rows, series, records, arrays)
 
@@ -129,14 +129,14 @@ def place_of(subject: str, plan: Plan) -> tuple[str, str]:
 
 def _decision_row(decision: Decision, plan: Plan) -> RecordRow:
     site, device = ("", "") if decision.kind == "answer" else place_of(decision.subject, plan)
-    body = _json(decision.body)
-    return RecordRow(decision.position, decision.time_ns // NS_PER_MS, decision.kind, site, device, decision.subject, body)
+    d = decision
+    return RecordRow(d.position, d.time_ns, d.kind, site, device, d.subject, body_text(d), d.phase, d.stage)
 
 
 def _record_row(entries: Entries, index: int, record: Record, plan: Plan) -> RecordRow:
     kind, subject, about, body = _describe(record)
     site, device = place_of(about, plan)
-    return RecordRow(entries.first + index, int(entries.time_ns[index]) // NS_PER_MS, kind, site, device, subject, body)
+    return RecordRow(entries.first + index, int(entries.time_ns[index]), kind, site, device, subject, body)
 
 
 def _describe(record: Record) -> tuple[str, str, str, str]:
@@ -318,7 +318,7 @@ class Projector:
         """
         self.flush()
         body = {"first": self.position + 1, "last": gap.available - 1, "plan_known": self._learn_numbers()}
-        record = RecordRow(gap.available - 1, int(self._now_s() * 1000), "gap", "", "", "journal", _json(body))
+        record = RecordRow(gap.available - 1, int(self._now_s() * 1e9), "gap", "", "", "journal", _json(body))
         self._history.append(no_rows(), [record], gap.available - 1, plan=encode_plan(self.plan))
         self.position = gap.available - 1
 

@@ -34,15 +34,18 @@ from store.history import (
     RecordRow,
     SampleRows,
     Series,
+    decision_line,
     make_rows,
     no_rows,
 )
 from store.influx_history import InfluxHistory
 from store.influx_server import InfluxServer, InfluxV1, InfluxV2
+from telemetry.decision import Decision, body_text, decode_decisions, encode_decisions, in_order, log_line
 from telemetry.quality import BAD, NOT_A_NUMBER, UNCERTAIN
 from tests.faults.influx import influxd, v2_front
 
 T0 = 1_700_000_000_000
+MS = 1_000_000  # ns
 FOREVER = 4_000_000_000_000
 POINTS = 64
 SERIES = [Series(n, "farm", f"d{n % 4}", f"air_temp_{n}", "C") for n in range(POINTS)]
@@ -134,6 +137,7 @@ def test_empty_history_answers_everything_with_nothing(opener):
     assert history.position() == -1
     assert history.saved_plan() is None
     assert (history.count(), history.series(), history.records()) == (0, [], [])
+    assert (history.decisions(-1), history.decisions_from()) == ([], 0)
     assert len(everything(history)) == 0
     assert len(history.latest([0, 1], T0)) == 0
     assert len(history.downsample(0, 0, T0, 10)) == 0
@@ -174,7 +178,7 @@ def test_position_plan_rows_and_series_survive_reopening(opener):
 
 
 def test_append_at_or_before_the_stored_position_changes_nothing(history):
-    record = RecordRow(3, T0, "alarm", "farm", "d1", "HOT@farm/d1", "{}")
+    record = RecordRow(3, T0 * MS, "alarm", "farm", "d1", "HOT@farm/d1", "{}")
     history.append(make_rows([0], T0, 1.0), [record], 3)
     for position in (3, 2):
         assert history.append(make_rows([0], T0 + 1, 2.0), [record], position, plan=b"no") == AppendResult(0, 0, 0)
@@ -258,10 +262,10 @@ def test_count_by_point_and_range(history):
 
 def test_records_are_filtered_and_ordered_by_position(history):
     rows = [
-        RecordRow(1, T0, "event", "farm", "d1", "offline", '{"为":"雨"}'),
-        RecordRow(2, T0 + 5, "alarm", "farm", "d1", "HOT@farm/d1", '{"to":"UNACK"}'),
-        RecordRow(2, T0 + 4, "demand", "farm", "d1", "farm/d1/vent", "{}"),
-        RecordRow(3, T0 + 9, "alarm", "barn", "p1", "HOT@barn/p1", "{}"),
+        RecordRow(1, T0 * MS, "event", "farm", "d1", "offline", '{"为":"雨"}'),
+        RecordRow(2, (T0 + 5) * MS + 999_999, "alarm", "farm", "d1", "HOT@farm/d1", '{"to":"UNACK"}', 0, 40),
+        RecordRow(2, (T0 + 4) * MS, "demand", "farm", "d1", "farm/d1/vent", "{}", 1, 60),
+        RecordRow(3, (T0 + 9) * MS, "alarm", "barn", "p1", "HOT@barn/p1", "{}", 1, 40),
     ]
     history.append(no_rows(), rows[:2], 1)
     history.append(no_rows(), rows[2:], 3)
@@ -273,13 +277,71 @@ def test_records_are_filtered_and_ordered_by_position(history):
     assert history.records(subject="farm/d1/vent") == [rows[2]]
     assert history.records(start_ms=T0 + 4, end_ms=T0 + 9, newest_first=False) == [rows[1], rows[2]]
     assert history.records(subject="x' OR '1'='1") == []
+    assert history.records(start_ms=-(1 << 53), end_ms=1 << 53, newest_first=False) == rows
+    assert history.records(start_ms=1 << 53) == []
+
+
+ODD_BODIES = [
+    {}, {"a": None, "b": [], "c": {}}, {"x": [0.1, 1 / 3, -0.0, 5e-324, 1.7976931348623157e308, 1e21, 1.0, 2**53 + 0.0]},
+    {"n": [2**63 - 1, -(2**63), 0, True]}, {"nan": math.nan, "inf": -math.inf},
+    {"温度": "太热 🌡", "q": '"\\ \n\t\x00\u2028', "z": 1, "A": 2}, {"deep": {"b": {"d": 1, "c": [{}]}, "a": ""}}, {"long": "x" * 100_000},
+]  # fmt: skip
+
+
+def odd_decisions() -> list[Decision]:
+    """Decisions in canonical order, several at one position, with everything a body may hold."""
+    made = [
+        Decision(position, phase, T0 * MS + 7 * position + 1, stage, kind, subject, body)
+        for position in (0, 5, 2**53)
+        for phase, stage, kind, subject in (
+            (0, 30, "condition", "HOT@farm/d1"),
+            (1, 40, "alarm", "夏@farm/d1"),
+            (1, 90, "answer", ""),
+        )
+        for body in ODD_BODIES
+    ]
+    return in_order(made)
+
+
+def test_decisions_come_back_as_the_lines_of_the_canonical_log(opener):
+    history = opener()
+    made = odd_decisions()
+    rows = [
+        RecordRow(d.position, d.time_ns, d.kind, "farm", "d1", d.subject, body_text(d), d.phase, d.stage)
+        for d in (decode_decisions(encode_decisions(made)))  # as the journal gives them
+    ]
+    entry = RecordRow(5, T0 * MS, "fault", "", "", "history", "{}")  # of an entry: it is no decision, whatever its kind
+    history.append(no_rows(), [rows[0]], 0)
+    history.append(no_rows(), [entry, *rows[1:]], 2**53)
+    assert [decision_line(row) for row in history.decisions(-1)] == [log_line(d) for d in made]
+    assert history.decisions_from() == 0
+    history.close()
+    again = opener()
+    read, after = [], -1
+    while page := again.decisions(after, limit=5):  # under the 24 of one position: positions are never cut
+        assert {row.position for row in page} == {page[0].position}
+        read, after = read + page, page[-1].position
+    assert [decision_line(row) for row in read] == [log_line(d) for d in made]
+    assert len(again.decisions(5, limit=RECORDS_MAX)) == len(made) // 3
+    assert again.decisions(2**53) == []
+
+
+def test_pages_of_decisions_hold_as_many_whole_positions_as_fit(history):
+    rows = [
+        RecordRow(position, T0 * MS, "alarm", "farm", "d1", f"R{k}@farm/d1", "{}", 1, 40) for position in range(9) for k in range(3)
+    ]
+    history.append(no_rows(), rows, 8)
+    assert [row.position for row in history.decisions(-1, limit=7)] == [0, 0, 0, 1, 1, 1]
+    assert history.decisions(1, limit=27) == rows[6:]
+    with pytest.raises(ValueError, match="limit must be"):
+        history.decisions(-1, limit=RECORDS_MAX + 1)
 
 
 def test_rejects_are_kept_up_to_their_limit_and_other_records_for_ever(history):
-    history.append(no_rows(), [RecordRow(0, T0, "event", "", "", name, "{}") for name in ("reject", "offline")], 0)
-    history.append(no_rows(), [RecordRow(1, T0, "event", "", "", "reject", "{}")] * (REJECTS_KEPT - 1), 1)
+    history.append(no_rows(), [RecordRow(0, T0 * MS, "event", "", "", name, "{}") for name in ("reject", "offline")], 0)
+    history.append(no_rows(), [RecordRow(1, T0 * MS, "event", "", "", "reject", "{}")] * (REJECTS_KEPT - 1), 1)
     assert len(history.records(subject="reject", limit=RECORDS_MAX)) == REJECTS_KEPT
-    history.append(no_rows(), [RecordRow(2, T0, "event", "", "", "reject", "{}")], 2)
+    history.append(no_rows(), [RecordRow(2, T0 * MS, "event", "", "", "reject", "{}")], 2)
     kept = history.records(subject="reject", limit=RECORDS_MAX, newest_first=False)
     assert (len(kept), kept[0].position, kept[-1].position) == (REJECTS_KEPT, 1, 2)
     assert len(history.records(subject="offline")) == 1
@@ -302,7 +364,7 @@ def test_limits_are_taken_and_one_over_them_is_refused(history):
 
 
 def test_retention_forgets_samples_and_keeps_records(history):
-    record = RecordRow(1, T0, "alarm", "farm", "d1", "HOT@farm/d1", "{}")
+    record = RecordRow(1, T0 * MS, "alarm", "farm", "d1", "HOT@farm/d1", "{}")
     whole = np.array([1, 2], np.int16)
     members = [MemberRow(5, T0, KEYFRAME, np.arange(2, dtype=np.int32), whole)]
     history.append(make_rows([0, 0, 1], [T0, T0 + 1000, T0], 1.0), [record], 1, members=members)

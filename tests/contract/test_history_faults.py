@@ -162,7 +162,7 @@ def test_unknown_organisation_is_named_with_the_setting(influx, tmp_path):
 
 def test_frozen_then_killed_server_loses_nothing_and_doubles_nothing(influx, tmp_path):
     history = open_history(tmp_path, v1(influx.url, "frozen"))
-    record = RecordRow(0, T0, "alarm", "farm", "d0", "HOT@farm/d0", "{}")
+    record = RecordRow(0, T0 * 1_000_000, "alarm", "farm", "d0", "HOT@farm/d0", "{}")
     assert history.append(make_rows([0], T0, 1.0), [record], 0).written == 1
     with influx.frozen():
         assert append_fails(history).retryable
@@ -190,7 +190,7 @@ class DiesAfterWriting(InfluxV1):
 def test_crash_between_samples_and_position_is_repeated_without_a_trace(influx, tmp_path, check):
     name = f"crash_{check}"
     rows = make_rows([0, 1, 0], [T0, T0, T0 + 1], [1.0, 2.0, 3.0], check=check)
-    record = RecordRow(0, T0, "alarm", "farm", "d0", "HOT@farm/d0", "{}")
+    record = RecordRow(0, T0 * 1_000_000, "alarm", "farm", "d0", "HOT@farm/d0", "{}")
     dying = open_history(tmp_path, DiesAfterWriting(influx.url, name))
     with pytest.raises(KeyboardInterrupt):
         dying.append(rows, [record], 0)
