@@ -40,7 +40,6 @@ from store.history import (
     is_reject,
     make_rows,
     no_rows,
-    whole_positions,
 )
 from store.members import pack_members, replay_members, unique_members
 from store.uniqueness import HighWater, drop_repeats, same_value, sort_rows
@@ -290,12 +289,11 @@ class DuckDBHistory:
     def decisions(self, after: int, *, limit: int = RECORDS_MAX) -> list[RecordRow]:
         """See History."""
         check_limit(limit, RECORDS_MAX)
-        query = "SELECT * FROM records WHERE phase IS NOT NULL AND position {} ORDER BY position, rowid"
-
-        def ask(test: str, value: int, tail: str) -> list[RecordRow]:
-            return [RecordRow(*row) for row in self._rows(query.format(test) + tail, {"at": value})]
-
-        return whole_positions(ask("> $at", after, f" LIMIT {limit + 1}"), limit, lambda at: ask("= $at", at, ""))
+        later = "FROM records WHERE phase IS NOT NULL AND position > $after"
+        # Rows are stored in order of position: the inner scan ends early. (ORDER BY .. LIMIT reads all the rest for each page.)
+        last = f"(SELECT max(position) FROM (SELECT position {later} LIMIT {limit}))"
+        rows = self._rows(f"SELECT * {later} AND position <= {last} ORDER BY position, rowid", {"after": after})
+        return [RecordRow(*row) for row in rows]
 
     def decisions_from(self) -> int:
         """See History."""

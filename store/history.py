@@ -8,7 +8,7 @@ Limits: a range read returns at most READ_ROWS_MAX rows, a downsample at most BU
 Every method raises StoreError (mostly `HistoryFault`, which says whether trying again can help) when the store fails.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
@@ -21,7 +21,7 @@ from telemetry.errors import StoreError
 
 MEMBER_BASE: Final = 1 << 30  # derived series; core numbers stay below (2**27, so that 8 per point fit int32)
 READ_ROWS_MAX: Final = 1_000_000  # 22 MB of columns
-RECORDS_MAX: Final = 10_000  # of one `records` call, and of one `decisions` call unless one position has more
+RECORDS_MAX: Final = 10_000  # of one `records` or `decisions` call
 BUCKETS_MAX: Final = 100_000
 TIME_NS_MAX: Final = (1 << 63) - 1
 SCHEMA: Final = 2  # of a store's own file; 1 kept decisions in ms, without phase and stage
@@ -140,14 +140,6 @@ def decision_line(row: RecordRow) -> bytes:
     assert row.phase is not None, row
     assert row.stage is not None, row
     return log_line_of(row.position, row.phase, row.time_ns, row.stage, row.kind, row.subject, row.body)
-
-
-def whole_positions(rows: list[RecordRow], limit: int, of_position: Callable[[int], list[RecordRow]]) -> list[RecordRow]:
-    """`rows` (ordered by position, at most one more than `limit`) without a position that is cut; the only one is asked for whole."""
-    if len(rows) <= limit:
-        return rows
-    last = rows[-1].position
-    return [row for row in rows if row.position < last] or of_position(last)
 
 
 def check_schema(path: Path, schema: int) -> None:
@@ -293,9 +285,9 @@ class History(Protocol):
         ...
 
     def decisions(self, after: int, *, limit: int = RECORDS_MAX) -> list[RecordRow]:
-        """Whole decisions after a journal position, in canonical order; [] when there are no more.
+        """The next `limit` whole decisions after a journal position, in canonical order; [] when there are no more.
 
-        At most `limit`, but always all of a position: the last row's position is the next call's `after`.
+        The last position comes with all that was decided at it, so that it is the next call's `after`.
         """
         ...
 

@@ -24,7 +24,6 @@ from store.history import (
     check_limit,
     check_schema,
     is_reject,
-    whole_positions,
 )
 from store.members import pack_members, replay_members
 
@@ -128,14 +127,12 @@ class RecordFile:
         return [RecordRow(*row) for row in self._rows(query, given)]
 
     def decisions(self, after: int, *, limit: int) -> list[RecordRow]:
-        """Whole decisions after a position, at most `limit` but all of a position."""
+        """The next `limit` whole decisions after a position, with all of the last one's."""
         check_limit(limit, RECORDS_MAX)
-        query = "SELECT * FROM records WHERE phase IS NOT NULL AND position {} ? ORDER BY position, rowid"
-
-        def ask(test: str, position: int, tail: str) -> list[RecordRow]:
-            return [RecordRow(*row) for row in self._rows(query.format(test) + tail, [position])]
-
-        return whole_positions(ask(">", after, f" LIMIT {limit + 1}"), limit, lambda at: ask("=", at, ""))
+        later = "FROM records WHERE phase IS NOT NULL AND position > :after"
+        last = f"(SELECT max(position) FROM (SELECT position {later} ORDER BY position LIMIT {limit}))"
+        rows = self._rows(f"SELECT * {later} AND position <= {last} ORDER BY position, rowid", {"after": after})
+        return [RecordRow(*row) for row in rows]
 
     def decisions_from(self) -> int:
         """The position from which on every decision is whole."""
