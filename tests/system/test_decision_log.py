@@ -1,0 +1,96 @@
+"""The decision log of a real run with alarms and commands: the journal's, the history's through web, and the history's own file are
+the same bytes."""
+
+# ruff: noqa: T201 - the figures of a proof are part of its result
+
+import asyncio
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from simulators.device import Options, SimulatedDevice
+from simulators.fleet import Broker, DeviceClient
+from telemetry.clock import EngineClock
+from telemetry.record import Request
+from telemetry.site import SiteConfig
+from tests.faults.broker import RealBroker
+from tests.faults.process import Process, wait_until
+from tests.system.core_process import ROOT, CoreProcess
+from tests.system.test_t27_expired_commands import until
+from tests.system.test_t33_hung_parts import Room
+
+pytestmark = pytest.mark.system
+
+
+def hot_site() -> SiteConfig:
+    house = {
+        "name": "house",
+        "points": [{"name": "temp_c", "unit": "°C", "low": -30, "high": 60, "heartbeat_s": 2}],
+        "actuators": [{"name": "vent", "expiry_s": 5, "fail_safe": 20.0}],
+    }
+    rule = {
+        "id": "HOT",
+        "profile": "house",
+        "when": "temp_c > 30",
+        "priority": "P2",
+        "message": {"en": "{device} is too hot: {value}", "zh": "{device} 太热：{value}"},
+        "demand": {"actuator": "vent", "value": 80, "level": "temperature"},
+    }
+    return SiteConfig.model_validate(
+        {
+            "site": "farm", "areas": [{"name": "a"}], "profiles": {"house": house}, "rules": [rule],
+            "devices": [{"name": "live", "profile": "house", "area": "a"}],
+        }
+    )  # fmt: skip
+
+
+def log_of(core: CoreProcess, source: str, *words: str) -> subprocess.CompletedProcess[bytes]:
+    """What `fieldloom decisions` prints."""
+    command = [sys.executable, "-m", "app.cli", "decisions", source, *words]
+    done = subprocess.run(command, cwd=ROOT, env=core.env, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    return done
+
+
+async def test_history_prints_the_decision_log_of_the_journal(tmp_path: Path) -> None:
+    with RealBroker(tmp_path / "broker") as broker, CoreProcess(tmp_path / "core", broker) as core:
+        core.env["FIELDLOOM_WEB_PORT"] = "0"
+        await asyncio.to_thread(lambda: core.configure(hot_site()).start().wait_configured("farm"))
+        room = Room()
+        profile = hot_site().profiles["house"]
+        options = Options(boot=1, plant_start_s=0, sample_s=0.2)
+        device = SimulatedDevice("farm", "live", profile, room, options=options, random=np.random.default_rng(1))
+        address = Broker(broker.host, broker.port, lambda _name: None)
+        client = DeviceClient(device, address, clock=EngineClock(time.time_ns, time.monotonic_ns), random=np.random.default_rng(1))
+        running = asyncio.create_task(client.run(asyncio.Event()))
+        argv = [sys.executable, "-m", "app.cli", "serve", "web"]
+        ready = core.data / "run" / "web.ready"
+        try:
+            with Process(argv, log=tmp_path / "web.log", env=core.env, cwd=ROOT) as web:
+                for warm, position in ((40.0, 80), (20.0, 0)):  # there and back: raised and returned, opened and shut
+                    room.temp_c = warm
+                    await until(lambda wanted=position: device.actuators["vent"].target == wanted, deadline_s=15, what="vent moves")
+                core.ask(Request("ack-1", "acknowledge", "王", {"alarm": "HOT@farm/live"}))
+                await until(lambda: core.decisions("answer", "ack-1"), deadline_s=10, what="acknowledged")
+                running.cancel()
+                assert core.stop() == 0
+                kinds = {kind: len(core.decisions(kind)) for kind in ("alarm", "command", "demand", "answer")}
+                print(f"decided: {kinds}")
+                assert min(kinds.values()) > 0
+                journal = log_of(core, "--journal")
+                wait_until(lambda: b"behind" not in log_of(core, "--history").stderr, deadline_s=30, what="history has it all")
+                through_web = log_of(core, "--history")
+                assert log_of(core, "--history", "--hash").stdout == log_of(core, "--journal", "--hash").stdout
+                assert ready.is_file()
+                web.terminate()
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+        assert not ready.is_file()
+        from_file = log_of(core, "--history")
+        assert through_web.stdout == from_file.stdout == journal.stdout
+        assert (through_web.stderr, from_file.stderr) == (b"", b"")
