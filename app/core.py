@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import functools
 import gc
+import itertools
 import os
 import random
 import shutil
@@ -18,7 +19,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import structlog
@@ -42,11 +43,11 @@ from store.retention import list_facts, plan_trim
 from store.snapshot import draft_snapshot, newest_snapshot, publish_snapshot
 from telemetry import topic
 from telemetry.clock import EngineClock
-from telemetry.decision import encode_decisions
+from telemetry.decision import Decision, encode_decisions
 from telemetry.errors import CorruptError, FencedError, StoreError
 from telemetry.frame import Entries, Flag
 from telemetry.plan import NS_PER_S
-from telemetry.record import Clock, Config, Event, Request, Start
+from telemetry.record import Clock, Config, Event, Request, Start, is_upgrade
 from telemetry.site import SiteConfig
 from telemetry.transaction import Accounting, Transaction
 from telemetry.wire.columns import encode_admission, encode_entries
@@ -76,7 +77,7 @@ class Core:
         check_place(data, free_bytes_min=settings.disk_free_mb << 20)
         self._clock = EngineClock(time.time_ns, time.monotonic_ns)
         self._journal = Journal(data / "journal", clock=self._clock)
-        self.engine, self._inbox_row = recover(data, sabotage=settings.sabotage)
+        self.engine, self._inbox_row, self._upgrade = recover(data, sabotage=settings.sabotage)
         self._clock = EngineClock(time.time_ns, time.monotonic_ns, self._journal.last_engine_ns)
         self.epoch = max(self._journal.last_epoch + 1, time.time_ns() // NS_PER_S)
         self._journal.begin(self.epoch)
@@ -331,6 +332,8 @@ class Core:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end)
         self._gather.add(Start(self.epoch, build_id()), self._clock.now_ns())
+        if self._upgrade is not None:
+            self._gather.add(self._upgrade, self._clock.now_ns())
         self._wake.set()
         give_back_memory()
         gc.freeze()
@@ -406,12 +409,19 @@ def make_transaction(entries: Entries, outcome: Outcome, epoch: int, accounting:
     )
 
 
-def recover(data: Path, *, sabotage: frozenset[str] = frozenset()) -> tuple[Engine, int]:
-    """The engine as it was after the last journaled transaction, and the last inbox row taken.
+class Recovery(NamedTuple):
+    """What a start finds: the engine after the last journaled transaction, the last inbox row taken, and the event that tells
+    where this build decides otherwise than the journal says; None where it does not."""
 
-    Newest valid snapshot, then the journal's tail. What was journaled stays fact: where new code decides otherwise, that is logged.
-    """
-    engine, inbox_row, position, differing = build_engine(sabotage=sabotage), 0, -1, 0
+    engine: Engine
+    inbox_row: int
+    upgrade: Event | None
+
+
+def recover(data: Path, *, sabotage: frozenset[str] = frozenset()) -> Recovery:
+    """Newest valid snapshot, then the journal's tail. What was journaled stays fact: where this build decides otherwise is told once."""
+    engine, inbox_row, position = build_engine(sabotage=sabotage), 0, -1
+    differing: list[int] = []  # position of the first other decision of each such transaction
     skipped: list[str] = []
     found = newest_snapshot(data / "snapshots", skipped=skipped, is_other_build_allowed=True)
     for reason in skipped:
@@ -421,19 +431,42 @@ def recover(data: Path, *, sabotage: frozenset[str] = frozenset()) -> tuple[Engi
         engine.restore(state["engine"])
         inbox_row = state["inbox_row"]
     if not (data / "journal").is_dir():
-        return engine, inbox_row
+        return Recovery(engine, inbox_row, None)
     with contextlib.closing(JournalReader(data / "journal")) as reader:
         while transactions := reader.read(position, rows_max=10_000):
             for transaction in transactions:
-                outcome = engine.step(transaction.read_entries())
-                differing += encode_decisions(outcome.decisions) != transaction.decisions
-                for _, record in transaction.read_entries().records:
+                entries = transaction.read_entries()
+                outcome = engine.step(entries)
+                if encode_decisions(outcome.decisions) != transaction.decisions:
+                    differing.append(first_difference(outcome.decisions, transaction))
+                for _, record in entries.records:
                     if isinstance(record, Request):
                         inbox_row = max(inbox_row, int(record.body.get("inbox_row", 0)))
+                    elif is_upgrade(record) and record.body["build"] == build_id():
+                        differing = [at for at in differing if at > record.body["last"]]  # told by an earlier start
                 position = transaction.last
-    if differing:
-        log.warning("this build decides otherwise than the journal says; the journal stays", transactions=differing)
-    return engine, inbox_row
+    return Recovery(engine, inbox_row, tell_upgrade(differing))
+
+
+def first_difference(decisions: Sequence[Decision], journaled: Transaction) -> int:
+    """Position of the first decision that is not the journaled one."""
+    for ours, theirs in itertools.zip_longest(decisions, journaled.read_decisions()):
+        both = [one for one in (ours, theirs) if one is not None]
+        if len(both) == 1 or encode_decisions(both[:1]) != encode_decisions(both[1:]):
+            return min(one.position for one in both)
+    return journaled.first
+
+
+def tell_upgrade(differing: Sequence[int]) -> Event | None:
+    """The event of those positions; None without any."""
+    if not differing:
+        return None
+    first, last, count = min(differing), max(differing), len(differing)
+    reason = (
+        f"{build_id()} decides {count} transactions from position {first} on otherwise than the journal says; the journal stays"
+    )
+    log.warning(reason, transactions=count, first=first, last=last)
+    return Event("upgrade", "", {"transactions": count, "first": first, "last": last, "build": build_id(), "reason": reason})
 
 
 def slowest_follower(data: Path) -> int:

@@ -14,10 +14,12 @@ import pytest
 
 from simulators.device import Options, SimulatedDevice
 from simulators.fleet import Broker, DeviceClient
+from store.duckdb_history import DuckDBHistory
 from telemetry.clock import EngineClock
-from telemetry.record import Request
+from telemetry.record import Event, Request
 from telemetry.site import SiteConfig
 from tests.faults.broker import RealBroker
+from tests.faults.older_build import OlderBuild
 from tests.faults.process import Process, wait_until
 from tests.system.core_process import ROOT, CoreProcess
 from tests.system.test_t27_expired_commands import until
@@ -94,3 +96,51 @@ async def test_history_prints_the_decision_log_of_the_journal(tmp_path: Path) ->
         from_file = log_of(core, "--history")
         assert through_web.stdout == from_file.stdout == journal.stdout
         assert (through_web.stderr, from_file.stderr) == (b"", b"")
+
+
+def upgrades(core: CoreProcess) -> list[tuple[int, Event]]:
+    """The journal's events of that name with their positions."""
+    return [
+        (transaction.first + index, record)
+        for transaction in core.transactions()
+        for index, record in transaction.read_entries().records
+        if isinstance(record, Event) and record.name == "upgrade"
+    ]
+
+
+def test_new_build_that_decides_otherwise_says_so_in_journal_status_and_history(tmp_path: Path) -> None:
+    with RealBroker(tmp_path / "broker") as broker, CoreProcess(tmp_path / "core", broker) as core:
+        core.env["FIELDLOOM_WEB_PORT"] = "0"
+        older = OlderBuild(core.data)
+        for invents in (False, True, True, False):
+            older.write(invents=invents)
+        older.journal.close()
+        facts = b"".join(transaction.decisions for transaction in core.transactions())
+        for start in (1, 2):
+            core.start()
+            wait_until(lambda: upgrades(core), what="the difference is journaled")
+            wait_until(lambda n=start: len([1 for t in core.transactions() if t.epoch > 1]) > n, what="it goes on")
+            assert core.stop() == 0
+        [(position, event)] = upgrades(core)  # once, though it started twice
+        assert event.body.items() >= {"transactions": 2, "first": 3, "last": 4}.items()
+        assert b"".join(transaction.decisions for transaction in core.transactions()).startswith(facts)
+        done = subprocess.run(
+            [sys.executable, "-m", "app.cli", "status"],
+            cwd=ROOT,
+            env=core.env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert "2 transactions from 3 on" in done.stdout
+        argv = [sys.executable, "-m", "app.cli", "serve", "web"]
+        with Process(argv, log=tmp_path / "web.log", env=core.env, cwd=ROOT) as web:
+            wait_until(lambda: b"behind" not in log_of(core, "--history").stderr, deadline_s=30, what="history has it all")
+            assert log_of(core, "--history").stdout == log_of(core, "--journal").stdout
+            web.terminate()
+        history = DuckDBHistory(core.data / "history.duckdb")
+        try:
+            assert [row.position for row in history.records(kind="event", subject="upgrade")] == [position]
+        finally:
+            history.close()
