@@ -73,6 +73,7 @@ async def test_history_prints_the_decision_log_of_the_journal(tmp_path: Path) ->
         ready = core.data / "run" / "web.ready"
         try:
             with Process(argv, log=tmp_path / "web.log", env=core.env, cwd=ROOT) as web:
+                await asyncio.to_thread(web.wait_ready, ready.is_file)
                 for warm, position in ((40.0, 80), (20.0, 0)):  # there and back: raised and returned, opened and shut
                     room.temp_c = warm
                     await until(lambda wanted=position: device.actuators["vent"].target == wanted, deadline_s=15, what="vent moves")
@@ -136,6 +137,7 @@ def test_new_build_that_decides_otherwise_says_so_in_journal_status_and_history(
         assert "2 transactions from 3 on" in done.stdout
         argv = [sys.executable, "-m", "app.cli", "serve", "web"]
         with Process(argv, log=tmp_path / "web.log", env=core.env, cwd=ROOT) as web:
+            web.wait_ready(lambda: (core.data / "run" / "web.ready").is_file())
             wait_until(lambda: b"behind" not in log_of(core, "--history").stderr, deadline_s=30, what="history has it all")
             assert log_of(core, "--history").stdout == log_of(core, "--journal").stdout
             web.terminate()
