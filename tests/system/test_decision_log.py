@@ -137,7 +137,7 @@ def test_new_build_that_decides_otherwise_says_so_in_journal_status_and_history(
         assert "2 transactions from 3 on" in done.stdout
         argv = [sys.executable, "-m", "app.cli", "serve", "web"]
         with Process(argv, log=tmp_path / "web.log", env=core.env, cwd=ROOT) as web:
-            web.wait_ready(lambda: (core.data / "run" / "web.ready").is_file())
+            web.wait_ready((core.data / "run" / "web.ready").is_file)
             wait_until(lambda: b"behind" not in log_of(core, "--history").stderr, deadline_s=30, what="history has it all")
             assert log_of(core, "--history").stdout == log_of(core, "--journal").stdout
             web.terminate()
