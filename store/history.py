@@ -29,10 +29,12 @@ REJECTS_KEPT: Final = 10_000  # newest records of kind event, subject reject: at
 
 
 class HistoryFault(StoreError):
-    """The store failed. `retryable`: the same call may succeed later without a person doing something."""
+    """The store failed. `retryable`: the same call may succeed later without a person doing something; after `wait_s` at least,
+    when the server said so."""
 
-    def __init__(self, message: str, *, retryable: bool) -> None:
+    def __init__(self, message: str, *, retryable: bool, wait_s: float = 0.0) -> None:
         self.retryable = retryable
+        self.wait_s = wait_s
         super().__init__(message)
 
 

@@ -275,13 +275,15 @@ class Projector:
     def tend(self) -> None:
         """One bounded step of housekeeping: sort finished days (UTC, 6 h after their end), forget what is too old."""
         now_ms = int(self._now_s() * 1000)
+        self._tend_due_s = self._now_s() + TEND_MORE_S  # also when it fails: the next rounds must not all wait for it
         moved = self._history.compact((now_ms - SETTLED_MS) // DAY_MS * DAY_MS)
         if moved == 0 and self._keep_ms is not None:
             border_ms = (now_ms - self._keep_ms) // DAY_MS * DAY_MS
             if border_ms > self._deleted_before_ms:
                 self._history.delete_before(border_ms)
                 self._deleted_before_ms = border_ms
-        self._tend_due_s = self._now_s() + (TEND_S if moved == 0 else TEND_MORE_S)
+        if moved == 0:
+            self._tend_due_s = self._now_s() + TEND_S
 
     def take(self, transaction: Transaction) -> None:
         """Keep one transaction for the next flush. It must follow the last one without a hole.
