@@ -1,22 +1,18 @@
 """What every history store promises, run against every store: DuckDB, a real InfluxDB 1.6, and 2.x.
 
-2.x is run through `v2_front` always, and against the server of FIELDLOOM_TEST_INFLUX_URL, _ORG and _TOKEN when they are set.
+2.x is run through `v2_front` always, and against the real server of FIELDLOOM_TEST_INFLUX_URL, _ORG and _TOKEN when they are set.
 """
 
 import itertools
 import math
-import os
 import threading
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from influxdb_client import InfluxDBClient
 
 from store.duckdb_history import DuckDBHistory
 from store.history import (
@@ -39,10 +35,9 @@ from store.history import (
     no_rows,
 )
 from store.influx_history import InfluxHistory
-from store.influx_server import InfluxServer, InfluxV1, InfluxV2
 from telemetry.decision import Decision, body_text, decode_decisions, encode_decisions, in_order, log_line
 from telemetry.quality import BAD, NOT_A_NUMBER, UNCERTAIN
-from tests.faults.influx import influxd, v2_front
+from tests.contract.conftest import INFLUX
 
 T0 = 1_700_000_000_000
 MS = 1_000_000  # ns
@@ -50,56 +45,11 @@ FOREVER = 4_000_000_000_000
 POINTS = 64
 SERIES = [Series(n, "farm", f"d{n % 4}", f"air_temp_{n}", "C") for n in range(POINTS)]
 Opener = Callable[[], History]
-STORES = ["duckdb", "influx-1", "influx-2-front", "influx-2"]
-
-
-@pytest.fixture(scope="module")
-def influx_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = influxd(tmp_path_factory.mktemp("influxd"))
-    if server is None:
-        pytest.skip("influxd is not installed (Debian: influxdb)")
-    server.start()
-    yield server.url
-    server.kill()
-
-
-@pytest.fixture(scope="module")
-def connect(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Callable[[], InfluxServer]]]:
-    """By store: what opens a connection to a database of its own."""
-    with ExitStack() as stack:
-        fronts: list[str] = []
-
-        def front() -> str:
-            if not fronts:
-                fronts.append(stack.enter_context(v2_front(request.getfixturevalue("influx_url"), org="org", token="secret")))
-            return fronts[0]
-
-        def connector(store: str) -> Callable[[], InfluxServer]:
-            name = f"fieldloom_test_{uuid.uuid4().hex[:12]}"
-            if store == "influx-1":
-                url = request.getfixturevalue("influx_url")
-                return lambda: InfluxV1(url, name)
-            if store == "influx-2-front":
-                url = front()
-                return lambda: InfluxV2(url, org="org", bucket=name, token="secret")
-            url, org, token = (os.environ.get(f"FIELDLOOM_TEST_INFLUX_{part}", "") for part in ("URL", "ORG", "TOKEN"))
-            if not (url and org and token):
-                pytest.skip("FIELDLOOM_TEST_INFLUX_URL, _ORG and _TOKEN name no InfluxDB 2.x")
-            stack.callback(drop_bucket, url, org, name, token)
-            return lambda: InfluxV2(url, org=org, bucket=name, token=token)
-
-        yield connector
-
-
-def drop_bucket(url: str, org: str, name: str, token: str) -> None:
-    with InfluxDBClient(url=url, org=org, token=token) as client:
-        bucket = client.buckets_api().find_bucket_by_name(name)
-        if bucket is not None:
-            client.buckets_api().delete_bucket(bucket)
+STORES = ["duckdb", *INFLUX]
 
 
 @pytest.fixture(params=STORES)
-def opener(request: pytest.FixtureRequest, tmp_path: Path, connect) -> Iterator[Opener]:
+def opener(request: pytest.FixtureRequest, tmp_path: Path, make_database) -> Iterator[Opener]:
     """Opens the store under test; again and again the same one."""
     opened: list[History] = []
     if request.param == "duckdb":
@@ -107,10 +57,10 @@ def opener(request: pytest.FixtureRequest, tmp_path: Path, connect) -> Iterator[
         def make() -> History:
             return DuckDBHistory(tmp_path / "history.duckdb", memory_mb=64)
     else:
-        server = connect(request.param)
+        database = make_database(request.param)
 
         def make() -> History:
-            return InfluxHistory(tmp_path / "influx.sqlite", server())
+            return InfluxHistory(tmp_path / "influx.sqlite", database.connect())
 
     def open_one() -> History:
         opened.append(make())
