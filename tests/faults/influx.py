@@ -204,6 +204,45 @@ def picky(url: str, *, lines_max: int) -> Iterator[str]:
     pool.clear()
 
 
+class Fickle:
+    """In front of a real server: passes everything on, until `mode` says how it is down."""
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self.mode = "pass"  # black_hole: never answers; stranger: another machine answers; hangs_up: closes every connection
+        self.url = ""
+
+
+@contextmanager
+def fickle(target: str) -> Iterator[Fickle]:
+    """A `Fickle` on a free port."""
+    pool, state, is_over = urllib3.PoolManager(retries=False), Fickle(target), threading.Event()
+
+    class Handler(_Quiet):
+        def do_POST(self) -> None:
+            body, mode = self.body(), state.mode
+            if mode == "black_hole":
+                while state.mode == mode and not is_over.wait(0.02):
+                    pass
+            if mode in ("black_hole", "hangs_up"):
+                self.close_connection = True
+            elif mode == "stranger":
+                self.answer(200, b"<html>Welcome! Log in to use the network.</html>", "text/html")
+            else:
+                kept = ("Authorization", "Content-Type", "Content-Encoding", "Accept")
+                headers = {name: self.headers[name] for name in kept if name in self.headers}
+                response = pool.request(self.command, state.target + self.path, body=body, headers=headers)
+                self.answer(response.status, response.data)
+
+        do_GET = do_DELETE = do_POST  # noqa: N815
+
+    with _serving(Handler) as url:
+        state.url = url
+        yield state
+        is_over.set()
+    pool.clear()
+
+
 @contextmanager
 def black_hole() -> Iterator[str]:
     """Accepts connections and never says a word."""
