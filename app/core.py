@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import functools
 import gc
-import itertools
 import os
 import random
 import shutil
@@ -19,15 +18,16 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 import structlog
 from pydantic import ValidationError
 
 from app.failpoint import failpoint
+from app.recovery import recover
 from app.settings import Settings
-from app.wiring import build_engine, build_id
+from app.wiring import build_id
 from devices.outbox import Outbox, ReceiptOut
 from ingest.admit import Admit
 from ingest.decode import Directory, Gather
@@ -37,17 +37,16 @@ from ingest.receipt import Receipts
 from rules.engine import Engine, Outcome
 from store.inbox import Inbox
 from store.journal import Journal
-from store.journal_reader import JournalReader
 from store.place import check_place
 from store.retention import list_facts, plan_trim
-from store.snapshot import draft_snapshot, newest_snapshot, publish_snapshot
+from store.snapshot import draft_snapshot, publish_snapshot
 from telemetry import topic
 from telemetry.clock import EngineClock
-from telemetry.decision import Decision, encode_decisions
+from telemetry.decision import encode_decisions
 from telemetry.errors import CorruptError, FencedError, StoreError
 from telemetry.frame import Entries, Flag
 from telemetry.plan import NS_PER_S
-from telemetry.record import Clock, Config, Event, Request, Start, is_upgrade
+from telemetry.record import Clock, Config, Event, Request, Start
 from telemetry.site import SiteConfig
 from telemetry.transaction import Accounting, Transaction
 from telemetry.wire.columns import encode_admission, encode_entries
@@ -407,66 +406,6 @@ def make_transaction(entries: Entries, outcome: Outcome, epoch: int, accounting:
         accounting=msgspec.json.encode(accounting),
         rows=len(entries.frames.point),
     )
-
-
-class Recovery(NamedTuple):
-    """What a start finds: the engine after the last journaled transaction, the last inbox row taken, and the event that tells
-    where this build decides otherwise than the journal says; None where it does not."""
-
-    engine: Engine
-    inbox_row: int
-    upgrade: Event | None
-
-
-def recover(data: Path, *, sabotage: frozenset[str] = frozenset()) -> Recovery:
-    """Newest valid snapshot, then the journal's tail. What was journaled stays fact: where this build decides otherwise is told once."""
-    engine, inbox_row, position = build_engine(sabotage=sabotage), 0, -1
-    differing: list[int] = []  # position of the first other decision of each such transaction
-    skipped: list[str] = []
-    found = newest_snapshot(data / "snapshots", skipped=skipped, is_other_build_allowed=True)
-    for reason in skipped:
-        log.warning("snapshot passed over", reason=reason)
-    if found is not None:
-        position, state = found
-        engine.restore(state["engine"])
-        inbox_row = state["inbox_row"]
-    if not (data / "journal").is_dir():
-        return Recovery(engine, inbox_row, None)
-    with contextlib.closing(JournalReader(data / "journal")) as reader:
-        while transactions := reader.read(position, rows_max=10_000):
-            for transaction in transactions:
-                entries = transaction.read_entries()
-                outcome = engine.step(entries)
-                if encode_decisions(outcome.decisions) != transaction.decisions:
-                    differing.append(first_difference(outcome.decisions, transaction))
-                for _, record in entries.records:
-                    if isinstance(record, Request):
-                        inbox_row = max(inbox_row, int(record.body.get("inbox_row", 0)))
-                    elif is_upgrade(record) and record.body["build"] == build_id():
-                        differing = [at for at in differing if at > record.body["last"]]  # told by an earlier start
-                position = transaction.last
-    return Recovery(engine, inbox_row, tell_upgrade(differing))
-
-
-def first_difference(decisions: Sequence[Decision], journaled: Transaction) -> int:
-    """Position of the first decision that is not the journaled one."""
-    for ours, theirs in itertools.zip_longest(decisions, journaled.read_decisions()):
-        both = [one for one in (ours, theirs) if one is not None]
-        if len(both) == 1 or encode_decisions(both[:1]) != encode_decisions(both[1:]):
-            return min(one.position for one in both)
-    return journaled.first
-
-
-def tell_upgrade(differing: Sequence[int]) -> Event | None:
-    """The event of those positions; None without any."""
-    if not differing:
-        return None
-    first, last, count = min(differing), max(differing), len(differing)
-    reason = (
-        f"{build_id()} decides {count} transactions from position {first} on otherwise than the journal says; the journal stays"
-    )
-    log.warning(reason, transactions=count, first=first, last=last)
-    return Event("upgrade", "", {"transactions": count, "first": first, "last": last, "build": build_id(), "reason": reason})
 
 
 def slowest_follower(data: Path) -> int:

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from app.core import admit_of, recover
+from app.core import admit_of
+from app.recovery import recover
 from app.wiring import build_id
+from rules.engine import Engine, Outcome
 from store.snapshot import write_snapshot
+from telemetry.frame import Entries
 from telemetry.record import Event
 from tests.faults.older_build import OlderBuild
 
@@ -55,7 +58,7 @@ def test_what_was_told_is_not_told_again_and_what_is_new_is(older: OlderBuild) -
 def test_another_build_tells_its_own(older: OlderBuild, monkeypatch: pytest.MonkeyPatch) -> None:
     older.write(invents=True)
     older.write([upgrade(older.data)])
-    monkeypatch.setattr("app.core.build_id", lambda: "fieldloom 9.9.9")
+    monkeypatch.setattr("app.recovery.build_id", lambda: "fieldloom 9.9.9")
     assert upgrade(older.data).body["build"] == "fieldloom 9.9.9"
 
 
@@ -74,3 +77,19 @@ def test_accounting_tells_the_upgrade_from_then_on(older: OlderBuild) -> None:
     accounting = admit_of(recover(older.data).engine).accounting
     assert (accounting.upgrade_count, accounting.upgrade_first) == (1, 2)
     assert accounting.is_balanced()
+
+
+def test_tail_is_read_in_few_steps_with_the_same_state(older: OlderBuild, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(300):
+        older.write()
+    calls, step = [], Engine.step
+
+    def counted(self: Engine, entries: Entries) -> Outcome:
+        calls.append(len(entries))
+        return step(self, entries)
+
+    monkeypatch.setattr(Engine, "step", counted)
+    found = recover(older.data)
+    assert (found.upgrade, calls) == (None, [302])
+    states = [write_snapshot(tmp_path / name, 1, engine.snapshot()) for name, engine in (("a", found.engine), ("b", older.engine))]
+    assert states[0].read_bytes() == states[1].read_bytes()
