@@ -39,7 +39,7 @@ from store.inbox import Inbox
 from store.journal import Journal
 from store.place import check_place
 from store.retention import list_facts, plan_trim
-from store.snapshot import draft_snapshot, publish_snapshot
+from store.snapshot import draft_snapshot, publish_snapshot, remove_drafts
 from telemetry import topic
 from telemetry.clock import EngineClock
 from telemetry.decision import encode_decisions
@@ -76,6 +76,7 @@ class Core:
         check_place(data, free_bytes_min=settings.disk_free_mb << 20)
         self._clock = EngineClock(time.time_ns, time.monotonic_ns)
         self._journal = Journal(data / "journal", clock=self._clock)
+        remove_drafts(data / "snapshots")
         self.engine, self._inbox_row, self._upgrade = recover(data, sabotage=settings.sabotage)
         self._clock = EngineClock(time.time_ns, time.monotonic_ns, self._journal.last_engine_ns)
         self.epoch = max(self._journal.last_epoch + 1, time.time_ns() // NS_PER_S)

@@ -3,7 +3,7 @@
 import bisect
 import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -11,9 +11,10 @@ import structlog
 
 from app.wiring import build_engine, build_id
 from rules.engine import Engine
-from store.journal_reader import JournalReader
-from store.snapshot import newest_snapshot
+from store.journal_reader import Gap, JournalReader
+from store.snapshot import valid_snapshots
 from telemetry.decision import Decision, encode_decisions
+from telemetry.errors import StoreError
 from telemetry.frame import join_entries
 from telemetry.record import Event, Request, is_upgrade
 from telemetry.transaction import Transaction
@@ -33,19 +34,11 @@ class Recovery(NamedTuple):
 
 def recover(data: Path, *, sabotage: frozenset[str] = frozenset()) -> Recovery:
     """Newest valid snapshot, then the journal's tail. What was journaled stays fact: where this build decides otherwise is told once."""
-    engine, inbox_row, position = build_engine(sabotage=sabotage), 0, -1
+    engine, inbox_row, position = _restore(data / "snapshots", sabotage)
     differing: list[int] = []  # position of the first other decision of each such transaction
-    skipped: list[str] = []
-    found = newest_snapshot(data / "snapshots", skipped=skipped, is_other_build_allowed=True)
-    for reason in skipped:
-        log.warning("snapshot passed over", reason=reason)
-    if found is not None:
-        position, state = found
-        engine.restore(state["engine"])
-        inbox_row = state["inbox_row"]
     if not (data / "journal").is_dir():
         return Recovery(engine, inbox_row, None)
-    with contextlib.closing(JournalReader(data / "journal")) as reader:
+    with contextlib.closing(JournalReader(data / "journal")) as reader, _explained(data):
         while transactions := reader.read(position, rows_max=RECOVER_ROWS):
             # As one run: how entries are cut changes no decision, and each call of `step` costs half a ms.
             entries = join_entries([transaction.read_entries() for transaction in transactions])
@@ -57,6 +50,36 @@ def recover(data: Path, *, sabotage: frozenset[str] = frozenset()) -> Recovery:
                     differing = [at for at in differing if at > record.body["last"]]  # told by an earlier start
             position = transactions[-1].last
     return Recovery(engine, inbox_row, tell_upgrade(differing))
+
+
+@contextlib.contextmanager
+def _explained(data: Path) -> Iterator[None]:
+    try:
+        yield
+    except Gap as gap:
+        raise StoreError(
+            f"no snapshot in {data / 'snapshots'} can be used, and the journal begins at position {gap.available}: put back the "
+            "snapshots, install the build that wrote them, or move journal and snapshots aside to begin anew"
+        ) from gap
+
+
+def _restore(directory: Path, sabotage: frozenset[str]) -> tuple[Engine, int, int]:
+    """The newest snapshot that this build can take, its inbox row and position; an engine without a past when there is none."""
+    skipped: list[str] = []
+    for position, state in valid_snapshots(directory, skipped=skipped, is_other_build_allowed=True):
+        engine = build_engine(sabotage=sabotage)
+        try:
+            engine.restore(state["engine"])
+            taken = engine, int(state["inbox_row"]), position
+        except (KeyError, ValueError, TypeError, IndexError) as error:  # of a build with another state
+            skipped.append(f"{directory}: the snapshot of position {position} does not fit this build ({error!r})")
+            continue
+        break
+    else:
+        taken = build_engine(sabotage=sabotage), 0, -1
+    for reason in skipped:
+        log.warning("snapshot passed over", reason=reason)
+    return taken
 
 
 def find_other(decisions: Sequence[Decision], journaled: Sequence[Transaction]) -> list[int]:

@@ -9,10 +9,14 @@ from app.core import admit_of
 from app.recovery import recover
 from app.wiring import build_id
 from rules.engine import Engine, Outcome
+from store.journal import Journal
 from store.snapshot import write_snapshot
+from telemetry.clock import ManualClock
+from telemetry.errors import StoreError
 from telemetry.frame import Entries
 from telemetry.record import Event
 from tests.faults.older_build import OlderBuild
+from tests.faults.web_world import START_NS, Writer
 
 
 @pytest.fixture
@@ -93,3 +97,27 @@ def test_tail_is_read_in_few_steps_with_the_same_state(older: OlderBuild, tmp_pa
     assert (found.upgrade, calls) == (None, [302])
     states = [write_snapshot(tmp_path / name, 1, engine.snapshot()) for name, engine in (("a", found.engine), ("b", older.engine))]
     assert states[0].read_bytes() == states[1].read_bytes()
+
+
+@pytest.mark.parametrize("kept", [1, 0])
+def test_snapshot_of_another_build_that_does_not_fit_is_passed_over(older: OlderBuild, kept: int) -> None:
+    snapshots = older.data / "snapshots"
+    if kept:
+        write_snapshot(snapshots, older.engine.position, {"engine": older.engine.snapshot(), "inbox_row": 7})
+    older.write()
+    foreign = {"engine": older.engine.snapshot() | {"stages": {"Admit": {}}}, "inbox_row": 9}
+    write_snapshot(snapshots, older.engine.position, foreign, build="fieldloom 0.0.1")
+    found = recover(older.data)
+    assert (found.upgrade, found.engine.position, found.inbox_row) == (None, 2, 7 * kept)
+
+
+def test_trimmed_journal_without_a_snapshot_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal", clock=ManualClock(START_NS), segment_bytes=1)
+    journal.begin(1)
+    writer = Writer()
+    for _ in range(3):
+        journal.append(writer.write())
+    journal.trim(before=2)
+    journal.close()
+    with pytest.raises(StoreError, match=r"the journal begins at position 2.* put back the snapshots"):
+        recover(tmp_path)
