@@ -257,8 +257,12 @@ class Core:
         self._snapshot_due_ns, self._frames_since_snapshot = now_ns, 0
         state = {"engine": self.engine.state(), "inbox_row": self._inbox_done}
         directory, loop = self._settings.data_dir / "snapshots", asyncio.get_running_loop()
-        draft = await loop.run_in_executor(self._io, draft_snapshot, directory, self.engine.position, state)
-        loop.run_in_executor(self._side, publish_snapshot, draft).add_done_callback(_report_snapshot)
+        try:
+            draft = await loop.run_in_executor(self._io, draft_snapshot, directory, self.engine.position, state)
+        except StoreError as error:
+            _tell_unwritten(error)
+        else:
+            loop.run_in_executor(self._side, publish_snapshot, draft).add_done_callback(_report_snapshot)
 
     async def _trim_when_due(self, now_ns: int) -> None:
         """Unlink journal segments that every follower and the older snapshot are done with, or that the disk can no longer hold."""
@@ -365,9 +369,13 @@ class Core:
 
 
 def _report_snapshot(done: asyncio.Future[Path]) -> None:
-    """A snapshot that cannot be written costs time at the next start, not data."""
     if not done.cancelled() and (error := done.exception()) is not None:
-        log.error("snapshot not written", error=str(error))
+        _tell_unwritten(error)
+
+
+def _tell_unwritten(error: BaseException) -> None:
+    """A snapshot that cannot be written costs time at the next start, not data: control goes on."""
+    log.error("snapshot not written", error=str(error))
 
 
 def keep_one_heap() -> None:

@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 from app.demo import free_port
+from store.influx_history import InfluxHistory
+from store.influx_server import InfluxV1
 from store.journal import Journal
+from store.journal_reader import JournalReader
+from store.projection import Projector
 from telemetry.clock import EngineClock
 from telemetry.errors import EnvironmentFault
 from tests.faults.web_process import CoreStub, web_process
@@ -81,6 +85,23 @@ async def test_decision_log_of_the_history_is_that_of_the_journal_with_web_and_w
     from_file = await printed("--history")  # web is down
     assert from_file.stdout == journal.stdout
     assert "1 behind the journal" in from_file.stderr
+
+
+def test_decision_log_beside_influxdb_needs_no_server(tmp_path: Path) -> None:
+    core = CoreStub.begin(tmp_path)
+    for k in range(3):
+        core.write(decisions=[("alarm", f"HOT@north/house-{k % 2}", {"k": k / 3})])
+    history = InfluxHistory(tmp_path / "history.sqlite", InfluxV1("http://127.0.0.1:1", "unused"))
+    reader, projector = JournalReader(tmp_path / "journal"), Projector(history, now_s=lambda: 0.0)
+    while projector.follow(reader):
+        pass
+    projector.flush()
+    for part in (history, reader, core.journal):
+        part.close()
+    stored = fieldloom("decisions", "--history", data_dir=tmp_path, history="influx", influx_url="http://127.0.0.1:1")
+    assert (stored.returncode, stored.stderr) == (0, "")
+    assert stored.stdout == fieldloom("decisions", data_dir=tmp_path).stdout
+    assert stored.stdout.count("\n") == 3
 
 
 def test_status_of_a_journal_adds_up(data_dir: Path) -> None:
