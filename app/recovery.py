@@ -3,6 +3,7 @@
 import bisect
 import contextlib
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -104,7 +105,7 @@ def first_difference(decisions: Sequence[Decision], journaled: Transaction) -> i
 
 def tell_upgrade(differing: Sequence[int]) -> Event | None:
     """The event of those positions; None without any."""
-    if not differing:
+    if not differing or os.environ.get("FIELDLOOM_SABOTAGE") == "silent_upgrade":
         return None
     first, last, count = min(differing), max(differing), len(differing)
     reason = (

