@@ -34,6 +34,7 @@ EVENT_WORDS: Final = {
     "broker_up": "reached the broker",
     "broker_lost": "lost the broker",
     "drained": "has read the broker's backlog",
+    "upgrade": "was upgraded:",
 }
 OPEN_STATES: Final = ("UNACK", "ACKED", "RTNUN")
 
@@ -57,6 +58,11 @@ def status_table(settings: Settings, last: Transaction, *, now_ns: int) -> Table
     for reason, count in sorted(accounting.rejected_by_reason.items()):
         table.add_row("  rejected", f"{reason}: {count}")
     table.add_row("late, future, gaps, changed", f"{accounting.late}, {accounting.future}, {accounting.gaps}, {accounting.changed}")
+    if accounting.upgrade_count:
+        table.add_row(
+            "decided otherwise by a new build",
+            f"[yellow]{accounting.upgrade_count} transactions from {accounting.upgrade_first} on[/]",
+        )
     return table
 
 
