@@ -254,7 +254,7 @@ class Conditions:
         state, book = self._state, self._book
         fresh = np.flatnonzero(book.parameters["silence"][book.rule_of] & (state.phase == OFF))
         if len(fresh):
-            begin_ns = self._last_ns or int(span.entries.time_ns[0])
+            begin_ns = max(self._last_ns or int(span.entries.time_ns[0]), span.sight_ns)  # configured while blind: from sight on
             state.phase[fresh], state.since_ns[fresh] = PENDING_ON, begin_ns
             state.demand[fresh] = book.parameters["constant"][book.rule_of[fresh]]
             self._count_silence(fresh, begin_ns)

@@ -111,6 +111,7 @@ def test_a_device_that_never_spoke_is_silent_from_its_configuration_on() -> None
     assert silence((0, Event("drained")), (6, None), (7, None)) == [("UNACK", 7)]
     assert silence((3, Event("drained")), (9, None), (10, None)) == [("UNACK", 10)], "and not while blind"
     assert silence((0, Event("drained")), (6, HELLO), (12, None)) == []
+    assert silence((64, None), (66, None), (67, None)) == [("UNACK", 67)], "sight came back at 60 s"
 
 
 def test_no_silence_across_the_gap_of_a_stopped_core() -> None:
