@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 ONLY ?=
+SHORT ?=
 export PYTHON
 
 .PHONY: setup tools broker demo check test bench torture saboteurs lock image clean
@@ -37,10 +38,10 @@ torture: tools
 	$(BIN)/pytest -m torture --timeout 3600 tests
 
 saboteurs: tools
-	$(BIN)/python tests/saboteurs.py
+	$(BIN)/python tests/saboteurs.py $(if $(SHORT),--short)
 
 bench: tools
-	$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY))
+	$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY)) $(if $(SHORT),--short)
 
 lock:
 	uv pip compile pyproject.toml --extra dev --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \

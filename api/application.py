@@ -11,7 +11,22 @@ from api import problem
 from api.audit import Audit
 from api.limits import BodyLimit, Guard
 from api.parts import Parts
-from api.routes import alarms, commands, config, devices, health, history, lanes, metrics, points, rejects, session, sites, stream
+from api.routes import (
+    alarms,
+    commands,
+    config,
+    decisions,
+    devices,
+    health,
+    history,
+    lanes,
+    metrics,
+    points,
+    rejects,
+    session,
+    sites,
+    stream,
+)
 
 PREFIX: Final = "/api/v1"
 STATIC: Final = Path(__file__).with_name("static")
@@ -47,7 +62,7 @@ def make_app(parts: Parts) -> FastAPI:
     app.state.parts = parts
     problem.install(app)
     routed = APIRouter(prefix=PREFIX)
-    for module in (sites, devices, points, history, alarms, lanes, commands, rejects, config, session):
+    for module in (sites, devices, points, history, alarms, lanes, commands, decisions, rejects, config, session):
         routed.include_router(module.router)
     for module in (health, metrics):
         routed.include_router(module.router)

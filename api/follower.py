@@ -14,7 +14,7 @@ import structlog
 from api.feed import FeedHub
 from api.parts import Lag
 from api.state import Delta, LiveState, Parsed, merge, parse
-from store.history import AppendResult, History
+from store.history import AppendResult, History, HistoryFault
 from store.journal_reader import Gap, JournalReader
 from store.position import PositionFile
 from store.projection import JournalSource, Projector
@@ -209,6 +209,7 @@ class HistoryFollower:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="follow-history")
         self._journal: JournalSource | None = None
         self._projector: Projector | None = None
+        self._retry_s = RETRY_S
         self._fault = Fault("history_follow", self._show)
 
     def _show(self, error: str) -> None:
@@ -232,7 +233,7 @@ class HistoryFollower:
             while True:
                 taken = await self._round()
                 if not taken:
-                    await asyncio.sleep(RETRY_S if self._lag.history_error else POLL_S)
+                    await asyncio.sleep(self._retry_s if self._lag.history_error else POLL_S)
         finally:
             last = loop.run_in_executor(self._executor, self._flush)
             self._executor.shutdown(wait=False)
@@ -245,23 +246,15 @@ class HistoryFollower:
     async def _round(self) -> int:
         try:
             taken = await asyncio.get_running_loop().run_in_executor(self._executor, self._follow)
-        except Gap as gap:
-            self._pass_over(gap)
-            return 1
         except StoreError as error:
             self._fault.begins(error)
+            self._retry_s = max(RETRY_S, error.wait_s if isinstance(error, HistoryFault) else 0.0)
             self._journal = None
             return 0
         self._fault.ends()
         if self._projector is not None:
             self._lag.history_position = self._projector.position
         return taken
-
-    def _pass_over(self, gap: Gap) -> None:
-        """The journal was trimmed before history had it (it was cut off to save the disk): go on behind the gap, and say so."""
-        log.error("history_gap", after=gap.after, available=gap.available)
-        if self._projector is not None:
-            self._projector.position = gap.available - 1
 
 
 async def tell_position(told: PositionFile, state: LiveState, history: History) -> None:

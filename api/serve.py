@@ -24,7 +24,7 @@ from store.inbox import Inbox
 from store.journal_reader import JournalReader
 from store.position import PositionFile
 from store.projection import Projector
-from store.snapshot import newest_snapshot, write_snapshot
+from store.snapshot import newest_snapshot, remove_drafts, write_snapshot
 from telemetry.clock import Clock
 from telemetry.errors import EnvironmentFault, StoreError
 from telemetry.plan import Plan
@@ -55,6 +55,7 @@ class SnapshotFiles:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)
+        remove_drafts(directory)
 
     def newest(self) -> tuple[int, dict[str, Any]] | None:
         """The newest valid snapshot; None when there is none."""

@@ -26,6 +26,10 @@ POLL_S: Final = 0.1
 ANSWER_S: Final = 15.0  # a request is journaled within 0.2 s; longer means that core does not run
 
 
+class NoServiceError(EnvironmentFault):
+    """Nobody listens at the service's address."""
+
+
 class Client:
     """Calls of the API as plain values. Raises CallerError (the service refused, with its reason) or EnvironmentFault."""
 
@@ -40,16 +44,31 @@ class Client:
         """The answer's JSON."""
         return self._call("POST", path, json=body)
 
-    def _call(self, method: str, path: str, **more: Any) -> Any:
+    @contextlib.contextmanager
+    def stream(self, path: str) -> Iterator[httpx.Response]:
+        """A long answer while it arrives."""
+        with self._explained(), self._http.stream("GET", f"/api/v1{path}") as answer:
+            if not answer.is_success:
+                answer.read()
+                raise CallerError(_reason(answer))
+            yield answer
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        url = self._http.base_url
         try:
-            answer = self._http.request(method, f"/api/v1{path}", **more)
+            yield
         except httpx.TimeoutException as error:
-            raise EnvironmentFault(
-                f"{self._http.base_url} did not answer within {TIMEOUT_S:.0f} s; see `fieldloom doctor`"
-            ) from error
+            raise EnvironmentFault(f"{url} did not answer within {TIMEOUT_S:.0f} s; see `fieldloom doctor`") from error
+        except httpx.ConnectError as error:
+            message = f"no web process answers at {url}; start it with `fieldloom serve` or `fieldloom demo`"
+            raise NoServiceError(message) from error
         except httpx.TransportError as error:
-            message = f"no web process answers at {self._http.base_url}; start it with `fieldloom serve` or `fieldloom demo`"
-            raise EnvironmentFault(message) from error
+            raise EnvironmentFault(f"the answer of {url} broke off ({error}); see `fieldloom doctor`, then try again") from error
+
+    def _call(self, method: str, path: str, **more: Any) -> Any:
+        with self._explained():
+            answer = self._http.request(method, f"/api/v1{path}", **more)
         if answer.is_success:
             return answer.json() if answer.content else None
         raise CallerError(_reason(answer))

@@ -25,8 +25,9 @@ import structlog
 from pydantic import ValidationError
 
 from app.failpoint import failpoint
+from app.recovery import recover
 from app.settings import Settings
-from app.wiring import build_engine, build_id
+from app.wiring import build_id
 from devices.outbox import Outbox, ReceiptOut
 from ingest.admit import Admit
 from ingest.decode import Directory, Gather
@@ -36,10 +37,9 @@ from ingest.receipt import Receipts
 from rules.engine import Engine, Outcome
 from store.inbox import Inbox
 from store.journal import Journal
-from store.journal_reader import JournalReader
 from store.place import check_place
 from store.retention import list_facts, plan_trim
-from store.snapshot import draft_snapshot, newest_snapshot, publish_snapshot
+from store.snapshot import draft_snapshot, publish_snapshot, remove_drafts
 from telemetry import topic
 from telemetry.clock import EngineClock
 from telemetry.decision import encode_decisions
@@ -75,7 +75,8 @@ class Core:
         check_place(data, free_bytes_min=settings.disk_free_mb << 20)
         self._clock = EngineClock(time.time_ns, time.monotonic_ns)
         self._journal = Journal(data / "journal", clock=self._clock)
-        self.engine, self._inbox_row = recover(data, sabotage=settings.sabotage)
+        remove_drafts(data / "snapshots")
+        self.engine, self._inbox_row, self._upgrade = recover(data, sabotage=settings.sabotage)
         self._clock = EngineClock(time.time_ns, time.monotonic_ns, self._journal.last_engine_ns)
         self.epoch = max(self._journal.last_epoch + 1, time.time_ns() // NS_PER_S)
         self._journal.begin(self.epoch)
@@ -255,8 +256,12 @@ class Core:
         self._snapshot_due_ns, self._frames_since_snapshot = now_ns, 0
         state = {"engine": self.engine.state(), "inbox_row": self._inbox_done}
         directory, loop = self._settings.data_dir / "snapshots", asyncio.get_running_loop()
-        draft = await loop.run_in_executor(self._io, draft_snapshot, directory, self.engine.position, state)
-        loop.run_in_executor(self._side, publish_snapshot, draft).add_done_callback(_report_snapshot)
+        try:
+            draft = await loop.run_in_executor(self._io, draft_snapshot, directory, self.engine.position, state)
+        except StoreError as error:
+            _tell_unwritten(error)
+        else:
+            loop.run_in_executor(self._side, publish_snapshot, draft).add_done_callback(_report_snapshot)
 
     async def _trim_when_due(self, now_ns: int) -> None:
         """Unlink journal segments that every follower and the older snapshot are done with, or that the disk can no longer hold."""
@@ -330,6 +335,8 @@ class Core:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end)
         self._gather.add(Start(self.epoch, build_id()), self._clock.now_ns())
+        if self._upgrade is not None:
+            self._gather.add(self._upgrade, self._clock.now_ns())
         self._wake.set()
         give_back_memory()
         gc.freeze()
@@ -361,9 +368,13 @@ class Core:
 
 
 def _report_snapshot(done: asyncio.Future[Path]) -> None:
-    """A snapshot that cannot be written costs time at the next start, not data."""
     if not done.cancelled() and (error := done.exception()) is not None:
-        log.error("snapshot not written", error=str(error))
+        _tell_unwritten(error)
+
+
+def _tell_unwritten(error: BaseException) -> None:
+    """A snapshot that cannot be written costs time at the next start, not data: control goes on."""
+    log.error("snapshot not written", error=str(error))
 
 
 def keep_one_heap() -> None:
@@ -403,36 +414,6 @@ def make_transaction(entries: Entries, outcome: Outcome, epoch: int, accounting:
         accounting=msgspec.json.encode(accounting),
         rows=len(entries.frames.point),
     )
-
-
-def recover(data: Path, *, sabotage: frozenset[str] = frozenset()) -> tuple[Engine, int]:
-    """The engine as it was after the last journaled transaction, and the last inbox row taken.
-
-    Newest valid snapshot, then the journal's tail. What was journaled stays fact: where new code decides otherwise, that is logged.
-    """
-    engine, inbox_row, position, differing = build_engine(sabotage=sabotage), 0, -1, 0
-    skipped: list[str] = []
-    found = newest_snapshot(data / "snapshots", skipped=skipped, is_other_build_allowed=True)
-    for reason in skipped:
-        log.warning("snapshot passed over", reason=reason)
-    if found is not None:
-        position, state = found
-        engine.restore(state["engine"])
-        inbox_row = state["inbox_row"]
-    if not (data / "journal").is_dir():
-        return engine, inbox_row
-    with contextlib.closing(JournalReader(data / "journal")) as reader:
-        while transactions := reader.read(position, rows_max=10_000):
-            for transaction in transactions:
-                outcome = engine.step(transaction.read_entries())
-                differing += encode_decisions(outcome.decisions) != transaction.decisions
-                for _, record in transaction.read_entries().records:
-                    if isinstance(record, Request):
-                        inbox_row = max(inbox_row, int(record.body.get("inbox_row", 0)))
-                position = transaction.last
-    if differing:
-        log.warning("this build decides otherwise than the journal says; the journal stays", transactions=differing)
-    return engine, inbox_row
 
 
 def slowest_follower(data: Path) -> int:

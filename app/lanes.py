@@ -109,11 +109,3 @@ def lane_decisions(settings: Settings, name: str) -> Iterator[list[Decision]]:
             yield batch
             batch = []
     yield batch
-
-
-def history_decisions(settings: Settings) -> Iterator[list[Decision]]:
-    """Refused: a record of the history has a decision's ms, but not its phase and stage, so its log would have another hash."""
-    raise CallerError(
-        "the history keeps decisions for people to read, in ms and without phase and stage; "
-        f"the canonical log is the journal's: fieldloom decisions --journal (data in {settings.data_dir})"
-    )

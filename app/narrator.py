@@ -11,7 +11,7 @@ import numpy as np
 
 from app.words import say, text_of
 from store.journal_reader import Gap, JournalReader
-from store.snapshot import newest_snapshot
+from store.snapshot import valid_snapshots
 from telemetry.decision import Decision
 from telemetry.plan import NS_PER_S, Plan
 from telemetry.record import Ack, Clock, Config, Event, Request, Start
@@ -24,6 +24,7 @@ EVENT_WORDS: Final = {
     "broker_up": "connected to the broker",
     "broker_lost": "lost the broker",
     "drained": "the broker's backlog is read",
+    "upgrade": "a new build decides otherwise:",
     "follower_cut_off": "the disk is nearly full: a follower was cut off",
 }
 ALARM_WORDS: Final = {
@@ -93,8 +94,11 @@ class Known:
 
 def known(data_dir: Path) -> Known:
     """From the newest snapshot and what was journaled after it."""
-    found = newest_snapshot(data_dir / "snapshots", skipped=[], is_other_build_allowed=True)
-    position, now = (-1, Known()) if found is None else (found[0], _of_snapshot(found[1]["engine"]))
+    position, now = -1, Known()
+    for at, state in valid_snapshots(data_dir / "snapshots", skipped=[], is_other_build_allowed=True):
+        with contextlib.suppress(KeyError, ValueError, TypeError, IndexError):  # of a build with another state: an older one may do
+            position, now = at, _of_snapshot(state["engine"])
+            break
     with contextlib.closing(JournalReader(data_dir / "journal")) as reader:
         while True:
             try:

@@ -6,6 +6,7 @@ reported at once. Each setting is explained in docs/operations.md; a test holds 
 
 import difflib
 import os
+import re
 import ssl
 import tomllib
 from pathlib import Path
@@ -64,9 +65,9 @@ class Settings(BaseSettings):
     web_secure_cookie: bool = Field(False, description="Session cookie over HTTPS only: set it behind a TLS proxy.")
 
     history: Literal["duckdb", "influx"] = Field("duckdb", description="Store of the history: embedded DuckDB, or InfluxDB.")
-    influx_version: Literal[1, 2] = Field(2, description="InfluxDB 1.x (v1 endpoints) or 2.x.")
-    influx_url: str = Field("http://127.0.0.1:8086", pattern=r"^https?://", description="Address of InfluxDB.")
-    influx_org: str = Field("fieldloom", description="Organisation (2.x).")
+    influx_version: int = Field(2, ge=1, le=2, description="InfluxDB 1.x (v1 endpoints) or 2.x.")
+    influx_url: str = Field("http://127.0.0.1:8086", description="Address of InfluxDB; a path behind a proxy may follow.")
+    influx_org: str = Field("fieldloom", min_length=1, description="Organisation (2.x), by name or id.")
     influx_bucket: str = Field("fieldloom", min_length=1, description="Bucket (2.x) or database (1.x).")
     influx_username: str = Field("", description="User name (1.x).")
     influx_token: SecretStr = Field(SecretStr(""), description="Token (2.x) or password (1.x).")
@@ -91,6 +92,14 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+    @field_validator("influx_url")
+    @classmethod
+    def _plain(cls, url: str) -> str:
+        if not re.fullmatch(r"https?://[^@?#\s]+", url):  # messages show it: a password must not stand in it
+            msg = "must be http(s)://host:port without user, password or query; name and secret are settings of their own"
+            raise ValueError(msg)
+        return url
 
     @model_validator(mode="after")
     def _pairs(self) -> "Settings":

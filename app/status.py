@@ -112,6 +112,9 @@ def _marks(accounting: Accounting, wrong_clocks: list[str]) -> Part:
     table.add_column(justify="right")
     for label, counter in MARKS.items():
         table.add_row(say(label), f"{getattr(accounting, counter):,}")
+    if accounting.upgrade_count:
+        text = say("transactions that a new build decides otherwise, from position {first:,} on", first=accounting.upgrade_first)
+        table.add_row(text, Text(f"{accounting.upgrade_count:,}", "yellow"))
     names = ", ".join(wrong_clocks[:NAMES_SHOWN]) + (f" ... {len(wrong_clocks):,}" if len(wrong_clocks) > NAMES_SHOWN else "")
     table.add_row(say("devices whose clock is wrong"), Text(names, "red") if wrong_clocks else "0")
     return heading(say("Stored, but with a doubt")), table

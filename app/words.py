@@ -59,6 +59,7 @@ ZH: Final[dict[str, str]] = {
     "connected to the broker": "已连接消息代理",
     "lost the broker": "与消息代理的连接中断",
     "the broker's backlog is read": "消息代理的积压已读完",
+    "a new build decides otherwise:": "新版本得出不同的决策：",
     "the disk is nearly full: a follower was cut off": "磁盘将满：已放弃落后的读取进程",
     "blind: what came meanwhile is being read, nothing is moved": "盲区：正在补读积压数据，不下发动作",
     "sees again": "恢复可见",
@@ -130,6 +131,7 @@ ZH: Final[dict[str, str]] = {
     "rows from the future": "时间超前的行",
     "sequence numbers missing": "缺失的序号",
     "repeats with another value (the first stays)": "值不同的重复（保留首个）",
+    "transactions that a new build decides otherwise, from position {first:,} on": "新版本得出不同决策的事务（自位置 {first:,} 起）",
     "devices whose clock is wrong": "时钟错误的设备",
     # history
     "time ({zone})": "时间（{zone}）",

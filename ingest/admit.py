@@ -14,7 +14,7 @@ from ingest.ledger import DUPLICATE, Ledger
 from telemetry import quality
 from telemetry.frame import Admission, Flag, Verdict
 from telemetry.plan import NS_PER_S, Plan
-from telemetry.record import Event
+from telemetry.record import Event, is_upgrade
 from telemetry.span import ENTRY, Span
 from telemetry.transaction import Accounting
 
@@ -224,6 +224,8 @@ class Admit:
             elif isinstance(record, Event) and record.name == "records":
                 a.received += int(record.body["messages"])
                 a.stored += int(record.body["messages"])
+            elif is_upgrade(record):
+                a.upgrade_count, a.upgrade_first = int(record.body["transactions"]), int(record.body["first"])
 
     def _count_reject(self, event: Event) -> None:
         a, body = self.accounting, event.body

@@ -12,7 +12,7 @@ import functools
 import json
 import sqlite3
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
@@ -23,12 +23,15 @@ from store.journal_reader import Gap, JournalReader
 from store.position import PositionFile
 from telemetry.clock import Clock
 from telemetry.errors import EnvironmentFault, StoreError
+from telemetry.record import Event
 from telemetry.transaction import Transaction
 
 log = structlog.get_logger()
 
 WATCHDOG_S: Final = 5.0  # ticks come once a second
 WATCHDOG: Final = "NOTIFY-CORE-SILENT"
+CUT_OFF: Final = "NOTIFY-JOURNAL-CUT-OFF"
+CUT_EVENT: Final = "follower_cut_off"
 POLL_S: Final = 0.2
 TRIES_MAX: Final = 8
 BACKOFF_S: Final = 2.0  # doubled at each try: the last one is some 4 min after the first
@@ -189,7 +192,7 @@ class DeliveryJournal:
 
 def notices(transaction: Transaction) -> list[tuple[str, dict[str, Any]]]:
     """(cause, message) of every alarm that was raised or cleared in a transaction. The cause is its place in the journal."""
-    found = []
+    found = list(_cuts(transaction)) if CUT_EVENT.encode() in transaction.entries else []  # decoding every sample would be dear
     for decision in transaction.read_decisions():
         if decision.kind == "alarm" and decision.body.get("event") in TOLD_EVENTS:
             body = decision.body
@@ -205,6 +208,32 @@ def notices(transaction: Transaction) -> list[tuple[str, dict[str, Any]]]:
             }
             found.append((cause, message))
     return found
+
+
+def _cuts(transaction: Transaction) -> Iterator[tuple[str, dict[str, Any]]]:
+    entries = transaction.read_entries()
+    for index, record in entries.records:
+        if isinstance(record, Event) and record.name == CUT_EVENT and not record.device:
+            yield cut_off(transaction.first + index, int(entries.time_ns[index]) // 1_000_000, int(record.body["before"]))
+
+
+def cut_off(position: int, time_ms: int, before: int) -> tuple[str, dict[str, Any]]:
+    """(cause, message) of a journal that was deleted before everybody had read it."""
+    cause = f"{position}/{CUT_OFF}"
+    text = {
+        "en": f"The disk was nearly full: the journal before position {before} was deleted unread, the history has a gap. Free space.",
+        "zh": f"磁盘空间不足：日志位置 {before} 之前的内容未读完即被删除，历史数据有缺口。请清理磁盘。",
+    }
+    message = {
+        "id": cause,
+        "alarm": CUT_OFF,
+        "change": "raise",
+        "state": "UNACK",
+        "priority": "P2",
+        "time_ms": time_ms,
+        "text": text,
+    }
+    return cause, message
 
 
 class Watch:
@@ -248,7 +277,8 @@ class Watch:
             transactions = self._journal.read(self._deliveries.position())
         except Gap as gap:
             log.error("journal_trimmed_before_notify", after=gap.after, available=gap.available)
-            self._deliveries.take(gap.available - 1, [], [], self._now_ms())
+            told = [cut_off(gap.available - 1, self._now_ms(), gap.available)]  # what it would have told is lost
+            self._deliveries.take(gap.available - 1, told, self._channels, self._now_ms())
             return True
         except StoreError as error:
             if not self._is_failing:

@@ -64,7 +64,7 @@ class Alarms:
     def __init__(self, conditions: Conditions) -> None:
         self._conditions = conditions
         self._plan = Plan()
-        self._state: dict[tuple[str, int], dict[str, Any]] = {}  # (rule key, device) -> state, since_ns, until_ns, value
+        self._state: dict[tuple[str, int], dict[str, Any]] = {}  # (rule key, device) -> state, since_ns, until_ns, value, area
         self._shelved: set[tuple[str, int]] = set()
         self._answered: dict[str, bool] = {}
         self._rules: dict[str, list[Rule]] = {}
@@ -172,7 +172,9 @@ class Alarms:
         book = self._conditions.book
         rule, device = book.instance(happening.instance)
         key = (rule.key, device)
-        alarm = self._state.get(key, {"state": "NORM", "on": False, "value": float("nan")})
+        alarm = self._state.get(key, {"state": "NORM", "on": False, "value": float("nan")}) | {
+            "area": self._plan.devices[device].area
+        }
         event, request = happening.event, happening.request
         if event in {"raise", "clear"}:
             alarm = {**alarm, "on": event == "raise", "value": happening.value}
@@ -256,7 +258,7 @@ class Alarms:
             self._shelved.discard(key)
             device = self._plan.devices[key[1]]
             rule_id = key[0].split("/", 1)[1].rsplit("@", 1)[0]
-            body = {"from": alarm["state"], "to": "NORM", "event": "rule_removed", "area": device.area, "value": None}
+            body = {"from": alarm["state"], "to": "NORM", "event": "rule_removed", "area": alarm["area"], "value": None}
             span.decide(
                 entry=0, phase=TIMER, time_ns=int(span.entries.time_ns[0]), stage=self.rank, kind="alarm",
                 subject=f"{rule_id}@{device.key}", body=body,

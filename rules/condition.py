@@ -1,7 +1,7 @@
 """Derive and rules: windows over event time, expressions over whole columns, and the condition state machine of every instance.
 
-Reads admitted frames, writes `span.transitions` and the demands of rules. A sample that is not LIVE, or was stored before, moves
-nothing here; a BAD one is unknown.
+Reads admitted frames, writes `span.transitions` and the demands of rules. A sample that is not LIVE, or was stored before, decides
+nothing here; a BAD one is unknown. A late one is counted in the windows of rules that move nothing, while these still hold its time.
 """
 
 from typing import Any, Final
@@ -14,7 +14,7 @@ from rules.kernels import NEVER, NO_ENTRY, OFF, PENDING_ON, Changes, ConditionSt
 from rules.rulebook import Family, Group, Part, Rule, Rulebook, bind, level_of
 from rules.window import PaneWindows
 from telemetry import quality
-from telemetry.frame import Verdict
+from telemetry.frame import Flag, Verdict
 from telemetry.plan import Plan
 from telemetry.span import DemandChange, Span
 
@@ -41,6 +41,7 @@ class Conditions:
         self._set_at = np.zeros(0, np.int32)
         self._stamp = 0
         self._was_blind = False
+        self._last_ns = 0  # of the last entry seen
         self._faulted: set[str] = set()
         self._new_faults: list[tuple[str, str]] = []
 
@@ -73,7 +74,7 @@ class Conditions:
         """Evaluate every rule that reads something this span changed, and fire the timers that are due."""
         entries = span.entries
         self._report_faults(span)
-        self._watch_blind(span)
+        self._watch_silence(span)
         offsets, point, value = self._samples(span)
         if self._stamp + len(entries.frames) > STAMP_MAX:
             self._mark[:], self._stamp = -1, 0
@@ -84,6 +85,8 @@ class Conditions:
         columns = self._evaluate(span, events)
         changes = kernels.run_conditions(columns, entries.time_ns, self._parameters(), self._state, self._set_at, numba=self._numba)
         self._hold_silence()
+        if len(entries):
+            self._last_ns = int(entries.time_ns[-1])
         span.transitions = changes
         self._demand(span, changes)
 
@@ -93,13 +96,18 @@ class Conditions:
         assert admission is not None
         n = len(frames)
         live = admission.verdict == Verdict.LIVE
+        # Without a sequence number a late sample may be a repetition, and would count twice.
+        late = np.isin(admission.verdict, (Verdict.LATE, Verdict.BACKFILL)) & ((frames.flags & Flag.HAS_SEQ) != 0)
         frame = frames.frame_of_sample
-        keep = live[frame] & ((admission.quality & quality.REPEATED) == 0)
+        keep = (live | late)[frame] & ((admission.quality & quality.REPEATED) == 0)
         point, frame = frames.point[keep], frame[keep]
         value = np.where(quality.is_bad(admission.quality[keep]), np.nan, frames.value[keep])
+        decides = live[frame]
         virtual = [
-            self._window_samples(k, family, frames.ts_ns, frame, point, value) for k, family in enumerate(self._book.families)
+            self._window_samples(k, family, frames.ts_ns, (frame, point, value, decides))
+            for k, family in enumerate(self._book.families)
         ]
+        frame, point, value = frame[decides], point[decides], value[decides]
         virtual.append(self._arrivals(frames.device, admission.verdict))
         virtual = [part for part in virtual if len(part[0])]
         if virtual:
@@ -113,22 +121,25 @@ class Conditions:
         return offsets, point.astype(np.int32, copy=False), value
 
     def _window_samples(
-        self, k: int, family: Family, ts_ns: Array, frame: Array, point: Array, value: Array
+        self, k: int, family: Family, ts_ns: Array, samples: tuple[Array, Array, Array, Array]
     ) -> tuple[Array, Array, Array]:
+        """Take samples (frame, point, value, whether it decides) into the windows; what rules see of them, by deciding sample."""
+        frame, point, value, decides = samples
         place = np.searchsorted(family.points, point)
         place[place == len(family.points)] = 0
-        chosen = np.flatnonzero(family.points[place] == point)
+        known = family.points[place] == point
+        chosen = np.flatnonzero(known & decides if family.live_only else known)
         if not len(chosen):
             return frame[:0], point[:0], value[:0]
         chosen = chosen[np.argsort(place[chosen], kind="stable")]
         instance = place[chosen]
         stats = self._windows[k].update(instance, ts_ns[frame[chosen]], value[chosen])
-        count = len(family.points)
-        numbers = [family.base + s * count + instance for s in range(len(family.stats))]
+        seen, count = decides[chosen], len(family.points)
+        numbers = [family.base + s * count + instance[seen] for s in range(len(family.stats))]
         return (
-            np.tile(frame[chosen], len(family.stats)),
+            np.tile(frame[chosen][seen], len(family.stats)),
             np.concatenate(numbers).astype(np.int32),
-            np.concatenate([stats[name] for name in family.stats]),
+            np.concatenate([stats[name][seen] for name in family.stats]),
         )
 
     def _arrivals(self, device: Array, verdict: Array) -> tuple[Array, Array, Array]:
@@ -233,15 +244,25 @@ class Conditions:
                     body={"error": message},
                 )  # fmt: skip
 
-    def _watch_blind(self, span: Span) -> None:
-        """Silence does not count while blind: its timers stop when blindness begins and start anew when it ends."""
-        blind = bool(span.blind[0]) if len(span.blind) else False
+    def _watch_silence(self, span: Span) -> None:
+        """Silence counts from the configuration that names the device, and not while blind: then anew from the return of sight."""
+        if not len(span.entries):
+            return
+        blind = bool(span.blind[0])
         if self._was_blind and not blind:
-            silent = self._silent()
-            delay = self._book.parameters["on_delay"][self._book.rule_of[silent]]
-            self._state.due_ns[silent] = int(span.entries.time_ns[0]) + delay
+            self._count_silence(self._silent(), span.sight_ns)
+        state, book = self._state, self._book
+        fresh = np.flatnonzero(book.parameters["silence"][book.rule_of] & (state.phase == OFF))
+        if len(fresh):
+            begin_ns = max(self._last_ns or int(span.entries.time_ns[0]), span.sight_ns)  # configured while blind: from sight on
+            state.phase[fresh], state.since_ns[fresh] = PENDING_ON, begin_ns
+            state.demand[fresh] = book.parameters["constant"][book.rule_of[fresh]]
+            self._count_silence(fresh, begin_ns)
         self._was_blind = blind
         self._hold_silence()
+
+    def _count_silence(self, instances: Array, begin_ns: int) -> None:
+        self._state.due_ns[instances] = begin_ns + self._book.parameters["on_delay"][self._book.rule_of[instances]]
 
     def _parameters(self) -> dict[str, Array]:
         """Those of the rulebook; while blind no silence lasts long enough."""
@@ -274,7 +295,7 @@ class Conditions:
                     }
                 )  # fmt: skip
         windows = {
-            str(f.length_ns): {
+            f.name: {
                 "points": f.points, "stats": list(f.stats), "panes": w.snapshot(),
                 "latest": self._latest[f.base : f.base + len(f.stats) * len(f.points)],
             }
@@ -283,7 +304,7 @@ class Conditions:
         real = book.families[0].base if book.families else book.arrival_base
         return {
             "rules": rules, "windows": windows, "latest": self._latest[:real], "blind": self._was_blind,
-            "faulted": sorted(self._faulted), "new_faults": [list(fault) for fault in self._new_faults],
+            "last_ns": self._last_ns, "faulted": sorted(self._faulted), "new_faults": [list(fault) for fault in self._new_faults],
         }  # fmt: skip
 
     def restore(self, saved: dict[str, Any]) -> None:
@@ -301,10 +322,10 @@ class Conditions:
         real = book.families[0].base if book.families else book.arrival_base
         self._latest[: min(real, len(latest))] = latest[:real]
         for family, window in zip(book.families, self._windows, strict=True):
-            old = saved["windows"].get(str(family.length_ns))
+            old = saved["windows"].get(family.name)
             if old is not None:
                 self._restore_window(family, window, old)
-        self._was_blind = saved["blind"]
+        self._was_blind, self._last_ns = saved["blind"], saved["last_ns"]
         self._faulted |= set(saved["faulted"])
         self._new_faults = [(str(key), str(message)) for key, message in saved.get("new_faults", [])]
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from telemetry.decision import Decision, in_order
 from telemetry.frame import Admission, Entries, slice_entries
 from telemetry.plan import NS_PER_S, Plan
-from telemetry.record import Config, Event, Start
+from telemetry.record import Config, Event, Request, Start
 from telemetry.site import SiteConfig
 from telemetry.span import ENTRY, TIMER, CommandOut, Span, Stage
 
@@ -44,6 +44,7 @@ class Engine:
         self.last_time_ns = 0
         self._blind_from_ns = -1
         self._blind_until_ns = 0
+        self._sight_ns = 0  # when the last blind time ended
         for stage in self.stages:
             stage.configure(self.plan)
 
@@ -78,9 +79,10 @@ class Engine:
         if len(span_entries):
             self._begin_or_expire(span)
         span.blind = np.full(len(span_entries), self._blind_from_ns >= 0)
-        span.blind_from_ns = self._blind_from_ns
+        span.blind_from_ns, span.sight_ns = self._blind_from_ns, self._sight_ns
         for stage in self.stages:
             stage.run(span)
+        self._answer_configurations(span)
         if len(span_entries):
             self._end_if_drained(span)
             self.last_time_ns = int(span_entries.time_ns[-1])
@@ -136,10 +138,22 @@ class Engine:
 
     def _end_blind(self, span: Span, index: int, phase: int, time_ns: int) -> None:
         self._decide_blind(span, index, phase, time_ns, {"blind": False, "from_ns": self._blind_from_ns, "to_ns": time_ns})
-        self._blind_from_ns = -1
+        self._blind_from_ns, self._sight_ns = -1, time_ns
 
     def _decide_blind(self, span: Span, index: int, phase: int, time_ns: int, body: dict[str, Any]) -> None:
         span.decide(entry=index, phase=phase, time_ns=time_ns, stage=0, kind="blind", subject="core", body=body)
+
+    @staticmethod
+    def _answer_configurations(span: Span) -> None:
+        """Who asked for a configuration reads that it holds from here on, or why not (core has checked it)."""
+        for index, record in span.entries.records:
+            if isinstance(record, Request) and record.kind == "config":
+                problem = str(record.body.get("refused", ""))
+                body = {"accepted": not problem, "reason": problem, "request": "config"}
+                span.decide(
+                    entry=index, phase=ENTRY, time_ns=int(span.entries.time_ns[index]), stage=0, kind="answer", subject=record.id,
+                    body=body,
+                )  # fmt: skip
 
     def snapshot(self) -> dict[str, Any]:
         """A copy of the whole state, by names and by numbers that are never reused."""
@@ -152,7 +166,7 @@ class Engine:
             "plan": self.plan.snapshot(),
             "position": self.position,
             "last_time_ns": self.last_time_ns,
-            "blind": [self._blind_from_ns, self._blind_until_ns],
+            "blind": [self._blind_from_ns, self._blind_until_ns, self._sight_ns],
             "stages": {type(stage).__name__: stage.snapshot() for stage in self.stages},
         }
 
@@ -160,7 +174,7 @@ class Engine:
         """Inverse of `snapshot`, into an engine with the same list of stages."""
         self.plan = Plan.from_snapshot(saved["plan"])
         self.position, self.last_time_ns = saved["position"], saved["last_time_ns"]
-        self._blind_from_ns, self._blind_until_ns = saved["blind"]
+        self._blind_from_ns, self._blind_until_ns, self._sight_ns = saved["blind"]
         for stage in self.stages:
             stage.configure(self.plan)
             stage.restore(saved["stages"][type(stage).__name__])

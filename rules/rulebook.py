@@ -51,6 +51,11 @@ class Rule:
         return f"{self.site}/{self.spec.id}@{self.spec.version}"
 
     @property
+    def moves(self) -> bool:
+        """True when it asks something of an actuator."""
+        return self.spec.demand is not None
+
+    @property
     def stop(self) -> int:
         """One past its last instance."""
         return self.start + len(self.devices)
@@ -69,12 +74,21 @@ class Group:
 
 @dataclass(slots=True)
 class Family:
-    """Windows of one length: virtual number of (stat s, i-th point) is base + s * len(points) + i. points ascending."""
+    """Windows of one length: virtual number of (stat s, i-th point) is base + s * len(points) + i. points ascending.
+
+    live_only: without late samples, for rules that move something; what is old may explain an alarm but never moves an actuator.
+    """
 
     length_ns: int
+    live_only: bool
     stats: tuple[str, ...]
     points: Array
     base: int
+
+    @property
+    def name(self) -> str:
+        """Names its state in a snapshot."""
+        return f"{self.length_ns} live" if self.live_only else str(self.length_ns)
 
 
 @dataclass(slots=True)
@@ -247,17 +261,17 @@ def _linked(plan: Plan, site: str, target: str | None, point: PointRef) -> int:
 
 
 def _families(drafts: list[_Draft], base: int) -> list[Family]:
-    wanted: dict[int, tuple[set[str], list[Array]]] = {}
+    wanted: dict[tuple[int, bool], tuple[set[str], list[Array]]] = {}
     for draft in drafts:
         for j, ref in enumerate(draft.refs):
             if isinstance(ref, Window):
-                stats, points = wanted.setdefault(ref.length_ns, (set(), []))
+                stats, points = wanted.setdefault((ref.length_ns, draft.rule.moves), (set(), []))
                 stats.add(ref.fn)
                 points.append(draft.points[:, j])
     families = []
-    for length_ns in sorted(wanted):
-        stats, points = wanted[length_ns]
-        family = Family(length_ns, tuple(sorted(stats)), np.unique(np.concatenate(points)), base)
+    for length_ns, live_only in sorted(wanted):
+        stats, points = wanted[length_ns, live_only]
+        family = Family(length_ns, live_only, tuple(sorted(stats)), np.unique(np.concatenate(points)), base)
         families.append(family)
         base += len(family.stats) * len(family.points)
     return families
@@ -266,12 +280,12 @@ def _families(drafts: list[_Draft], base: int) -> list[Family]:
 def _virtual(draft: _Draft, families: list[Family], arrivals: Array, arrival_base: int) -> Array:
     """The draft's slots with windows and silence replaced by virtual points. (devices, refs) int32"""
     slots = draft.points.copy()
-    by_length = {family.length_ns: family for family in families}
+    by_kind = {(family.length_ns, family.live_only): family for family in families}
     for j, ref in enumerate(draft.refs):
         if isinstance(ref, Silent):
             slots[:, j] = arrival_base + np.searchsorted(arrivals, draft.rule.devices)
         elif isinstance(ref, Window):
-            family = by_length[ref.length_ns]
+            family = by_kind[ref.length_ns, draft.rule.moves]
             place = np.searchsorted(family.points, draft.points[:, j])
             slots[:, j] = family.base + family.stats.index(ref.fn) * len(family.points) + place
     return slots

@@ -56,6 +56,9 @@ class Parameters:
     pipe_turnover_s: float = 120.0  # the pump changes the loop's water once
     co2_kg_m2_s: float = 1.4e-6  # 5 g/m2/h at a fully open valve
     fog_kg_m2_s: float = 5.0e-5  # 180 g/m2/h
+    fan_m_s: float = 0.04  # all exhaust fans, m3 per m2 floor and s: 34 air changes an hour
+    pad_efficiency: float = 0.67  # of saturation; 0.64-0.70 measured on cellulose pads
+    lamp_w_m2: float = 60.0  # electric; all of it ends as heat in the house
 
 
 class State(NamedTuple):
@@ -70,7 +73,7 @@ class State(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """Measured positions 0..1 of what acts on a compartment; `heat_w_m2` is heat that comes by another way than the pipes."""
+    """True positions 0..1 of what acts on a compartment; `heat_w_m2` is heat that comes by another way than the pipes."""
 
     vent_lee: ArrayLike = 0.0
     vent_wind: ArrayLike = 0.0
@@ -80,6 +83,10 @@ class Inputs(NamedTuple):
     shade_screen: ArrayLike = 0.0
     co2_valve: ArrayLike = 0.0
     fog: ArrayLike = 0.0
+    exhaust_fan: ArrayLike = 0.0
+    pad_pump: ArrayLike = 0.0
+    lamp: ArrayLike = 0.0
+    boiler: ArrayLike = 1.0
     heat_w_m2: ArrayLike = 0.0
 
 
@@ -226,15 +233,19 @@ def _euler(state: State, dt_s: float, inputs: Inputs, outside: Outside, p: Param
     fog = np.asarray(inputs.fog, float) * p.fog_kg_m2_s
     warmer = state.air_c - np.asarray(outside.temp_c, float)
     to_mass = p.air_mass_w_m2_k * (state.mass_c - state.air_c)
+    fan, blown_c, blown_kg_m3 = _blown_in(inputs, outside, p)
     loss = (p.cover_w_m2_k * (1.0 - p.screen_saving * np.asarray(inputs.thermal_screen, float)) + AIR_J_M3_K * flow) * warmer
-    heat = cover * absorbed - latent + pipe_heat + np.asarray(inputs.heat_w_m2, float) + to_mass - loss - VAPORISATION_J_KG * fog
+    loss = loss + AIR_J_M3_K * fan * (state.air_c - blown_c)
+    lamps = np.asarray(inputs.lamp, float) * p.lamp_w_m2
+    gain = cover * absorbed + pipe_heat + np.asarray(inputs.heat_w_m2, float) + lamps + to_mass
+    heat = gain - latent - loss - VAPORISATION_J_KG * fog
     air = state.air_c + dt_s * heat / p.air_j_m2_k
     mass_heat = (1.0 - cover) * absorbed - to_mass - p.mass_soil_w_m2_k * (state.mass_c - p.soil_c)
     mass = state.mass_c + dt_s * mass_heat / p.mass_j_m2_k
     outside_vapour = psychrometrics.abs_humidity_g_m3(outside.temp_c, outside.rh_pct) / 1000.0
     vapour_in = (
         latent / VAPORISATION_J_KG + fog - flow * (state.vapour_kg_m3 - outside_vapour) - _condensation(state, warmer, outside)
-    )
+    ) - fan * (state.vapour_kg_m3 - blown_kg_m3)
     vapour = state.vapour_kg_m3 + dt_s * vapour_in / p.height_m
     # What exceeds saturation is mist that falls out within a step.
     vapour = np.minimum(vapour, psychrometrics.abs_humidity_g_m3(air, 100.0) / 1000.0)
@@ -242,10 +253,27 @@ def _euler(state: State, dt_s: float, inputs: Inputs, outside: Outside, p: Param
         np.asarray(outside.rad_w_m2, float) > 0.0, photosynthesis_kg_m2_s(state.air_c, state.co2_kg_m3, outside.rad_w_m2), -8e-8
     )
     dose = np.asarray(inputs.co2_valve, float) * p.co2_kg_m2_s
-    co2 = state.co2_kg_m3 + dt_s * (dose - uptake - flow * (state.co2_kg_m3 - OUTSIDE_CO2_KG_M3)) / p.height_m
+    co2 = state.co2_kg_m3 + dt_s * (dose - uptake - (flow + fan) * (state.co2_kg_m3 - OUTSIDE_CO2_KG_M3)) / p.height_m
     water_j_m2_k = np.pi / 4.0 * p.pipe_diameter_m**2 * p.pipe_length_m_m2 * 4.18e6
     pipe = state.pipe_c + dt_s * (boiler_heat - pipe_heat) / water_j_m2_k
     return State(air, vapour, mass, co2, pipe, state.heat_j_m2 + dt_s * boiler_heat)
+
+
+def _blown_in(inputs: Inputs, outside: Outside, p: Parameters) -> tuple[Any, Any, Any]:
+    """Air that exhaust fans draw through the pad [m3/(m2 s)], and its temperature [C] and vapour [kg/m3] behind a wet pad."""
+    fan = np.asarray(inputs.exhaust_fan, float) * p.fan_m_s
+    wet = np.asarray(inputs.pad_pump, float) * p.pad_efficiency
+    outside_c, dry = np.asarray(outside.temp_c, float), psychrometrics.abs_humidity_g_m3(outside.temp_c, outside.rh_pct) / 1000.0
+    if not np.any((fan > 0.0) & (wet > 0.0)):  # the wet bulb is solved by steps: not where it is not asked for
+        return fan, outside_c, dry
+    colder = wet * (outside_c - psychrometrics.wet_bulb_c(outside_c, outside.rh_pct))
+    return fan, outside_c - colder, dry + AIR_J_M3_K * colder / VAPORISATION_J_KG
+
+
+def transpired_kg_m2_s(state: State, inputs: Inputs, outside: Outside, parameters: Parameters) -> Any:
+    """Water that the crop takes from its substrate now [kg/(m2 s)]."""
+    latent, _, _ = _canopy(state, inputs, outside, parameters)
+    return latent / VAPORISATION_J_KG
 
 
 def _canopy(state: State, inputs: Inputs, outside: Outside, p: Parameters) -> tuple[Any, Any, Any]:
@@ -259,7 +287,8 @@ def _canopy(state: State, inputs: Inputs, outside: Outside, p: Parameters) -> tu
 def _boiler(state: State, inputs: Inputs, p: Parameters) -> Any:
     # The mixing valve admits boiler water into the loop that the pump turns over; without the pump nothing flows.
     water_j_m2_k = np.pi / 4.0 * p.pipe_diameter_m**2 * p.pipe_length_m_m2 * 4.18e6
-    admitted = np.asarray(inputs.mixing_valve, float) * np.asarray(inputs.pump, float) / p.pipe_turnover_s
+    admitted = np.asarray(inputs.mixing_valve, float) * np.asarray(inputs.pump, float) * np.asarray(inputs.boiler, float)
+    admitted = admitted / p.pipe_turnover_s
     return np.clip(admitted * water_j_m2_k * (p.boiler_c - state.pipe_c), 0.0, p.boiler_w_m2)
 
 

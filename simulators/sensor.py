@@ -40,6 +40,8 @@ LIBRARY: Final[dict[str, SensorType]] = {
     "leaf_temp_c": SensorType(sigma=0.1, bias_sd=0.4, tau_s=5, quantum=0.1, low=-20, high=80),
     "ec_ms_cm": SensorType(sigma=0.02, bias_sd=0.03, tau_s=10, quantum=0.01, low=0, high=20),
     "ph": SensorType(sigma=0.02, bias_sd=0.05, tau_s=10, quantum=0.01, low=0, high=14),
+    "weight_kg": SensorType(sigma=0.005, bias_sd=0.02, tau_s=1, quantum=0.01, low=0, high=50),
+    "level_pct": SensorType(sigma=0.2, bias_sd=0.5, tau_s=5, quantum=0.1, low=0, high=100),
     "flow_l_min": SensorType(sigma_fraction=0.01, gain_sd=0.01, tau_s=1, quantum=0.1, low=0, high=1000),
 }
 

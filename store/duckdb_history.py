@@ -23,6 +23,7 @@ from store.history import (
     READ_ROWS_MAX,
     RECORDS_MAX,
     REJECTS_KEPT,
+    SCHEMA,
     AppendResult,
     Buckets,
     HistoryFault,
@@ -34,6 +35,8 @@ from store.history import (
     Series,
     bucket_width_ms,
     check_limit,
+    check_schema,
+    clipped_ns,
     is_reject,
     make_rows,
     no_rows,
@@ -56,12 +59,20 @@ CREATE TABLE IF NOT EXISTS recent(point INTEGER NOT NULL, ts_ms BIGINT NOT NULL,
 CREATE TABLE IF NOT EXISTS packed(point INTEGER NOT NULL, ts_ms BIGINT NOT NULL, value DOUBLE NOT NULL, quality USMALLINT NOT NULL);
 CREATE VIEW IF NOT EXISTS samples AS SELECT * FROM recent UNION ALL SELECT * FROM packed;
 CREATE TABLE IF NOT EXISTS series(number INTEGER PRIMARY KEY, site VARCHAR, device VARCHAR, point VARCHAR, unit VARCHAR);
-CREATE TABLE IF NOT EXISTS records(position BIGINT, time_ms BIGINT, kind VARCHAR, site VARCHAR, device VARCHAR,
-    subject VARCHAR, body VARCHAR);
+CREATE TABLE IF NOT EXISTS records(position BIGINT, time_ns BIGINT, kind VARCHAR, site VARCHAR, device VARCHAR,
+    subject VARCHAR, body VARCHAR, phase UTINYINT, stage INTEGER);
 CREATE TABLE IF NOT EXISTS members(point INTEGER, ts_ms BIGINT, form UTINYINT, dtype VARCHAR, member BLOB, value BLOB);
 CREATE TABLE IF NOT EXISTS progress(position BIGINT NOT NULL);
 INSERT INTO progress SELECT -1 WHERE NOT EXISTS (FROM progress);
 CREATE TABLE IF NOT EXISTS saved(plan BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS about(schema INTEGER NOT NULL, decisions_from BIGINT NOT NULL);
+"""
+# Before the schema had a number, decisions were kept in ms, without phase and stage: what is there stays, whole ones follow it.
+_MIGRATE: Final = """
+UPDATE records SET time_ms = 1000000 * time_ms;
+ALTER TABLE records RENAME time_ms TO time_ns;
+ALTER TABLE records ADD COLUMN phase UTINYINT;
+ALTER TABLE records ADD COLUMN stage INTEGER;
 """
 _FORGET_REJECTS: Final = f"""
 DELETE FROM records WHERE kind = 'event' AND subject = 'reject' AND rowid NOT IN
@@ -101,12 +112,30 @@ class DuckDBHistory:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._connection = duckdb.connect(str(self._path), config=self._config)
-            self._connection.execute(_SCHEMA)
+            self._decisions_from = self._make_tables()
             self._position = int(self._connection.execute("SELECT position FROM progress").fetchall()[0][0])
             self._water = HighWater(*self._select(self._connection, "SELECT point, max(ts_ms) FROM samples GROUP BY point"))
         except duckdb.Error as error:
             raise self._fault(error) from error
         self._is_broken = False
+
+    def _make_tables(self) -> int:
+        """Bring the file to this schema, whole or not at all; the position its whole decisions begin at."""
+        connection = self._connection
+        tables = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+        if "about" in tables:
+            schema, decisions_from = connection.execute("SELECT schema, decisions_from FROM about").fetchall()[0]
+            check_schema(self._path, schema)
+            return int(decisions_from)
+        connection.begin()
+        decisions_from = 0
+        if "records" in tables:
+            decisions_from = int(connection.execute("SELECT position + 1 FROM progress").fetchall()[0][0])
+            connection.execute(_MIGRATE)
+        connection.execute(_SCHEMA)
+        connection.execute("INSERT INTO about VALUES (?, ?)", [SCHEMA, decisions_from])
+        connection.commit()
+        return decisions_from
 
     def position(self) -> int:
         """See History."""
@@ -250,12 +279,25 @@ class DuckDBHistory:
     ) -> list[RecordRow]:
         """See History."""
         check_limit(limit, RECORDS_MAX)
-        asked = {"kind": kind, "site": site, "subject": subject, "start": start_ms, "end": end_ms}
+        asked = {"kind": kind, "site": site, "subject": subject, "start": clipped_ns(start_ms), "end": clipped_ns(end_ms)}
         tests = {"kind": "kind = $kind", "site": "site = $site", "subject": "subject = $subject"}
-        tests |= {"start": "time_ms >= $start", "end": "time_ms < $end"}
+        tests |= {"start": "time_ns >= $start", "end": "time_ns < $end"}
         order = "DESC" if newest_first else "ASC"
         query = f"SELECT * FROM records {_where(tests, asked)} ORDER BY position {order}, rowid {order} LIMIT {limit}"
         return [RecordRow(*row) for row in self._rows(query, {name: v for name, v in asked.items() if v is not None})]
+
+    def decisions(self, after: int, *, limit: int = RECORDS_MAX) -> list[RecordRow]:
+        """See History."""
+        check_limit(limit, RECORDS_MAX)
+        later = "FROM records WHERE phase IS NOT NULL AND position > $after"
+        # Rows are stored in order of position: the inner scan ends early. (ORDER BY .. LIMIT reads all the rest for each page.)
+        last = f"(SELECT max(position) FROM (SELECT position {later} LIMIT {limit}))"
+        rows = self._rows(f"SELECT * {later} AND position <= {last} ORDER BY position, rowid", {"after": after})
+        return [RecordRow(*row) for row in rows]
+
+    def decisions_from(self) -> int:
+        """See History."""
+        return self._decisions_from
 
     def members(self, point: int, at_ms: int) -> MemberState | None:
         """See History."""

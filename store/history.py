@@ -10,25 +10,31 @@ Every method raises StoreError (mostly `HistoryFault`, which says whether trying
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from telemetry.decision import log_line_of
 from telemetry.errors import StoreError
 
 MEMBER_BASE: Final = 1 << 30  # derived series; core numbers stay below (2**27, so that 8 per point fit int32)
 READ_ROWS_MAX: Final = 1_000_000  # 22 MB of columns
-RECORDS_MAX: Final = 10_000  # of one `records` call
+RECORDS_MAX: Final = 10_000  # of one `records` or `decisions` call
 BUCKETS_MAX: Final = 100_000
+TIME_NS_MAX: Final = (1 << 63) - 1
+SCHEMA: Final = 2  # of a store's own file; 1 kept decisions in ms, without phase and stage
 REJECTS_KEPT: Final = 10_000  # newest records of kind event, subject reject: at most 40 MB of what devices sent wrong
 
 
 class HistoryFault(StoreError):
-    """The store failed. `retryable`: the same call may succeed later without a person doing something."""
+    """The store failed. `retryable`: the same call may succeed later without a person doing something; after `wait_s` at least,
+    when the server said so."""
 
-    def __init__(self, message: str, *, retryable: bool) -> None:
+    def __init__(self, message: str, *, retryable: bool, wait_s: float = 0.0) -> None:
         self.retryable = retryable
+        self.wait_s = wait_s
         super().__init__(message)
 
 
@@ -104,15 +110,45 @@ class Series(NamedTuple):
 
 
 class RecordRow(NamedTuple):
-    """One decision, request, event or configuration, kept for ever. body is JSON; site and device are "" when it has none."""
+    """One decision, request, event or configuration, kept for ever. body is JSON; site and device are "" when it has none.
+
+    phase and stage are those of a `telemetry.decision.Decision`; None for every other record. With them a row is the whole
+    decision: `decision_line` gives back its line of the canonical log.
+    """
 
     position: int
-    time_ms: int
+    time_ns: int
     kind: str
     site: str
     device: str
     subject: str
     body: str
+    phase: int | None = None
+    stage: int | None = None
+
+    @property
+    def time_ms(self) -> int:
+        """`time_ns` in whole ms."""
+        return self.time_ns // 1_000_000
+
+
+def clipped_ns(ts_ms: int | None) -> int | None:
+    """A bound in ms as ns, inside what an int64 holds."""
+    return None if ts_ms is None else max(-TIME_NS_MAX, min(TIME_NS_MAX, ts_ms * 1_000_000))
+
+
+def decision_line(row: RecordRow) -> bytes:
+    """The line of the canonical decision log that a whole decision was stored from."""
+    assert row.phase is not None, row
+    assert row.stage is not None, row
+    return log_line_of(row.position, row.phase, row.time_ns, row.stage, row.kind, row.subject, row.body)
+
+
+def check_schema(path: Path, schema: int) -> None:
+    """HistoryFault when a store's file was written by a newer version."""
+    if schema > SCHEMA:
+        sentence = f"{path}: written with schema {schema} of a newer version, this program reads {SCHEMA}; use the newer program"
+        raise HistoryFault(sentence, retryable=False)
 
 
 def is_reject(record: RecordRow) -> bool:
@@ -248,6 +284,17 @@ class History(Protocol):
         newest_first: bool = True,
     ) -> list[RecordRow]:
         """Records by position, those that match everything given; [start, end)."""
+        ...
+
+    def decisions(self, after: int, *, limit: int = RECORDS_MAX) -> list[RecordRow]:
+        """The next `limit` whole decisions after a journal position, in canonical order; [] when there are no more.
+
+        The last position comes with all that was decided at it, so that it is the next call's `after`.
+        """
+        ...
+
+    def decisions_from(self) -> int:
+        """The position from which on every decision is whole; before it an older version kept them without phase and stage."""
         ...
 
     def members(self, point: int, at_ms: int) -> MemberState | None:

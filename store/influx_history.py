@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from store.history import (
     READ_ROWS_MAX,
+    RECORDS_MAX,
     AppendResult,
     Buckets,
     HistoryFault,
@@ -27,6 +28,7 @@ from store.history import (
     Series,
     bucket_width_ms,
     check_limit,
+    clipped_ns,
     join_rows,
     make_rows,
     no_rows,
@@ -236,8 +238,16 @@ class InfluxHistory:
         newest_first: bool = True,
     ) -> list[RecordRow]:
         """See History. Served from the file, also while the server is down."""
-        tests = {"kind": kind, "site": site, "subject": subject, "start": start_ms, "end": end_ms}
+        tests = {"kind": kind, "site": site, "subject": subject, "start": clipped_ns(start_ms), "end": clipped_ns(end_ms)}
         return self._file.records(tests, limit=limit, newest_first=newest_first)
+
+    def decisions(self, after: int, *, limit: int = RECORDS_MAX) -> list[RecordRow]:
+        """See History. Served from the file, also while the server is down."""
+        return self._file.decisions(after, limit=limit)
+
+    def decisions_from(self) -> int:
+        """See History."""
+        return self._file.decisions_from()
 
     def members(self, point: int, at_ms: int) -> MemberState | None:
         """See History."""
@@ -373,5 +383,5 @@ def _report(rows: SampleRows, refused: dict[int, str], series: dict[int, Series]
             "total": len(refused),
         }
         text = msgspec.json.encode(body).decode()
-        reports.append(RecordRow(position, int(rows.ts_ms[row]), "fault", place.site, place.device, "history", text))
+        reports.append(RecordRow(position, int(rows.ts_ms[row]) * 1_000_000, "fault", place.site, place.device, "history", text))
     return reports

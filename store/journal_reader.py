@@ -12,6 +12,7 @@ from store.segment import AFTER, LAST, Meta, explain, from_row, list_segments, r
 from telemetry.errors import CorruptError, StoreError
 from telemetry.transaction import Transaction
 
+HELD_ROWS = 1000  # samples of one read transaction: a reader that hangs in it holds little
 TRIES = 20  # a rotation or a trim may run between listing and opening
 BUSY_S = 0.2  # WAL readers wait only while the first opener recovers the WAL
 
@@ -35,12 +36,29 @@ class JournalReader:
         self._path = directory
         self._connection: sqlite3.Connection | None = None
 
-    def read(self, after: int, *, rows_max: int = 1000) -> list[Transaction]:
+    def read(self, after: int, *, rows_max: int = HELD_ROWS) -> list[Transaction]:
         """Transactions with entries after position `after` (-1: all), oldest first; [] when there are none yet.
 
         Stops after about `rows_max` samples (an entry without samples counts as one), but returns at least one transaction if
-        there is one. Raises Gap when they were trimmed, CorruptError with file and position on damage, StoreError on a sick disk.
+        there is one. However many it takes, SQLite's own read transaction ends after HELD_ROWS of them. Raises Gap when they were
+        trimmed, CorruptError with file and position on damage, StoreError on a sick disk.
         """
+        found: list[Transaction] = []
+        while rows_max > 0:
+            try:
+                part = self._read_held(after, min(rows_max, HELD_ROWS))
+            except StoreError:
+                if found:
+                    break  # it is raised again by the next call
+                raise
+            if not part:
+                break
+            found += part
+            after = part[-1].last
+            rows_max -= sum(max(transaction.rows, transaction.count) for transaction in part)
+        return found
+
+    def _read_held(self, after: int, rows_max: int) -> list[Transaction]:
         durable = read_mark(self._directory)  # before looking: what was durable then must be there now
         for _ in range(TRIES):
             segments = list_segments(self._directory)

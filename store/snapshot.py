@@ -111,13 +111,26 @@ def _unwritten(temporary: Path, error: OSError) -> StoreError:
     return StoreError(f"{temporary.with_suffix('')}: the snapshot could not be written: {error.strerror}")
 
 
+def remove_drafts(directory: Path) -> None:
+    """Forget what kills in the middle of a snapshot left behind. For the one writer, before its first snapshot."""
+    for draft in directory.glob(f"*{SUFFIX}.new"):
+        draft.unlink(missing_ok=True)
+
+
 def newest_snapshot(
     directory: Path, *, build: str = "", skipped: list[str] | None = None, is_other_build_allowed: bool = False
 ) -> tuple[int, dict[str, Any]] | None:
-    """Position and state of the newest valid snapshot of `build` ("": this build) on this CPU class; None when there is none.
+    """The first of `valid_snapshots`; None when there is none."""
+    return next(valid_snapshots(directory, build=build, skipped=skipped, is_other_build_allowed=is_other_build_allowed), None)
+
+
+def valid_snapshots(
+    directory: Path, *, build: str = "", skipped: list[str] | None = None, is_other_build_allowed: bool = False
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Position and state of each valid snapshot of `build` ("": this build) on this CPU class, newest first.
 
     Files that are damaged or of another build are passed over, with a sentence each added to `skipped`. With
-    `is_other_build_allowed` a valid file of another build or CPU class is taken when it is the newest (after an upgrade).
+    `is_other_build_allowed` valid files of another build or CPU class are taken too (after an upgrade).
     """
     wanted = (build or build_string(), cpu_class())
     reasons = skipped if skipped is not None else []
@@ -131,8 +144,7 @@ def newest_snapshot(
             reasons.append(f"{path}: made by {snapshot.build} on {snapshot.cpu}, this is {wanted[0]} on {wanted[1]}")
             if not is_other_build_allowed:
                 continue
-        return snapshot.position, snapshot.state
-    return None
+        yield snapshot.position, snapshot.state
 
 
 def read_snapshot(path: Path) -> Snapshot:

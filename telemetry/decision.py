@@ -53,6 +53,16 @@ def log_line(decision: Decision) -> bytes:
     return _encoder.encode(decision) + b"\n"
 
 
+def body_text(decision: Decision) -> str:
+    """Its evidence as it stands in the canonical line, for a store that keeps the parts apart."""
+    return _encoder.encode(decision.body).decode()
+
+
+def log_line_of(position: int, phase: int, time_ns: int, stage: int, kind: str, subject: str, body: str) -> bytes:
+    """`log_line` of a decision that was kept in parts; `body` is its `body_text`."""
+    return _encoder.encode([position, phase, time_ns, stage, kind, subject, msgspec.Raw(body.encode())]) + b"\n"
+
+
 class LogHash:
     """Running SHA-256 of the canonical decision log, with its count."""
 
@@ -62,8 +72,12 @@ class LogHash:
 
     def add(self, decisions: Iterable[Decision]) -> None:
         """Take decisions that are already in canonical order."""
-        for decision in decisions:
-            self._hash.update(log_line(decision))
+        self.add_lines(map(log_line, decisions))
+
+    def add_lines(self, lines: Iterable[bytes]) -> None:
+        """Take lines of the canonical log, each with its line end."""
+        for line in lines:
+            self._hash.update(line)
             self.count += 1
 
     def hexdigest(self) -> str:

@@ -6,6 +6,7 @@ frames and the sparse records (events, acknowledgements, requests, configuration
 Arrays are set read-only on construction.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import Any, Final
@@ -178,3 +179,27 @@ def slice_entries(entries: Entries, start: int, stop: int) -> Entries:
     )
     records = tuple((i - start, record) for i, record in entries.records if start <= i < stop)
     return Entries(entries.first + start, entries.kind[start:stop].copy(), entries.time_ns[start:stop].copy(), part, records)
+
+
+def join_entries(parts: Sequence[Entries]) -> Entries:
+    """Runs that follow one another as one run: what `slice_entries` took apart."""
+    assert parts
+    starts = np.cumsum([0, *map(len, parts)])
+    frame_starts = np.cumsum([0, *(len(part.frames) for part in parts)])
+    sample_starts = np.cumsum([0, *(len(part.frames.point) for part in parts)])
+    assert all(part.first == parts[0].first + start for part, start in zip(parts, starts.tolist(), strict=False))
+
+    def joined(name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(part.frames, name) for part in parts])
+
+    shifts = zip(parts, starts.tolist(), frame_starts.tolist(), sample_starts.tolist(), strict=False)
+    entry, offsets, arrays, records = [], [np.zeros(1, np.int64)], [], []
+    for part, start, frame_start, sample_start in shifts:
+        entry.append(part.frames.entry + np.int32(start))
+        offsets.append(part.frames.offsets[1:] + sample_start)
+        arrays += [MemberArray(array.frame + frame_start, array.point, array.values) for array in part.frames.arrays]
+        records += [(index + start, record) for index, record in part.records]
+    same = {name: joined(name) for name in COLUMNS if name not in ("entry", "offsets")}
+    frames = Frames(entry=np.concatenate(entry), offsets=np.concatenate(offsets), arrays=tuple(arrays), **same)
+    kind, time_ns = (np.concatenate([getattr(part, name) for part in parts]) for name in ("kind", "time_ns"))
+    return Entries(parts[0].first, kind, time_ns, frames, tuple(records))

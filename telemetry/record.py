@@ -1,12 +1,16 @@
 """Sparse journal records: everything that is neither a frame nor a tick. Small, typed, and JSON on disk."""
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 
 
 class Event(msgspec.Struct, frozen=True, tag="event", tag_field="t"):
-    """A small fact: birth, offline, reject, broker_lost, broker_up, drained. `device` is "site/device" or "" for the service."""
+    """A small fact: birth, offline, reject, broker_lost, broker_up, drained. `device` is "site/device" or "" for the service.
+
+    upgrade {transactions, first, last, build}: a new build read the journal's tail and decided so many transactions otherwise,
+    between the positions first and last. What was journaled stays fact.
+    """
 
     name: str
     device: str = ""
@@ -56,6 +60,11 @@ class Start(msgspec.Struct, frozen=True, tag="start", tag_field="t"):
 
     epoch: int
     version: str = ""
+
+
+def is_upgrade(record: Any) -> TypeGuard[Event]:
+    """True for the core's own event of that name; a device's is any event."""
+    return isinstance(record, Event) and record.name == "upgrade" and not record.device
 
 
 Record = Event | Ack | Request | Config | Clock | Start

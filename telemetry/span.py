@@ -56,6 +56,7 @@ class Span:
     admission: Admission | None = None
     blind: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))  # (k,) per entry; the same for all of a span
     blind_from_ns: int = -1  # since when, while blind
+    sight_ns: int = 0  # when the last blind time ended
     transitions: Any = None  # rules.condition.Transitions
     demands: list[DemandChange] = field(default_factory=list)
     targets: list[Any] = field(default_factory=list)  # rules.arbitration.TargetChange

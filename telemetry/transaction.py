@@ -27,6 +27,8 @@ class Accounting(msgspec.Struct):
     late: int = 0
     future: int = 0
     changed: int = 0  # same point and time, other value: the first stays
+    upgrade_count: int = 0  # transactions that the newest differing build would have decided otherwise; the journaled stay facts
+    upgrade_first: int = -1  # position of the first such decision
 
     def is_balanced(self) -> bool:
         """True when both sums hold."""

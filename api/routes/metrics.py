@@ -31,6 +31,8 @@ def _fates(parts: Parts) -> list[Line]:
         ("fieldloom_late_total", "counter", "Frames that came late", [("", float(a.late))]),
         ("fieldloom_future_total", "counter", "Frames with a time of the future", [("", float(a.future))]),
         ("fieldloom_changed_total", "counter", "Samples repeated with another value; the first stays", [("", float(a.changed))]),
+        ("fieldloom_upgrade_transactions", "gauge", "Journaled transactions that the newest differing build decides otherwise",
+         [("", float(a.upgrade_count))]),
         ("fieldloom_messages_per_second", "gauge", "Messages received, over 10 s", [("", parts.state.messages_per_s())]),
     ]  # fmt: skip
 

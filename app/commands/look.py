@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from app.settings import load_settings
+from app.settings import Settings, load_settings
 from app.words import say
 from telemetry.decision import Decision, LogHash, in_order, log_line
 from telemetry.errors import CallerError
@@ -176,21 +176,31 @@ def decisions(
     """The canonical decision log: one JSON line each, in one order, so that two runs can be compared byte for byte."""
     if sum((journal, history, bool(lane))) > 1:
         raise CallerError("choose one of --journal, --history and --lane")
-    directory = load_settings().data_dir
-    source: Iterable[list[Decision]] = _journaled(directory / "journal")
-    if history:
-        from app.commands.run import part
-
-        source = part("app.lanes", "history_decisions")(load_settings())
-    elif lane:
-        source = _recomputed(directory / "journal") if lane == "live" else _lane(lane)
+    settings = load_settings()
+    source: Iterable[list[Decision]] = _journaled(settings.data_dir / "journal")
+    if lane:
+        source = _recomputed(settings.data_dir / "journal") if lane == "live" else _lane(lane)
     log_hash = LogHash()
-    for batch in source:
-        log_hash.add(batch)
+    for lines in _stored(settings) if history else (list(map(log_line, batch)) for batch in source):
+        log_hash.add_lines(lines)
         if not only_hash:
-            sys.stdout.buffer.writelines(map(log_line, batch))
+            sys.stdout.buffer.writelines(lines)
     if only_hash:
         print(f"{log_hash.count} decisions sha256 {log_hash.hexdigest()}")
+
+
+def _stored(settings: Settings) -> Iterator[list[bytes]]:
+    """The log's lines as the history has them; what it does not have is said on standard error."""
+    from app.history_log import open_log, position_of
+    from app.tables import slow_progress
+
+    with open_log(settings) as log:
+        for note in log.notes:
+            print(f"note: {note}", file=sys.stderr)
+        with slow_progress("reading the history", log.last + 1) as advance:
+            for lines in log.pages:
+                yield lines
+                advance(position_of(lines[-1]) + 1)
 
 
 def _lane(name: str) -> Iterable[list[Decision]]:

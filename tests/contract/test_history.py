@@ -1,22 +1,18 @@
 """What every history store promises, run against every store: DuckDB, a real InfluxDB 1.6, and 2.x.
 
-2.x is run through `v2_front` always, and against the server of FIELDLOOM_TEST_INFLUX_URL, _ORG and _TOKEN when they are set.
+2.x is run through `v2_front` always, and against the real server of FIELDLOOM_TEST_INFLUX_URL, _ORG and _TOKEN when they are set.
 """
 
 import itertools
 import math
-import os
 import threading
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from influxdb_client import InfluxDBClient
 
 from store.duckdb_history import DuckDBHistory
 from store.history import (
@@ -34,69 +30,26 @@ from store.history import (
     RecordRow,
     SampleRows,
     Series,
+    decision_line,
     make_rows,
     no_rows,
 )
 from store.influx_history import InfluxHistory
-from store.influx_server import InfluxServer, InfluxV1, InfluxV2
+from telemetry.decision import Decision, body_text, decode_decisions, encode_decisions, in_order, log_line
 from telemetry.quality import BAD, NOT_A_NUMBER, UNCERTAIN
-from tests.faults.influx import influxd, v2_front
+from tests.contract.conftest import INFLUX
 
 T0 = 1_700_000_000_000
+MS = 1_000_000  # ns
 FOREVER = 4_000_000_000_000
 POINTS = 64
 SERIES = [Series(n, "farm", f"d{n % 4}", f"air_temp_{n}", "C") for n in range(POINTS)]
 Opener = Callable[[], History]
-STORES = ["duckdb", "influx-1", "influx-2-front", "influx-2"]
-
-
-@pytest.fixture(scope="module")
-def influx_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = influxd(tmp_path_factory.mktemp("influxd"))
-    if server is None:
-        pytest.skip("influxd is not installed (Debian: influxdb)")
-    server.start()
-    yield server.url
-    server.kill()
-
-
-@pytest.fixture(scope="module")
-def connect(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Callable[[], InfluxServer]]]:
-    """By store: what opens a connection to a database of its own."""
-    with ExitStack() as stack:
-        fronts: list[str] = []
-
-        def front() -> str:
-            if not fronts:
-                fronts.append(stack.enter_context(v2_front(request.getfixturevalue("influx_url"), org="org", token="secret")))
-            return fronts[0]
-
-        def connector(store: str) -> Callable[[], InfluxServer]:
-            name = f"fieldloom_test_{uuid.uuid4().hex[:12]}"
-            if store == "influx-1":
-                url = request.getfixturevalue("influx_url")
-                return lambda: InfluxV1(url, name)
-            if store == "influx-2-front":
-                url = front()
-                return lambda: InfluxV2(url, org="org", bucket=name, token="secret")
-            url, org, token = (os.environ.get(f"FIELDLOOM_TEST_INFLUX_{part}", "") for part in ("URL", "ORG", "TOKEN"))
-            if not (url and org and token):
-                pytest.skip("FIELDLOOM_TEST_INFLUX_URL, _ORG and _TOKEN name no InfluxDB 2.x")
-            stack.callback(drop_bucket, url, org, name, token)
-            return lambda: InfluxV2(url, org=org, bucket=name, token=token)
-
-        yield connector
-
-
-def drop_bucket(url: str, org: str, name: str, token: str) -> None:
-    with InfluxDBClient(url=url, org=org, token=token) as client:
-        bucket = client.buckets_api().find_bucket_by_name(name)
-        if bucket is not None:
-            client.buckets_api().delete_bucket(bucket)
+STORES = ["duckdb", *INFLUX]
 
 
 @pytest.fixture(params=STORES)
-def opener(request: pytest.FixtureRequest, tmp_path: Path, connect) -> Iterator[Opener]:
+def opener(request: pytest.FixtureRequest, tmp_path: Path, make_database) -> Iterator[Opener]:
     """Opens the store under test; again and again the same one."""
     opened: list[History] = []
     if request.param == "duckdb":
@@ -104,10 +57,10 @@ def opener(request: pytest.FixtureRequest, tmp_path: Path, connect) -> Iterator[
         def make() -> History:
             return DuckDBHistory(tmp_path / "history.duckdb", memory_mb=64)
     else:
-        server = connect(request.param)
+        database = make_database(request.param)
 
         def make() -> History:
-            return InfluxHistory(tmp_path / "influx.sqlite", server())
+            return InfluxHistory(tmp_path / "influx.sqlite", database.connect())
 
     def open_one() -> History:
         opened.append(make())
@@ -134,6 +87,7 @@ def test_empty_history_answers_everything_with_nothing(opener):
     assert history.position() == -1
     assert history.saved_plan() is None
     assert (history.count(), history.series(), history.records()) == (0, [], [])
+    assert (history.decisions(-1), history.decisions_from()) == ([], 0)
     assert len(everything(history)) == 0
     assert len(history.latest([0, 1], T0)) == 0
     assert len(history.downsample(0, 0, T0, 10)) == 0
@@ -174,7 +128,7 @@ def test_position_plan_rows_and_series_survive_reopening(opener):
 
 
 def test_append_at_or_before_the_stored_position_changes_nothing(history):
-    record = RecordRow(3, T0, "alarm", "farm", "d1", "HOT@farm/d1", "{}")
+    record = RecordRow(3, T0 * MS, "alarm", "farm", "d1", "HOT@farm/d1", "{}")
     history.append(make_rows([0], T0, 1.0), [record], 3)
     for position in (3, 2):
         assert history.append(make_rows([0], T0 + 1, 2.0), [record], position, plan=b"no") == AppendResult(0, 0, 0)
@@ -258,10 +212,10 @@ def test_count_by_point_and_range(history):
 
 def test_records_are_filtered_and_ordered_by_position(history):
     rows = [
-        RecordRow(1, T0, "event", "farm", "d1", "offline", '{"为":"雨"}'),
-        RecordRow(2, T0 + 5, "alarm", "farm", "d1", "HOT@farm/d1", '{"to":"UNACK"}'),
-        RecordRow(2, T0 + 4, "demand", "farm", "d1", "farm/d1/vent", "{}"),
-        RecordRow(3, T0 + 9, "alarm", "barn", "p1", "HOT@barn/p1", "{}"),
+        RecordRow(1, T0 * MS, "event", "farm", "d1", "offline", '{"为":"雨"}'),
+        RecordRow(2, (T0 + 5) * MS + 999_999, "alarm", "farm", "d1", "HOT@farm/d1", '{"to":"UNACK"}', 0, 40),
+        RecordRow(2, (T0 + 4) * MS, "demand", "farm", "d1", "farm/d1/vent", "{}", 1, 60),
+        RecordRow(3, (T0 + 9) * MS, "alarm", "barn", "p1", "HOT@barn/p1", "{}", 1, 40),
     ]
     history.append(no_rows(), rows[:2], 1)
     history.append(no_rows(), rows[2:], 3)
@@ -273,13 +227,72 @@ def test_records_are_filtered_and_ordered_by_position(history):
     assert history.records(subject="farm/d1/vent") == [rows[2]]
     assert history.records(start_ms=T0 + 4, end_ms=T0 + 9, newest_first=False) == [rows[1], rows[2]]
     assert history.records(subject="x' OR '1'='1") == []
+    assert history.records(start_ms=-(1 << 53), end_ms=1 << 53, newest_first=False) == rows
+    assert history.records(start_ms=1 << 53) == []
+
+
+ODD_BODIES = [
+    {}, {"a": None, "b": [], "c": {}}, {"x": [0.1, 1 / 3, -0.0, 5e-324, 1.7976931348623157e308, 1e21, 1.0, 2**53 + 0.0]},
+    {"n": [2**63 - 1, -(2**63), 0, True]}, {"nan": math.nan, "inf": -math.inf},
+    {"温度": "太热 🌡", "q": '"\\ \n\t\x00\u2028', "z": 1, "A": 2}, {"deep": {"b": {"d": 1, "c": [{}]}, "a": ""}}, {"long": "x" * 100_000},
+]  # fmt: skip
+
+
+def odd_decisions() -> list[Decision]:
+    """Decisions in canonical order, several at one position, with everything a body may hold."""
+    made = [
+        Decision(position, phase, T0 * MS + 7 * position + 1, stage, kind, subject, body)
+        for position in (0, 5, 2**53)
+        for phase, stage, kind, subject in (
+            (0, 30, "condition", "HOT@farm/d1"),
+            (1, 40, "alarm", "夏@farm/d1"),
+            (1, 90, "answer", ""),
+        )
+        for body in ODD_BODIES
+    ]
+    return in_order(made)
+
+
+def test_decisions_come_back_as_the_lines_of_the_canonical_log(opener):
+    history = opener()
+    made = odd_decisions()
+    rows = [
+        RecordRow(d.position, d.time_ns, d.kind, "farm", "d1", d.subject, body_text(d), d.phase, d.stage)
+        for d in (decode_decisions(encode_decisions(made)))  # as the journal gives them
+    ]
+    entry = RecordRow(5, T0 * MS, "fault", "", "", "history", "{}")  # of an entry: it is no decision, whatever its kind
+    history.append(no_rows(), [rows[0]], 0)
+    history.append(no_rows(), [entry, *rows[1:]], 2**53)
+    assert [decision_line(row) for row in history.decisions(-1)] == [log_line(d) for d in made]
+    assert history.decisions_from() == 0
+    history.close()
+    again = opener()
+    read, after = [], -1
+    while page := again.decisions(after, limit=5):  # under the 24 of one position: positions are never cut
+        assert {row.position for row in page} == {page[0].position}
+        read, after = read + page, page[-1].position
+    assert [decision_line(row) for row in read] == [log_line(d) for d in made]
+    assert len(again.decisions(5, limit=RECORDS_MAX)) == len(made) // 3
+    assert again.decisions(2**53) == []
+
+
+def test_page_of_decisions_ends_with_a_whole_position(history):
+    rows = [
+        RecordRow(position, T0 * MS, "alarm", "farm", "d1", f"R{k}@farm/d1", "{}", 1, 40) for position in range(9) for k in range(3)
+    ]
+    history.append(no_rows(), rows, 8)
+    assert history.decisions(-1, limit=7) == rows[:9]
+    assert history.decisions(-1, limit=9) == rows[:9]
+    assert history.decisions(1, limit=27) == rows[6:]
+    with pytest.raises(ValueError, match="limit must be"):
+        history.decisions(-1, limit=RECORDS_MAX + 1)
 
 
 def test_rejects_are_kept_up_to_their_limit_and_other_records_for_ever(history):
-    history.append(no_rows(), [RecordRow(0, T0, "event", "", "", name, "{}") for name in ("reject", "offline")], 0)
-    history.append(no_rows(), [RecordRow(1, T0, "event", "", "", "reject", "{}")] * (REJECTS_KEPT - 1), 1)
+    history.append(no_rows(), [RecordRow(0, T0 * MS, "event", "", "", name, "{}") for name in ("reject", "offline")], 0)
+    history.append(no_rows(), [RecordRow(1, T0 * MS, "event", "", "", "reject", "{}")] * (REJECTS_KEPT - 1), 1)
     assert len(history.records(subject="reject", limit=RECORDS_MAX)) == REJECTS_KEPT
-    history.append(no_rows(), [RecordRow(2, T0, "event", "", "", "reject", "{}")], 2)
+    history.append(no_rows(), [RecordRow(2, T0 * MS, "event", "", "", "reject", "{}")], 2)
     kept = history.records(subject="reject", limit=RECORDS_MAX, newest_first=False)
     assert (len(kept), kept[0].position, kept[-1].position) == (REJECTS_KEPT, 1, 2)
     assert len(history.records(subject="offline")) == 1
@@ -302,7 +315,7 @@ def test_limits_are_taken_and_one_over_them_is_refused(history):
 
 
 def test_retention_forgets_samples_and_keeps_records(history):
-    record = RecordRow(1, T0, "alarm", "farm", "d1", "HOT@farm/d1", "{}")
+    record = RecordRow(1, T0 * MS, "alarm", "farm", "d1", "HOT@farm/d1", "{}")
     whole = np.array([1, 2], np.int16)
     members = [MemberRow(5, T0, KEYFRAME, np.arange(2, dtype=np.int32), whole)]
     history.append(make_rows([0, 0, 1], [T0, T0 + 1000, T0], 1.0), [record], 1, members=members)

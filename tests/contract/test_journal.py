@@ -75,6 +75,32 @@ def test_read_is_bounded_by_rows_but_gives_at_least_one(journal, reader):
     assert len(reader.read(-1, rows_max=100)) == 2
 
 
+def test_no_read_transaction_holds_more_than_its_limit_however_much_is_asked_for(journal, reader, monkeypatch):
+    made = append_many(journal, 100)  # 50 samples each
+    held, fetch = [], JournalReader._fetch
+
+    def counted(self, connection, after, rows_max):
+        found = fetch(self, connection, after, rows_max)
+        held.append(sum(transaction.rows for transaction in found))
+        assert not connection.in_transaction
+        return found
+
+    monkeypatch.setattr(JournalReader, "_fetch", counted)
+    assert reader.read(-1, rows_max=3500) == made[:70]
+    assert held == [1000, 1000, 1000, 500]
+    assert reader.read(made[69].last, rows_max=10_000) == made[70:]
+
+
+def test_damage_behind_what_was_read_is_told_by_the_next_read(tmp_path, journal, reader):
+    made = append_many(journal, 40)
+    with contextlib.closing(sqlite3.connect(segment_path(tmp_path, 0))) as connection:
+        connection.execute("UPDATE tx SET crc32 = crc32 + 1 WHERE first = ?", (made[25].first,))
+        connection.commit()
+    assert reader.read(-1, rows_max=5000) == made[:20]
+    with pytest.raises(CorruptError, match=f"position {made[25].first}"):
+        reader.read(made[19].last, rows_max=5000)
+
+
 def test_position_inside_a_transaction_gives_that_transaction(journal, reader):
     made = append_many(journal, 3)
     assert reader.read(14) == made[1:]

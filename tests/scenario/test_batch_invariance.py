@@ -1,6 +1,7 @@
 """T23: one recorded hour decides the same however it is cut, over restarts, and in both forms of the loops; and the hash would tell."""
 
 import dataclasses
+import functools
 import itertools
 import random
 from functools import cache
@@ -63,15 +64,16 @@ def test_restarts_from_snapshots_decide_the_same(tmp_path: Path) -> None:
 def test_many_hours(seed: int, tmp_path: Path) -> None:
     entries, digest, commands = hour(seed)
 
-    def restarted(engine: Engine) -> Engine:
-        path = write_snapshot(tmp_path, engine.position, engine.snapshot())
+    def restarted(engine: Engine, *, run: int) -> Engine:
+        path = write_snapshot(tmp_path / str(run), engine.position, engine.snapshot())
         fresh = build_engine(numba=seed % 2 == 0)
         fresh.restore(read_snapshot(path).state)
         return fresh
 
     assert drive(entries, [], build_engine()) == (digest, commands)
     for k in range(5):
-        assert drive(entries, cuts(seed * 100 + k, len(entries), 200), build_engine(), restarted) == (digest, commands)
+        restart = functools.partial(restarted, run=k)
+        assert drive(entries, cuts(seed * 100 + k, len(entries), 200), build_engine(), restart) == (digest, commands)
 
 
 # -- the hash would tell ---------------------------------------------------------------------------------------------------

@@ -139,6 +139,31 @@ def test_the_same_data_when_live_trip_every_rule() -> None:
     assert alarms >= 4 * DEVICES
 
 
+def test_late_samples_explain_an_alarm_and_move_nothing() -> None:
+    """Half a minute of heat that comes late fills the windows; the next live sample is cool, and only the alarm sees the mean."""
+    rules = [
+        RuleSpec(id="SEEN", when="mean(temp_c, 60 s) > 30", priority="P3"),
+        RuleSpec(id="MOVES", when="mean(temp_c, 60 s) > 30", demand=demand()),
+    ]
+    config = site("s", "LIVE")
+    config = config.model_copy(update={"profiles": {"p": config.profiles["p"].model_copy(update={"rules": rules})}})
+    engine = prepared(config)
+    numbered = int(ALL | Flag.HAS_SEQ)
+    made = []
+    for seq, (age_s, value, flags) in enumerate(
+        [(0, 20.0, numbered), *((60 - k, 75.0, numbered | BACK) for k in range(1, 30)), (0, 20.0, numbered)]
+    ):
+        second = 0 if seq == 0 else 60
+        one = frames(1, flags=flags, age_ns=age_s * S, value=value, q=0, first_device=0)
+        columns = {name: getattr(one.frames, name) + (second * S if name == "ts_ns" else 0) for name in DTYPES}
+        columns["seq"] = np.array([seq], np.uint32)
+        entries = Entries(engine.position + 1, one.kind[:1], one.time_ns[:1] + second * S, Frames(**columns))
+        outcome = engine.step(entries)
+        assert outcome.commands == []
+        made += outcome.decisions
+    assert [(d.subject, d.body["to"]) for d in made if d.kind == "alarm"] == [("SEEN@s/d-0", "UNACK")]
+
+
 @pytest.mark.torture
 @pytest.mark.parametrize("name", GATES)
 def test_a_million_rows_move_nothing(name: str) -> None:

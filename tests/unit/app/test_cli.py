@@ -1,5 +1,6 @@
 """The command line: one sentence and an exit code for every expected failure."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -11,11 +12,15 @@ import pytest
 
 from app.cli import place_kernels
 from app.demo import free_port
+from store.influx_history import InfluxHistory
+from store.influx_server import InfluxV1
 from store.journal import Journal
+from store.journal_reader import JournalReader
 from store.place import owned
+from store.projection import Projector
 from telemetry.clock import EngineClock
 from telemetry.errors import EnvironmentFault
-from tests.faults.web_process import CoreStub
+from tests.faults.web_process import CoreStub, web_process
 
 ROOT = Path(__file__).parents[3]
 
@@ -58,6 +63,50 @@ def test_the_decision_log_of_a_journal_has_one_hash(data_dir: Path) -> None:
     assert journal.stdout == fieldloom("decisions", "--hash", data_dir=data_dir).stdout
 
 
+async def test_decision_log_of_the_history_is_that_of_the_journal_with_web_and_without(tmp_path: Path) -> None:
+    async def printed(*words: str) -> subprocess.CompletedProcess[str]:
+        done = await asyncio.to_thread(fieldloom, "decisions", *words, data_dir=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    core = CoreStub.begin(tmp_path)
+    odd = {"温度": [1 / 3, -0.0, 5e-324, None], "text": "太热 🌡\u2028", "empty": {}}
+    for k in range(50):
+        core.write(decisions=[("command", f"north/house-{k % 2}/roof_vent", {}), ("alarm", "HOT@north/house-1", odd)])
+    journal = await printed("--journal")
+    assert journal.stdout.count("\n") == 100
+    async with web_process(tmp_path, core) as web:
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / "web.ready").write_text(web.base_url)  # as `serve web` tells its address
+        async with asyncio.timeout(20):
+            while "behind" in (stored := await printed("--history")).stderr:
+                pass
+        assert (stored.stdout, stored.stderr) == (journal.stdout, "")
+        assert (await printed("--history", "--hash")).stdout == (await printed("--journal", "--hash")).stdout
+    core.write(decisions=[("alarm", "HOT@north/house-1", {"to": "NORM"})])
+    core.journal.close()
+    from_file = await printed("--history")  # web is down
+    assert from_file.stdout == journal.stdout
+    assert "1 behind the journal" in from_file.stderr
+
+
+def test_decision_log_beside_influxdb_needs_no_server(tmp_path: Path) -> None:
+    core = CoreStub.begin(tmp_path)
+    for k in range(3):
+        core.write(decisions=[("alarm", f"HOT@north/house-{k % 2}", {"k": k / 3})])
+    history = InfluxHistory(tmp_path / "history.sqlite", InfluxV1("http://127.0.0.1:1", "unused"))
+    reader, projector = JournalReader(tmp_path / "journal"), Projector(history, now_s=lambda: 0.0)
+    while projector.follow(reader):
+        pass
+    projector.flush()
+    for part in (history, reader, core.journal):
+        part.close()
+    stored = fieldloom("decisions", "--history", data_dir=tmp_path, history="influx", influx_url="http://127.0.0.1:1")
+    assert (stored.returncode, stored.stderr) == (0, "")
+    assert stored.stdout == fieldloom("decisions", data_dir=tmp_path).stdout
+    assert stored.stdout.count("\n") == 3
+
+
 def test_status_of_a_journal_adds_up(data_dir: Path) -> None:
     done = fieldloom("status", data_dir=data_dir)
     assert done.returncode == 0, done.stderr
@@ -69,6 +118,8 @@ def test_status_of_a_journal_adds_up(data_dir: Path) -> None:
     [
         (["status"], {}, 1, "nothing was ever journaled"),
         (["query", "nowhere"], {}, 1, "write site/device/point"),
+        (["decisions", "--history"], {}, 1, "there is no history in"),
+        (["decisions", "--history"], {"url": "http://127.0.0.1:1", "token": "x"}, 1, "no web process answers"),
         (["serve", "core"], {}, 1, "no broker is configured"),
         (["serve"], {}, 1, "no broker is configured"),
         (["status"], {"web_port": "many"}, 2, "FIELDLOOM_WEB_PORT"),

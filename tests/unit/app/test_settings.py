@@ -63,6 +63,30 @@ def test_secrets_never_show(file: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert "canary-secret" not in "\n".join(problems())
 
 
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_version_of_influxdb_is_taken_from_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    del file
+    monkeypatch.setenv("FIELDLOOM_INFLUX_VERSION", version)
+    assert load_settings().influx_version == int(version)
+
+
+@pytest.mark.parametrize(
+    ("url", "is_good"),
+    [
+        ("http://127.0.0.1:8086", True), ("https://tsdb.example.org/behind/proxy/", True), ("http://[::1]:8086", True),
+        ("influx:8086", False), ("http://me:secret@host:8086", False), ("http://host/?u=me", False), ("", False),
+    ],
+)  # fmt: skip
+def test_address_of_influxdb_has_no_secret_in_it(file: Path, monkeypatch: pytest.MonkeyPatch, url: str, is_good: bool) -> None:
+    del file
+    monkeypatch.setenv("FIELDLOOM_INFLUX_URL", url)
+    if is_good:
+        assert load_settings().influx_url == url
+    else:
+        assert "without user, password or query" in problems()[0]
+        assert "secret@" not in problems()[0]
+
+
 def test_saboteurs_are_a_list_of_words(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     del file
     monkeypatch.setenv("FIELDLOOM_SABOTAGE", "open_acl, skip_crc")

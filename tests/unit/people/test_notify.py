@@ -8,13 +8,14 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import msgspec
 import pytest
 
-from people.notify import TRIES_MAX, WATCHDOG, DeliveryError, DeliveryJournal, Watch, WebhookChannel, deliver, run
+from people.notify import CUT_OFF, TRIES_MAX, WATCHDOG, DeliveryError, DeliveryJournal, Watch, WebhookChannel, deliver, run
 from store.journal import Journal
 from store.journal_reader import JournalReader
 from telemetry.clock import ManualClock
-from telemetry.record import Start
+from telemetry.record import Event, Start
 from tests.faults.web_world import SECOND_NS, START_NS, Writer, config_record, site
 
 RAISE = (
@@ -80,6 +81,27 @@ def test_raise_and_clear_are_told_once_and_an_acknowledgement_is_not(desk: Desk)
     for decision in (RAISE, ACK, CLEAR):
         desk.write(decisions=[decision])
     assert desk.rounds() == desk.rounds() == ["HOT@north/house-0 raise", "HOT@north/house-0 clear"]
+
+
+def test_journal_deleted_before_it_was_read_is_an_alarm(desk: Desk) -> None:
+    desk.write(records=[Event("follower_cut_off", "", {"before": 4711}), Event("follower_cut_off", "north/house-0", {})])
+    assert desk.rounds() == desk.rounds() == [f"{CUT_OFF} raise"]
+    text = desk.channel.sent[0]["text"]
+    assert "4711" in text["en"]
+    assert "4711" in text["zh"]
+
+
+def test_journal_deleted_before_notify_read_it_is_told_by_itself(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.journal.close()
+    desk.journal = Journal(tmp_path / "journal", clock=desk.clock, segment_bytes=1)
+    desk.journal.begin(2)
+    for _ in range(3):
+        desk.journal.append(msgspec.structs.replace(desk.writer.write(decisions=[RAISE]), epoch=2))
+    desk.journal.trim(before=desk.journal.last_position)
+    assert desk.rounds() == [f"{CUT_OFF} raise", "HOT@north/house-0 raise"]
+    desk.deliveries.close()
+    desk.journal.close()
 
 
 def test_kill_between_rounds_neither_loses_nor_doubles(desk: Desk) -> None:

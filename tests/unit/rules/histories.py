@@ -35,6 +35,10 @@ RULES = [
     RuleSpec(id="STD", when="std(temp_c, 30 s) > 12", off_delay_s=2),
     RuleSpec(id="FEW", when="count(rh_pct, 30 s) < 4"),
     RuleSpec(id="FAR", when="mean(weather.out_c, 60 s) > 20 and temp_c > 20", on_delay_s=6),
+    RuleSpec(
+        id="FAN", when="mean(temp_c, 60 s) > 22",
+        demand=DemandSpec(actuator="vent", value="mean(temp_c, 60 s)", bound="at_least", level="humidity_gas"),
+    ),
     RuleSpec(id="SIL", when="silent(7 s)", priority="P2", demand=DemandSpec(actuator="vent", value=30, level="equipment")),
     RuleSpec(id="KLEENE", when="not (temp_c / rh_pct > 0.5) or if(rh_pct > 50, temp_c > 10, rh_pct == 0)"),
     RuleSpec(id="VPD", when="vpd_kpa(temp_c, rh_pct) > 1.5", on_delay_s=4, off_delay_s=4),

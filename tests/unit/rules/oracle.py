@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from rules import expression
 from rules.expression import Binary, Bool, Call, Compare, If, Number, PointRef, Silent, Unary, Window
 from telemetry import psychrometrics
-from telemetry.frame import Admission, Entries, Kind, Verdict
+from telemetry.frame import Admission, Entries, Flag, Kind, Verdict
 from telemetry.plan import Device, Plan
 from telemetry.record import Config, Event, Start
 from telemetry.site import RuleSpec, SiteConfig
@@ -62,11 +62,14 @@ class Oracle:
     plan: Plan = field(default_factory=Plan)
     conditions: list[Condition] = field(default_factory=list)
     latest: dict[int, float] = field(default_factory=dict)
-    windows: dict[tuple[int, int], list[tuple[int, float]]] = field(default_factory=dict)  # (point, length) -> samples
-    stats: dict[tuple[str, int, int], float] = field(default_factory=dict)
+    windows: dict[tuple[int, int, bool], list[tuple[int, float]]] = field(
+        default_factory=dict
+    )  # (point, length, live only) -> samples
+    stats: dict[tuple[str, int, int, bool], float] = field(default_factory=dict)
     blind: bool = False
     blind_until: int = 0
     rearm: bool = False
+    sight: int = 0
     out: list[Transition] = field(default_factory=list)
 
     def step(self, entries: Entries, admission: Admission) -> None:
@@ -82,15 +85,18 @@ class Oracle:
                     for p, x, q in zip(frames.point[span], frames.value[span], admission.quality[span], strict=True)
                     if not q & 1024
                 ]
-                self.frame(position, now, int(frames.device[f]), int(frames.ts_ns[f]), Verdict(int(admission.verdict[f])), samples)
+                verdict = Verdict(int(admission.verdict[f]))
+                if verdict in {Verdict.LATE, Verdict.BACKFILL} and frames.flags[f] & Flag.HAS_SEQ:
+                    self.late(int(frames.ts_ns[f]), samples)
+                self.frame(position, now, int(frames.device[f]), int(frames.ts_ns[f]), verdict, samples)
                 f += 1
-            self.after(records.get(i))
+            self.after(records.get(i), now)
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
     def before(self, position: int, now: int, record: Any) -> None:
         if self.blind and now >= self.blind_until:
-            self.blind, self.rearm = False, True
+            self.blind, self.rearm, self.sight = False, True, self.blind_until
         if isinstance(record, Start) or (isinstance(record, Event) and record.name == "broker_lost"):
             self.blind, self.blind_until = True, now + BLIND_MAX
         silent = [c for c in self.conditions if isinstance(c.when, Silent) and c.phase == "PENDING_ON"]
@@ -101,9 +107,15 @@ class Oracle:
         elif self.rearm:
             self.rearm = False
             for c in silent:
-                c.due = now + c.on_delay
+                c.due = self.sight + c.on_delay
         while waiting := [c for c in self.conditions if c.due is not None and c.due <= now]:
             self.fire(position, min(waiting, key=lambda c: c.due or 0))
+
+    def late(self, ts: int, samples: list[tuple[int, float]]) -> None:
+        for point, value in samples:
+            for (p, _, live_only), history in self.windows.items():
+                if p == point and not live_only:
+                    history.append((ts, value))
 
     def frame(self, position: int, now: int, device: int, ts: int, verdict: Verdict, samples: list[tuple[int, float]]) -> None:
         changed: set[int] = set()
@@ -111,11 +123,11 @@ class Oracle:
             for point, value in samples:
                 self.latest[point] = value
                 changed.add(point)
-                for (p, length), history in self.windows.items():
+                for (p, length, live_only), history in self.windows.items():
                     if p == point:
                         history.append((ts, value))
                         for fn in expression.WINDOWS:
-                            self.stats[fn, point, length] = statistic(fn, history, length)
+                            self.stats[fn, point, length, live_only] = statistic(fn, history, length)
         spoke = verdict not in {Verdict.DUPLICATE, Verdict.REPLAY, Verdict.RETAINED}
         for c in self.conditions:
             if isinstance(c.when, Silent):
@@ -124,11 +136,14 @@ class Oracle:
             elif changed & set(c.points.values()):
                 self.evaluate(position, ts, c)
 
-    def after(self, record: Any) -> None:
+    def after(self, record: Any, now: int) -> None:
         if isinstance(record, Event) and record.name == "drained" and self.blind:
-            self.blind, self.rearm = False, True
+            self.blind, self.rearm, self.sight = False, True, now
         if isinstance(record, Config):
             self.configure(SiteConfig.model_validate_json(record.text))
+            for c in self.conditions:
+                if isinstance(c.when, Silent) and c.phase == "OFF":
+                    c.phase, c.due, c.demand = "PENDING_ON", None if self.blind else now + c.on_delay, self.wanted(c)
 
     # -- the machine -------------------------------------------------------------------------------------------------
 
@@ -201,7 +216,7 @@ class Oracle:
     def read(self, ref: Any, c: Condition) -> float:
         point = c.points[ref]
         if isinstance(ref, Window):
-            return self.stats.get((ref.fn, point, ref.length_ns), NAN)
+            return self.stats.get((ref.fn, point, ref.length_ns, c.rule.demand is not None), NAN)
         return self.latest.get(point, NAN)
 
     def scalar(self, node: Any, c: Condition) -> Any:
@@ -246,9 +261,11 @@ class Oracle:
                 for rule in [*(r for r in device.profile.rules if r.id not in own), *site.rules]:
                     if rule.enabled and applies(rule, device):
                         self.conditions.append(self.bind(rule, device, site, old))
-        wanted = {(c.points[r], r.length_ns) for c in self.conditions for r in c.refs if isinstance(r, Window)}
+        wanted = {
+            (c.points[r], r.length_ns, c.rule.demand is not None) for c in self.conditions for r in c.refs if isinstance(r, Window)
+        }
         self.windows = {key: self.windows.get(key, []) for key in wanted}
-        self.stats = {key: value for key, value in self.stats.items() if (key[1], key[2]) in wanted}
+        self.stats = {key: value for key, value in self.stats.items() if key[1:] in wanted}
 
     def bind(self, rule: RuleSpec, device: Device, site: SiteConfig, old: dict[Any, Condition]) -> Condition:
         when = expression.parse(rule.when)
@@ -336,11 +353,15 @@ def call(fn: str, args: list[float]) -> float:
 def statistic(fn: str, history: list[tuple[int, float]], length: int) -> float:
     """The statistic after the last sample, from all samples of the point, by recomputing every pane."""
     pane = length // PANES
-    places = [ts // pane for ts, _ in history]
-    begin = max([k for k in range(1, len(places)) if places[k] - places[k - 1] >= PANES], default=0)
-    head = places[-1]
-    counted = [(p, v) for p, (_, v) in zip(places[begin:], history[begin:], strict=True) if math.isfinite(v)]
-    if not counted or head - counted[0][0] < COVERED:
+    head, counted = history[0][0] // pane, []
+    for ts, v in history:
+        p = ts // pane
+        if p - head >= PANES:  # nothing of the window is left
+            counted = []
+        head = max(head, p)
+        if math.isfinite(v) and p > head - PANES:
+            counted.append((p, v))
+    if not counted or head - min(p for p, _ in counted) < COVERED:
         return NAN
     centre = counted[0][1]
     inside = [[v for p, v in counted if p == k] for k in range(head - PANES + 1, head + 1)]

@@ -12,7 +12,7 @@ from rules.engine import Engine
 from store.snapshot import read_snapshot, write_snapshot
 from telemetry.decision import Decision
 from telemetry.frame import Entries, slice_entries
-from telemetry.record import Event, Start
+from telemetry.record import Event, Request, Start
 from telemetry.site import RuleSpec
 from tests.unit.rules.histories import T0, S, Story, record_of, site
 
@@ -90,7 +90,7 @@ def test_silence_counts_from_the_last_word() -> None:
 
 @pytest.mark.parametrize("begin", [Event("broker_lost"), Start(2)], ids=lambda r: type(r).__name__)
 def test_silence_does_not_count_while_blind(begin: object) -> None:
-    assert silence((0, Event("drained")), (1, HELLO), (5, begin), (20, None), (30, Event("drained")), (31, None), (37, None)) == []
+    assert silence((0, Event("drained")), (1, HELLO), (5, begin), (20, None), (30, Event("drained")), (31, None), (36, None)) == []
     assert silence((0, Event("drained")), (1, HELLO), (5, begin), (6, HELLO), (20, None), (30, Event("drained")), (31, None)) == []
 
 
@@ -98,6 +98,20 @@ def test_silence_counts_again_from_the_end_of_the_blind_time() -> None:
     assert silence((0, Event("drained")), (1, HELLO), (5, Start(2)), (30, Event("drained")), (30, None), (50, None)) == [
         ("UNACK", 37)
     ]
+
+
+def test_when_silence_counts_again_does_not_hang_on_the_next_entry() -> None:
+    begin = ((0, Event("drained")), (1, HELLO), (5, Start(2)), (30, Event("drained")))
+    assert silence(*begin, (50, None)) == silence(*begin, (31, None), (33, None), (50, None)) == [("UNACK", 37)]
+    timed_out = ((0, Event("drained")), (1, HELLO), (5, Start(2)), (64, None))
+    assert silence(*timed_out, (80, None)) == silence(*timed_out, (66, None), (67, None), (80, None)) == [("UNACK", 72)]
+
+
+def test_a_device_that_never_spoke_is_silent_from_its_configuration_on() -> None:
+    assert silence((0, Event("drained")), (6, None), (7, None)) == [("UNACK", 7)]
+    assert silence((3, Event("drained")), (9, None), (10, None)) == [("UNACK", 10)], "and not while blind"
+    assert silence((0, Event("drained")), (6, HELLO), (12, None)) == []
+    assert silence((64, None), (66, None), (67, None)) == [("UNACK", 67)], "sight came back at 60 s"
 
 
 def test_no_silence_across_the_gap_of_a_stopped_core() -> None:
@@ -119,6 +133,15 @@ def test_a_configuration_holds_from_the_next_entry_on() -> None:
         assert made == [5, 6]
 
 
+def test_who_asks_for_a_configuration_is_answered() -> None:
+    asked = [Request("r1", "config", "li", {"sha256": "00"}), Request("r2", "config", "li", {"refused": "2 mistakes"})]
+    made = [d for d in decide(entries_of((0, asked[0]), (1, asked[1]))) if d.kind == "answer"]
+    assert [(d.subject, d.position, d.body["accepted"], d.body["reason"]) for d in made] == [
+        ("r1", 2, True, ""),
+        ("r2", 3, False, "2 mistakes"),
+    ]
+
+
 def test_the_same_configuration_again_changes_nothing() -> None:
     def story(again: bool) -> Entries:
         record = record_of(site()) if again else Event("note")
@@ -126,6 +149,19 @@ def test_the_same_configuration_again_changes_nothing() -> None:
         return entries_of((0, Event("drained")), (1, hot), (2, record), (3, hot), (7, None), (8, record), (9, hot), (30, None))
 
     assert decide(story(True)) == decide(story(False))
+
+
+def test_an_alarm_of_a_removed_device_ends_with_its_area_also_after_a_restart_in_between() -> None:
+    story = entries_of((0, Event("drained")), (1, ("d-3", {"temp_c": 4})), (2, record_of(site(2))), (3, None))
+    for restarts in (False, True):
+        engine, made = build_engine(), []
+        for k in range(len(story)):
+            made += engine.step(slice_entries(story, k, k + 1)).decisions
+            if restarts:
+                saved, engine = engine.snapshot(), build_engine()
+                engine.restore(saved)
+        (end,) = [d for d in made if d.subject == "COLD@s/d-3" and d.body.get("event") == "rule_removed"]
+        assert (end.body["area"], end.position) == ("a", 5)
 
 
 def test_a_snapshot_of_a_snapshot_is_the_same_bytes(tmp_path: Path) -> None:

@@ -123,6 +123,28 @@ def test_vents_cool_fog_moistens_screen_saves_shade_cuts_co2_doses():
     assert run(initial_state(18, 80, 18), 3, outside=night, inputs=Inputs(thermal_screen=1)).air_c[0] > open_night.air_c[0] + 1
 
 
+def test_fans_bring_outside_air_and_a_wet_pad_cools_it():
+    hot = Outside(34, 30, 800, 0)
+    closed, blown, padded = (
+        run(initial_state(34, 40, 30), 1, outside=hot, inputs=inputs, parameters=SUMMER)
+        for inputs in (Inputs(), Inputs(exhaust_fan=1), Inputs(exhaust_fan=1, pad_pump=1))
+    )
+    assert blown.air_c[0] < closed.air_c[0] - 3
+    # 34 C and 30 % have a wet bulb of 21 C: air comes in 8.6 K colder, and the crop transpires less in it.
+    assert blown.air_c[0] - 8.6 < padded.air_c[0] < blown.air_c[0] - 4
+    assert relative_humidity_pct(padded)[0] > relative_humidity_pct(blown)[0] + 15
+
+
+def test_lamps_heat_and_a_stopped_boiler_does_not():
+    night = Outside(-5, 80, 0, 2)
+    heated = Inputs(mixing_valve=1, pump=1)
+    dark = run(initial_state(18, 80, 18), 3, outside=night, inputs=heated)
+    assert run(initial_state(18, 80, 18), 3, outside=night, inputs=heated._replace(lamp=1)).air_c[0] > dark.air_c[0] + 3
+    off = run(initial_state(18, 80, 18), 3, outside=night, inputs=heated._replace(boiler=0))
+    assert off.heat_j_m2[0] == 0
+    assert off.air_c[0] < dark.air_c[0] - 5
+
+
 def test_air_never_holds_more_than_saturation():
     state = run(initial_state(20, 99, 20), 2, outside=Outside(5, 100, 0, 0), inputs=Inputs(fog=1))
     assert relative_humidity_pct(state)[0] <= 100.0 + 1e-6

@@ -160,7 +160,7 @@ def test_failed_append_rolls_back_and_the_same_append_succeeds_later(path):
     with pytest.raises((StoreError, OverflowError)):
         history.append(make_rows([1], T0, 1.0), [broken], 0)
     assert (history.count(), history.position()) == (0, -1)
-    history.append(make_rows([1], T0, 1.0), [broken._replace(time_ms=1)], 0)
+    history.append(make_rows([1], T0, 1.0), [broken._replace(time_ns=1)], 0)
     assert (history.count(), history.position()) == (1, 0)
     history.close()
 

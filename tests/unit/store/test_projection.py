@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from store.duckdb_history import DuckDBHistory
-from store.history import ASIDE, CHANGES, KEYFRAME, MEMBER_BASE, AppendResult, HistoryFault
+from store.history import ASIDE, CHANGES, KEYFRAME, MEMBER_BASE, AppendResult, HistoryFault, decision_line
 from store.journal_reader import Gap
 from store.members import KEYFRAME_MS, MemberTracker, summary_number
 from store.projection import DAY_MS, REJECT_BODY_MAX, Projector, decode_plan, encode_plan, project
-from telemetry.decision import Decision, encode_decisions
+from telemetry.decision import Decision, encode_decisions, in_order, log_line
 from telemetry.errors import CorruptError
 from telemetry.frame import Admission, Entries, Flag, Kind, MemberArray, Verdict, make_frames, no_frames
 from telemetry.plan import Plan
@@ -220,10 +220,12 @@ def test_every_record_and_decision_becomes_a_row_with_its_place():
         (4, "request", "farm", "d1", "r2"),
         (4, "command", "farm", "d1", "farm/d1/vent"),
         (5, "clock", "", "", ""),
-        (5, "clock_wrong", "farm", "d2", "farm/d2"),
         (5, "blind", "", "", ""),
+        (5, "clock_wrong", "farm", "d2", "farm/d2"),
     ]
     assert json.loads(rows[4].body) == {"kind": "acknowledge", "author": "anna", "body": {"alarm": "HOT@farm/d2"}}
+    whole = [decision_line(row) for row in rows if row.phase is not None]
+    assert whole == [log_line(decision) for decision in in_order(decisions)]
 
 
 def test_config_record_keeps_the_full_text():

@@ -3,7 +3,7 @@ import random
 import numpy as np
 import pytest
 
-from store.snapshot import newest_snapshot, read_snapshot, write_snapshot
+from store.snapshot import draft_snapshot, newest_snapshot, read_snapshot, remove_drafts, valid_snapshots, write_snapshot
 from telemetry.errors import CorruptError, StoreError
 
 STATE = {
@@ -91,6 +91,17 @@ def test_directory_that_cannot_be_made_is_a_store_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError):
         write_snapshot(tmp_path / "file" / "below", 1, {})
+
+
+def test_all_valid_snapshots_come_newest_first_and_drafts_of_a_killed_writer_are_forgotten(tmp_path):
+    write_snapshot(tmp_path, 1, {"p": 1})
+    write_snapshot(tmp_path, 2, {"p": 2})
+    draft = draft_snapshot(tmp_path, 3, {"p": 3})  # killed before it was published
+    assert [position for position, _ in valid_snapshots(tmp_path)] == [2, 1]
+    assert draft.exists()
+    remove_drafts(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{n:020d}.snap" for n in (1, 2)]
+    remove_drafts(tmp_path / "missing")
 
 
 def test_objects_are_refused(tmp_path):

@@ -1,12 +1,14 @@
 """Journal columns: what goes in comes out, and damaged bytes are refused."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telemetry.errors import CorruptError
-from telemetry.frame import COLUMNS, DTYPES, Admission, Entries, Frames, Kind, MemberArray, slice_entries
+from telemetry.frame import COLUMNS, DTYPES, Admission, Entries, Frames, Kind, MemberArray, join_entries, slice_entries
 from telemetry.record import Ack, Clock, Config, Event, Request, Start
 from telemetry.wire.columns import decode_admission, decode_entries, encode_admission, encode_entries
 
@@ -75,6 +77,15 @@ def test_a_slice_holds_whole_entries(made: Entries, data: st.DataObject) -> None
     assert b"".join(p.frames.value.tobytes() for p in parts) == made.frames.value.tobytes()
     assert [r for p in parts for _, r in p.records] == [r for _, r in made.records]
     assert sum(len(p.frames.arrays) for p in parts) == len(made.frames.arrays)
+
+
+@settings(max_examples=40, deadline=None)
+@given(entries(), st.data())
+def test_slices_join_to_what_they_were_cut_from(made: Entries, data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(made)), max_size=3)))
+    joined = join_entries([slice_entries(made, a, b) for a, b in itertools.pairwise([0, *cuts, len(made)])])
+    assert_same(joined, made)
+    assert encode_entries(joined) == encode_entries(made)
 
 
 def test_admission_survives_the_journal() -> None:
