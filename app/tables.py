@@ -65,4 +65,5 @@ def slow_progress(what: str, total: int | None = None) -> Iterator[Callable[[int
     finally:
         start.cancel()
         start.join()
-        progress.stop()
+        if progress.live.is_started:
+            progress.stop()

@@ -74,7 +74,7 @@ def test_version_of_influxdb_is_taken_from_the_environment(file: Path, monkeypat
     ("url", "is_good"),
     [
         ("http://127.0.0.1:8086", True), ("https://tsdb.example.org/behind/proxy/", True), ("http://[::1]:8086", True),
-        ("influx:8086", False), ("http://me:secret@host:8086", False), ("http://host/?u=me", False), ("", False),
+        ("influx:8086", False), ("http://me:secret@host:8086", False), ("http://host/?u=me", False),
     ],
 )  # fmt: skip
 def test_address_of_influxdb_has_no_secret_in_it(file: Path, monkeypatch: pytest.MonkeyPatch, url: str, is_good: bool) -> None:
