@@ -20,7 +20,6 @@ def at(first: int, time_s: int, received: int) -> Transaction:
 
 
 def test_rates_are_those_of_the_last_seconds_and_silence_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LC_ALL", "C.UTF-8")
     pulse = Pulse(Path("log"), Known())
     monkeypatch.setattr(Transaction, "read_decisions", lambda _self: [])
     monkeypatch.setattr("app.console.Known.take", lambda _self, _transaction: None)

@@ -25,7 +25,6 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in os.environ:
         if name.startswith("FIELDLOOM_"):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("LC_ALL", "C.UTF-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FIELDLOOM_DATA_DIR", str(tmp_path / "data"))
     CoreStub.begin(tmp_path / "data").journal.close()

@@ -15,11 +15,6 @@ S = 1_000_000_000
 SITES = Path(__file__).parents[3] / "sites"
 
 
-@pytest.fixture(autouse=True)
-def _english(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LC_ALL", "C.UTF-8")
-
-
 @pytest.fixture(scope="module")
 def narrator() -> Narrator:
     plan = Plan()
