@@ -159,7 +159,11 @@ def connect(settings: Settings) -> Iterator[Client]:
         if not file.is_file():
             raise CallerError(f"no session table in {settings.data_dir}; give its data_dir, or FIELDLOOM_URL and FIELDLOOM_TOKEN")
         sessions = open_sessions(settings.data_dir)
-        token, made = sessions.create("bearer", "local", "admin", None, life_s=TOKEN_LIFE_S, note="command line")
+        try:
+            token, made = sessions.create("bearer", "local", "admin", None, life_s=TOKEN_LIFE_S, note="command line")
+        except sqlite3.Error as error:
+            sessions.close()
+            raise StoreError(f"{file}: no session can be made: {error}; is the disk full? see `fieldloom doctor`") from error
     try:
         headers = {"Authorization": f"Bearer {token}"}
         with httpx.Client(base_url=base_url(settings), headers=headers, timeout=TIMEOUT_S, trust_env=False) as http:

@@ -121,6 +121,7 @@ class DemoScreen:
         self._is_live = self._console.is_terminal and not quiet
         self._starting = True
         self._troubles: deque[str] = deque()
+        self._told: dict[str, str] = {}
 
     def greet(self, *, devices: int, speed: float) -> None:
         """What is about to run."""

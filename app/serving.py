@@ -26,6 +26,20 @@ WEB_NICE: Final = 10  # pages and queries may be slow; on a busy machine control
 READY_POLL_S: Final = 0.02
 
 
+class LineLogger:
+    """Log lines on a stream. A full disk or a closed terminal loses the line, never the process that speaks."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def msg(self, message: str) -> None:
+        """One line."""
+        with contextlib.suppress(OSError, ValueError):  # ValueError: the stream is closed
+            print(message, file=self._stream, flush=True)
+
+    debug = info = warning = error = critical = exception = log = msg
+
+
 @contextlib.contextmanager
 def log_in_file(settings: Settings) -> Iterator[None]:
     """Events of the supervisor go into log/supervisor.log while the block runs: its terminal shows what flows."""
@@ -54,7 +68,7 @@ def set_up_log(settings: Settings, stream: TextIO | None = None) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.log_level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        logger_factory=lambda *_names: LineLogger(stream),
         cache_logger_on_first_use=False,
     )
 
