@@ -185,6 +185,11 @@ class DeliveryJournal:
         row = self._database.execute("SELECT max(number) FROM own_alarm WHERE name = ? AND cleared_ms IS NULL", (name,)).fetchone()
         return None if row[0] is None else int(row[0])
 
+    def undo(self) -> None:
+        """After an sqlite3.Error: end what it left half done."""
+        with contextlib.suppress(sqlite3.Error):
+            self._database.rollback()
+
     def close(self) -> None:
         """Close the file."""
         self._database.close()
@@ -247,8 +252,9 @@ class Watch:
         *,
         clock: Clock,
         told: PositionFile | None = None,
+        unkept: Callable[[dict[str, Any]], None] = lambda _message: None,
     ) -> None:
-        """`told`: where core reads how far we are."""
+        """`told`: where core reads how far we are. `unkept` tells a message at once when our own file cannot keep it."""
         self._open = journal
         self._journal: JournalReader | None = None  # None: to be opened
         self._deliveries = deliveries
@@ -258,17 +264,39 @@ class Watch:
         self._heard_ns = clock.now_ns()
         self._has_heard = False  # in this life: a restart of ours says nothing about the core
         self._is_failing = False
+        self._unkept = unkept
+        self._has_told_unkept = self._cannot_keep = False
 
     def _now_ms(self) -> int:
         return self._clock.now_ns() // 1_000_000
 
     def round(self) -> bool:
         """Follow and watch once; True when the journal may hold more."""
-        is_behind = self._follow()
-        self._watch()
-        if self._told is not None:
-            self._told.tell(self._deliveries.position())
+        try:
+            is_behind = self._follow()
+            self._watch()
+            if self._told is not None:
+                self._told.tell(self._deliveries.position())
+        except (sqlite3.Error, OSError) as error:  # a full disk stops core too: somebody must hear of it now
+            self._deliveries.undo()
+            self._watch_without_file(str(error))
+            return False
+        if self._has_told_unkept and not self._is_silent():
+            self._unkept(self._own_message(f"own/{WATCHDOG}/unkept/clear/{self._heard_ns}", "clear"))
+        self._cannot_keep = self._has_told_unkept = False
         return is_behind
+
+    def _watch_without_file(self, error: str) -> None:
+        """The watchdog while our own file cannot be written: told once, and recorded as soon as it can."""
+        if not self._cannot_keep:
+            log.error("notify_cannot_keep", error=error)
+        self._cannot_keep = True
+        if self._is_silent() and not self._has_told_unkept:
+            self._has_told_unkept = True
+            self._unkept(self._own_message(f"own/{WATCHDOG}/unkept/{self._heard_ns}", "raise"))
+
+    def _is_silent(self) -> bool:
+        return (self._clock.now_ns() - self._heard_ns) / 1e9 > WATCHDOG_S
 
     def _follow(self) -> bool:
         try:
@@ -294,17 +322,19 @@ class Watch:
 
     def _watch(self) -> None:
         """No entry for WATCHDOG_S: our own alarm, told at once and recorded; told again when the core is back."""
-        silent_s = (self._clock.now_ns() - self._heard_ns) / 1e9
         standing = self._deliveries.standing_own(WATCHDOG)
-        if silent_s > WATCHDOG_S and standing is None:
+        if self._is_silent() and standing is None:
             self._tell_own(self._deliveries.raise_own(WATCHDOG, self._now_ms()), "raise")
-        elif silent_s <= WATCHDOG_S and standing is not None and self._has_heard:
+        elif not self._is_silent() and standing is not None and self._has_heard:
             self._deliveries.clear_own(WATCHDOG, self._now_ms())
             self._tell_own(standing, "clear")
 
     def _tell_own(self, number: int, change: str) -> None:
         cause = f"own/{WATCHDOG}/{number}/{change}"
-        message = {
+        self._deliveries.take(-1, [(cause, self._own_message(cause, change))], self._channels, self._now_ms())
+
+    def _own_message(self, cause: str, change: str) -> dict[str, Any]:
+        return {
             "id": cause,
             "alarm": WATCHDOG,
             "change": change,
@@ -313,21 +343,40 @@ class Watch:
             "time_ms": self._now_ms(),
             "text": {"en": "The core writes nothing: nobody watches or controls", "zh": "采集核心无响应：无人监视和控制"},
         }
-        self._deliveries.take(-1, [(cause, message)], self._channels, self._now_ms())
 
 
-def deliver(channel: Channel, deliveries: DeliveryJournal, clock: Clock) -> bool:
-    """Try what is due on one channel; True when there was something."""
-    due_now = deliveries.due(channel.name, clock.now_ns() // 1_000_000)
-    for due in due_now:
-        try:
-            channel.send(due.message)
-        except DeliveryError as error:
-            if deliveries.failed(due, clock.now_ns() // 1_000_000, str(error)):
-                log.error("notice_given_up", channel=channel.name, alarm=due.message["alarm"], error=str(error))
-        else:
+def deliver(channel: Channel, deliveries: DeliveryJournal, clock: Clock, sent: set[int] | None = None) -> bool:
+    """Try what is due on one channel; True when there was something.
+
+    `sent` remembers what arrived and could not be noted as delivered yet: it is not sent again while this process lives.
+    """
+    unnoted = set() if sent is None else sent
+    try:
+        due_now = deliveries.due(channel.name, clock.now_ns() // 1_000_000)
+        for due in due_now:
+            if due.number not in unnoted:
+                try:
+                    channel.send(due.message)
+                except DeliveryError as error:
+                    if deliveries.failed(due, clock.now_ns() // 1_000_000, str(error)):
+                        log.error("notice_given_up", channel=channel.name, alarm=due.message["alarm"], error=str(error))
+                    continue
+                unnoted.add(due.number)
             deliveries.delivered(due, clock.now_ns() // 1_000_000)
+            unnoted.discard(due.number)
+    except sqlite3.Error:  # the watch says so
+        deliveries.undo()
+        return False
     return bool(due_now)
+
+
+def tell_all(channels: Sequence[Channel], message: dict[str, Any]) -> None:
+    """Over every channel at once, without a record."""
+    for channel in channels:
+        try:
+            channel.send(message)
+        except DeliveryError as error:
+            log.error("notice_not_sent", channel=channel.name, alarm=message["alarm"], error=str(error))
 
 
 async def _repeat(name: str, one_round: Callable[[], bool], stop: asyncio.Event) -> None:
@@ -346,7 +395,7 @@ async def _repeat(name: str, one_round: Callable[[], bool], stop: asyncio.Event)
 
 
 async def run(data_dir: Path, *, clock: Clock, webhook_url: str | None = None, stop: asyncio.Event) -> None:
-    """The process, until `stop` is set. `webhook_url` None: only the log. A fault of its own file ends it: it must be restarted."""
+    """The process, until `stop` is set. `webhook_url` None: only the log. On a full disk it goes on and keeps later."""
     channels: list[Channel] = [LogChannel(), *([WebhookChannel(webhook_url)] if webhook_url is not None else [])]
     journals = [DeliveryJournal(data_dir / "notify.sqlite") for _ in range(1 + len(channels))]
     names = [channel.name for channel in channels]
@@ -354,10 +403,11 @@ async def run(data_dir: Path, *, clock: Clock, webhook_url: str | None = None, s
     try:
         async with asyncio.TaskGroup() as group:
             told = PositionFile(data_dir / "run" / "notify.position", clock=clock)
-            watch = Watch(lambda: JournalReader(data_dir / "journal"), journals[0], names, clock=clock, told=told)
+            unkept = functools.partial(tell_all, channels)
+            watch = Watch(lambda: JournalReader(data_dir / "journal"), journals[0], names, clock=clock, told=told, unkept=unkept)
             group.create_task(_repeat("watch", watch.round, stop), name="notify-watch")
             for channel, deliveries in zip(channels, journals[1:], strict=True):
-                one_round = functools.partial(deliver, channel, deliveries, clock)
+                one_round = functools.partial(deliver, channel, deliveries, clock, set())
                 group.create_task(_repeat(channel.name, one_round, stop), name=f"notify-{channel.name}")
     finally:
         for deliveries in journals:

@@ -16,6 +16,7 @@ from store.journal import Journal
 from store.journal_reader import JournalReader
 from telemetry.clock import ManualClock
 from telemetry.record import Event, Start
+from tests.faults.disk import fill, small_disk
 from tests.faults.web_world import SECOND_NS, START_NS, Writer, config_record, site
 
 RAISE = (
@@ -142,6 +143,42 @@ def test_silent_core_is_alarmed_within_the_limit_and_cleared_when_it_returns(des
     desk.write()
     assert desk.rounds() == [f"{WATCHDOG} raise", f"{WATCHDOG} clear"]
     assert desk.deliveries.standing_own(WATCHDOG) is None
+
+
+def test_a_full_disk_neither_ends_it_nor_keeps_the_watchdog_silent(tmp_path: Path) -> None:
+    """A disk that is full for notify is full for core too: the alarm that core is silent goes out all the same, once."""
+    with small_disk(tmp_path / "disk", 4) as disk:
+        desk = Desk(tmp_path)
+        desk.deliveries.close()
+        desk.deliveries = DeliveryJournal(disk / "notify.sqlite")
+        told: list[str] = []
+        journal = desk.directory / "journal"
+        desk.watch = Watch(
+            lambda: JournalReader(journal), desk.deliveries, ["log"], clock=desk.clock, unkept=lambda m: told.append(m["change"])
+        )
+        desk.write(decisions=[RAISE])
+        while desk.watch.round():
+            pass
+        filler = fill(disk)
+        sent: set[int] = set()
+        for _ in range(3):  # it arrives once, though nobody can note that it did
+            assert not deliver(desk.channel, desk.deliveries, desk.clock, sent)
+        assert [message["alarm"] for message in desk.channel.sent] == ["HOT@north/house-0"]
+        for _ in range(3):
+            desk.clock.advance(4 * SECOND_NS)
+            assert not desk.watch.round()
+        assert told == ["raise"]
+        filler.unlink()
+        desk.clock.advance(SECOND_NS)
+        desk.write(decisions=[CLEAR])
+        while desk.watch.round():
+            pass
+        assert told == ["raise", "clear"]
+        while deliver(desk.channel, desk.deliveries, desk.clock, sent):
+            pass
+        assert [message["change"] for message in desk.channel.sent] == ["raise", "clear"]
+        desk.deliveries.close()
+        desk.journal.close()
 
 
 def test_watchdog_alarm_survives_a_restart_of_notify(desk: Desk) -> None:
