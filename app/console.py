@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import json
+import os
 import shutil
 import sys
 import time
@@ -24,6 +26,7 @@ REFRESH_S: Final = 0.5
 QUIET_LINE_S: Final = 10.0
 RATE_OVER_S: Final = 10.0
 STALE_S: Final = 5.0
+LOG_TAIL: Final = 4_000  # bytes
 READ_BACK: Final = 2000  # positions before now that the view begins with
 
 
@@ -33,6 +36,25 @@ def newest(journal: Path) -> Transaction | None:
         last = reader.last()
         reader.read(-1 if last is None else last.last)  # a reader checks there that what was durable is still there
     return last
+
+
+def last_complaint(log: Path) -> str:
+    """What a process warned of in its newest lines; "" when it did not."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    for line in reversed(lines):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and entry.get("level") in ("warning", "error"):
+            return str(entry.get("error") or entry.get("reason") or entry.get("event"))
+        return ""
+    return ""
 
 
 class Pulse:

@@ -48,6 +48,7 @@ ZH: Final[dict[str, str]] = {
     # what flows
     "{messages:,.1f} messages/s   {samples:,.1f} samples/s   {alarms} alarms   {commands} commands": "{messages:,.1f} 条消息/秒   {samples:,.1f} 个采样值/秒   {alarms} 条报警   {commands} 条命令",
     "{received:,} messages received = {stored:,} stored + {duplicate:,} duplicate + {rejected:,} rejected + {pending:,} pending": "收到消息 {received:,} = 已存 {stored:,} + 重复 {duplicate:,} + 拒收 {rejected:,} + 待处理 {pending:,}",
+    "The core has written nothing for {seconds:.0f} s: {reason}": "核心已 {seconds:.0f} 秒没有写入：{reason}",
     "The core has written nothing for {seconds:.0f} s; its reason stands in {log}.": "核心已 {seconds:.0f} 秒没有写入；原因见 {log}。",
     # what happened
     "core began, epoch {epoch}": "核心启动，纪元 {epoch}",

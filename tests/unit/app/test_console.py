@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from app.console import Pulse
+from app.console import Pulse, last_complaint
 from app.narrator import Known
 from telemetry.transaction import Accounting, Transaction
 from tests.faults.journal_rows import make_transaction
@@ -32,3 +32,17 @@ def test_rates_are_those_of_the_last_seconds_and_silence_is_told(monkeypatch: py
     assert pulse.sum() == "60 messages received = 60 stored + 0 duplicate + 0 rejected + 0 pending"
     assert pulse.silence(90_004 * S) == ""
     assert "nothing for 8 s; its reason stands in log/core.log" in pulse.silence(90_010 * S)
+
+
+def test_the_reason_of_a_silent_core_is_what_it_complained_of_last(tmp_path: Path) -> None:
+    log = tmp_path / "core.log"
+    assert last_complaint(log) == ""
+    full = '{"error": "the disk is full", "event": "commit failed", "level": "error"}\n'
+    log.write_text('{"event": "core ready", "level": "info"}\n' + full + '{"error": "the disk is fu')
+    assert last_complaint(log) == "the disk is full"
+    log.write_text(full + '{"event": "broker up", "level": "info"}\n')
+    assert last_complaint(log) == ""
+    pulse = Pulse(tmp_path, Known())
+    log.write_text(full)
+    pulse.heard_ns = 90_000 * S
+    assert pulse.silence(90_010 * S) == "The core has written nothing for 10 s: the disk is full"
