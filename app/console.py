@@ -94,6 +94,8 @@ class Pulse:
         silent_s = (now_ns - self.heard_ns) / NS_PER_S
         if not self.heard_ns or silent_s < STALE_S:
             return ""
+        if reason := last_complaint(self._log / "core.log"):
+            return say("The core has written nothing for {seconds:.0f} s: {reason}", seconds=silent_s, reason=reason)
         return say(
             "The core has written nothing for {seconds:.0f} s; its reason stands in {log}.",
             seconds=silent_s,

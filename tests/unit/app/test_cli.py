@@ -1,6 +1,7 @@
 """The command line: one sentence and an exit code for every expected failure."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ import pytest
 
 from app.cli import place_kernels
 from app.demo import free_port
+from app.serving import LineLogger
 from store.influx_history import InfluxHistory
 from store.influx_server import InfluxV1
 from store.journal import Journal
@@ -224,3 +226,14 @@ def test_kernels_are_kept_where_something_can_be_kept(
         assert "fieldloom-kernels-" in found
     else:
         assert found == (None if kept is None else str(tmp_path / kept))
+
+
+def test_a_log_line_that_the_disk_does_not_take_is_lost_and_nothing_else() -> None:
+    with Path("/dev/full").open("w") as full:
+        logger = LineLogger(full)
+        logger.error("commit failed")
+        with contextlib.suppress(OSError):  # what is left in the buffer
+            full.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())  # there is room again
+        logger.info("goes on")
+    logger.info("closed")
