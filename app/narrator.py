@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from rich.cells import cell_len
 
 from app.words import say, text_of
 from store.journal_reader import Gap, JournalReader
@@ -155,7 +156,7 @@ class Narrator:
         for decision in transaction.read_decisions():
             text = self.decision_words(decision)
             if text:
-                subject = decision.subject.rpartition("@")[2]
+                subject = "" if decision.kind == "blind" else decision.subject.rpartition("@")[2]
                 yield subject, line(decision.time_ns, subject, text)
 
     def _point(self, number: int) -> tuple[str, str]:
@@ -207,7 +208,8 @@ class Narrator:
 
 def line(time_ns: int, subject: str, text: str) -> str:
     """Time, who it is about, what."""
-    return f"{clock_text(time_ns)}  {subject or say(SERVICE):<{SUBJECT_WIDTH}}  {text}"
+    who = subject or say(SERVICE)
+    return f"{clock_text(time_ns)}  {who}{' ' * (SUBJECT_WIDTH - cell_len(who))}  {text}"  # a Chinese letter is two cells wide
 
 
 def record_words(record: Any) -> tuple[str, str]:

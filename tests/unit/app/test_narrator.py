@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
-from app.narrator import Narrator, clock_text, known, length, record_words
+from app.narrator import Narrator, clock_text, known, length, line, record_words
 from app.site_files import load_site
 from telemetry.decision import Decision
 from telemetry.plan import Plan
@@ -77,6 +78,12 @@ def test_what_says_nothing_to_a_person_is_left_out() -> None:
     assert record_words(Event("birth", "farm/a", {})) == ("farm/a", "online")
     acknowledged = Request("r", "acknowledge", "ann", {"alarm": "HOT@farm/a"})
     assert record_words(acknowledged) == ("farm/a", "ann: acknowledge HOT")
+
+
+def test_lines_stand_under_each_other_in_both_languages(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cell_len(line(5 * S, "", "x")) == cell_len(line(5 * S, "farm/a", "x")) == len(line(5 * S, "farm/a", "x"))
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    assert cell_len(line(5 * S, "", "x")) == cell_len(line(5 * S, "farm/a", "x"))
 
 
 def test_times_are_those_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
