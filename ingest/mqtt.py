@@ -200,7 +200,7 @@ class MqttLink:
     def came_up(self, connection: "_Connection", *, session_present: bool) -> None:
         """Subscribed: from now on publishes go out. Those of the session before are repeated first, in order, as duplicates."""
         self._connection = connection
-        self._retry.up(connection.loop.time())
+        self._retry.up(connection.loop.time(), session_present=session_present)
         self._down_reported = False
         before, self._inflight = self._inflight, {}
         if session_present:

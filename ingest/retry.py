@@ -2,8 +2,9 @@
 
 Pure: times and randomness are arguments. Mosquitto 2.0.11 closes the connection of a session that was taken over without the
 DISCONNECT 0x8E that MQTT 5 asks for (under load the close is a reset), so a takeover must be guessed: SUSPECT_CLOSES closes by the
-peer within SUSPECT_WITHIN_S, each soon after coming up, one of them orderly, for a bad network resets. A wrong guess costs REST_S,
-hardly more than a long backoff; the rest doubles while the guess is repeated.
+peer within SUSPECT_WITHIN_S, each soon after coming up, one of them orderly, for a bad network resets. A broker that restarts is
+none of that: it refuses connections meanwhile, or has forgotten the session, which who takes it over always finds. A wrong guess costs
+REST_S, hardly more than a long backoff; the rest doubles while the guess is repeated.
 """
 
 import random
@@ -11,7 +12,7 @@ from collections import deque
 from typing import Final, Literal, NamedTuple
 
 BACKOFF_BASE_S: Final = 0.1
-BACKOFF_MAX_S: Final = 10.0
+BACKOFF_MAX_S: Final = 4.0  # one client is no storm, and a broker that is back must be found within 5 s
 STABLE_S: Final = 5.0  # a connection that lived so long starts the backoff anew
 TAKEN_OVER_S: Final = 60.0  # the broker said so: two cores would otherwise throw each other out for ever
 SUSPECT_CLOSES: Final = 3
@@ -42,9 +43,11 @@ class Retry:
         self._closes: deque[tuple[float, bool]] = deque(maxlen=SUSPECT_CLOSES)
         self._rests = 0
 
-    def up(self, now_s: float) -> None:
-        """Connected and subscribed."""
+    def up(self, now_s: float, *, session_present: bool) -> None:
+        """Connected and subscribed; whether the broker still had our session."""
         self._up_s = now_s
+        if not session_present:
+            self._closes.clear()
 
     def after(self, ending: Ending, now_s: float) -> tuple[str, float]:
         """The reason to report, and the seconds to wait before the next attempt."""
@@ -56,7 +59,9 @@ class Retry:
         wait_s = self._rng.uniform(0.0, min(BACKOFF_MAX_S, BACKOFF_BASE_S * 2.0 ** min(self._attempt, 10)))
         if ending.kind == "taken_over":
             return ending.reason, wait_s + TAKEN_OVER_S
-        if ending.kind in {"orderly", "reset"} and lived_s is not None and lived_s < STABLE_S:
+        if lived_s is None:
+            self._closes.clear()
+        elif ending.kind in {"orderly", "reset"} and lived_s < STABLE_S:
             self._closes.append((now_s, ending.kind == "orderly"))
             if self._suspicious(now_s):
                 rest_s = min(REST_MAX_S, REST_S * 2.0 ** min(self._rests, 10))

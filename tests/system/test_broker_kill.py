@@ -79,7 +79,7 @@ async def kill_broker(tmp_path: Path, *, kills: int, count: int) -> None:
                 device.options = Options(boot=1, plant_start_s=0, sample_s=3600)  # no more samples: drain
                 device._next_sample_ns = clock.now_ns() + 3_600_000_000_000
             sent = {(d.name, seq) for d in devices for seq in range(d._seq)}
-            await until(lambda: sent <= set(stored(core)), deadline_s=30, what="all stored")
+            await until(lambda: sent <= set(stored(core)), deadline_s=45, what="all stored")  # repeats are due after 30 s
         finally:
             stop.set()
             await asyncio.gather(*tasks, return_exceptions=True)

@@ -7,8 +7,8 @@ from ingest.retry import BACKOFF_MAX_S, QUIET_S, REST_MAX_S, REST_S, STABLE_S, T
 ORDERLY, BROKEN = Ending("closed", "orderly"), Ending("reset", "reset")
 
 
-def lives(retry, lived_s, ending, at_s):
-    retry.up(at_s)
+def lives(retry, lived_s, ending, at_s, session_present=True):
+    retry.up(at_s, session_present=session_present)
     return retry.after(ending, at_s + lived_s)
 
 
@@ -62,9 +62,17 @@ def test_attempts_that_never_came_up_are_no_other_core():
     assert {retry.after(ORDERLY, float(at))[0] for at in range(10)} == {"closed"}
 
 
+def test_a_broker_that_restarts_again_and_again_is_no_other_core():
+    retry = Retry("core", random.Random(1))
+    assert {lives(retry, 0.1, ORDERLY, float(at), session_present=False)[0] for at in range(10)} == {"closed"}
+    for at in range(10, 20):  # one that keeps sessions, and refuses us while it is away
+        assert lives(retry, 0.1, ORDERLY, float(at))[0] == "closed"
+        retry.after(Ending("refused"), at + 0.2)
+
+
 def test_what_the_broker_says_counts_at_once():
     retry = Retry("core", random.Random(1))
-    retry.up(0.0)
+    retry.up(0.0, session_present=True)
     reason, wait_s = retry.after(Ending("another core uses this client id", "taken_over"), 1.0)
     assert "another core" in reason
     assert wait_s >= TAKEN_OVER_S
