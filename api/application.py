@@ -7,7 +7,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
-from api import problem
+from api import problem, schema
 from api.audit import Audit
 from api.limits import BodyLimit, Guard
 from api.parts import Parts
@@ -29,7 +29,7 @@ class _Application(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The schema, made once."""
         if self.openapi_schema is None:
-            problem.describe(super().openapi())
+            schema.describe(super().openapi())
         assert self.openapi_schema is not None
         return self.openapi_schema
 

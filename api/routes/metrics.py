@@ -88,7 +88,7 @@ def render(parts: Parts) -> str:
     "/metrics",
     response_class=Response,
     responses={
-        200: {"content": {"text/plain": {"example": 'fieldloom_messages{fate="received"} 4711\n'}}},
+        200: {"content": {"text/plain": {"schema": {"type": "string"}, "example": 'fieldloom_messages{fate="received"} 4711\n'}}},
         **problem.documented(401, 403),
     },
 )
