@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
+from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
@@ -55,10 +56,17 @@ def make_app(parts: Parts) -> FastAPI:
     routed.include_router(stream.router)
     app.include_router(routed)
     _pages(app)
+    app.add_api_websocket_route("/{path:path}", _no_feed)
     app.add_middleware(Audit)
     app.add_middleware(BodyLimit)
     app.add_middleware(Guard, hosts=parts.hosts)
     return app
+
+
+async def _no_feed(path: str) -> None:
+    """A WebSocket anywhere else: the framework's own refusal has no words."""
+    del path
+    raise HTTPException(404)
 
 
 def _pages(app: FastAPI) -> None:

@@ -177,7 +177,8 @@ class Guard:
             await self._app(scope, receive, send)
             return
         if "*" not in self._hosts and host_name(Headers(scope=scope).get("host", "")) not in self._hosts:
-            await self._refuse(scope, receive, send)
+            error = ProblemError(421, "wrong-host", "This service does not answer to that host name.")
+            await problem_response(error)(scope, receive, send)
             return
 
         async def with_headers(message: Message) -> None:
@@ -190,14 +191,6 @@ class Guard:
             await send(message)
 
         await self._app(scope, receive, with_headers)
-
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        error = ProblemError(421, "wrong-host", "This service does not answer to that host name.")
-        await problem_response(error)(scope, receive, send)
 
 
 def host_name(host: str) -> str:

@@ -1,7 +1,6 @@
 """The OpenAPI document is valid, every operation has examples, and every example is what its schema asks for."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
