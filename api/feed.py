@@ -44,7 +44,6 @@ class FeedClient:
         self.devices = np.zeros(0, np.bool_)  # (devices,) of its sites
         self.dirty = np.zeros(0, np.bool_)
         self.items: deque[dict[str, Any]] = deque()
-        self.dropped = 0
         self.is_overrun = False
 
     def sees(self, site: str) -> bool:
@@ -52,12 +51,11 @@ class FeedClient:
         return self.sites is None or site in self.sites
 
     def mark(self, points: NDArray[np.int64]) -> int:
-        """Points changed; returns how many older changes are dropped because the client had not taken them."""
+        """Points changed; returns how many of them replace a change that the client had not taken."""
         mine = points[self.allowed[points]]
-        dropped = int(np.count_nonzero(self.dirty[mine]))
+        replaced = int(np.count_nonzero(self.dirty[mine]))
         self.dirty[mine] = True
-        self.dropped += dropped
-        return dropped
+        return replaced
 
     def add(self, item: dict[str, Any]) -> None:
         """An alarm, command or reject; over the limit the client is given up, because a lost alarm change would look like calm."""
@@ -84,8 +82,8 @@ class FeedHub:
         self.clients_max = clients_max
         self.take_limit_s = take_limit_s
         self._clients: set[FeedClient] = set()
-        self.dropped_points = 0
-        self.disconnected_slow = 0
+        self.sent_points = self.replaced_points = 0
+        self.opened = self.disconnected_slow = 0
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -99,6 +97,7 @@ class FeedHub:
         known = np.flatnonzero(self._state.ts_ns[: len(client.allowed)] != NEVER)
         client.dirty[known] = client.allowed[known]
         self._clients.add(client)
+        self.opened += 1
         return client
 
     def close(self, client: FeedClient) -> None:
@@ -122,7 +121,7 @@ class FeedHub:
         for client in self._clients:
             if delta.sites:
                 self._allow(client)
-            self.dropped_points += client.mark(delta.points)
+            self.replaced_points += client.mark(delta.points)
             for site, item in items:
                 if client.sees(site):
                     client.add(item)
@@ -241,6 +240,7 @@ async def _send(socket: WebSocket, principal: Principal, client: FeedClient, *, 
             points = client.take_points()
             if len(points):
                 await _send_one(socket, {"type": "points", "now_ms": hub.now_ms(), "rows": hub.point_rows(points)}, hub)
+                hub.sent_points += len(points)
             await asyncio.sleep(INTERVAL_S)
     except TimeoutError:
         client.is_overrun = True

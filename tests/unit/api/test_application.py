@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from api.application import make_app
 from telemetry.frame import Verdict
@@ -282,12 +283,22 @@ async def test_readiness_says_what_is_missing(world: World, client: httpx.AsyncC
 
 
 async def test_metrics_balance(world: World, client: httpx.AsyncClient) -> None:
+    hostile = 'a"b\\c\nd'
+    world.writer.accounting.rejected_by_reason[hostile] = 2
+    world.write()
     text = (await client.get("/metrics")).text
     fates = {
         line.split('"')[1]: float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith("fieldloom_messages{")
     }
     assert fates.pop("received") == sum(fates.values()) == 4
     assert 'fieldloom_alarms{priority="P2",state="UNACK"} 2' in text
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert len(families) == text.count("# TYPE")
+    for family in families.values():
+        assert family.documentation
+        assert family.samples, family.name
+        assert (family.type == "counter") == any(sample.name.endswith("_total") for sample in family.samples), family.name
+    assert [(s.labels, s.value) for s in families["fieldloom_rejects"].samples] == [({"reason": hostile}, 2.0)]
     token = world.token("bob", "viewer", ["north"])
     assert (await client.get("/metrics", headers={"Authorization": f"Bearer {token}"})).status_code == 403
 
