@@ -21,9 +21,10 @@ def test_start_stop_and_private_files(tmp_path):
     address = broker.start()
     try:
         assert set(address.passwords) == {SERVICE, "north/hut"}
-        for name in ("passwords", "acl", "mosquitto.conf"):
+        for name in ("devices.passwords", "devices.acl", "core.passwords", "core.acl", "mosquitto.conf"):
             assert stat.S_IMODE((tmp_path / "broker" / name).stat().st_mode) == 0o600
-        stored = (tmp_path / "broker" / "passwords").read_text()
+        stored = "".join(path.read_text() for path in (tmp_path / "broker").glob("*.passwords"))
+        assert stored.count(":$") == 2
         assert not any(password in stored for password in address.passwords.values())
         broker.stop()
         assert not broker.running
