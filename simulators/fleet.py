@@ -183,7 +183,10 @@ class DeviceClient:
                 self._put(outgoing)
             wait_s = min(IDLE_S_MAX, max(0.001, (self._device.next_due_ns() - self._clock.now_ns()) * 1e-9))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), wait_s)
+                async with asyncio.timeout(
+                    wait_s
+                ):  # not wait_for: in Python 3.11 that loses a cancellation that comes with the wake-up
+                    await self._wake.wait()
             self._wake.clear()
 
     def _put(self, outgoing: Outgoing) -> None:
