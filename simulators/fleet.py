@@ -236,6 +236,7 @@ class DeviceClient:
 
     async def _talk(self, client: aiomqtt.Client) -> None:
         await client.subscribe([(name, 1) for name in self._device.subscriptions()])
+        end_if_cancelled()
         self._outbox = asyncio.Queue(OUTBOX_MAX)  # what an old link did not take is in the backlog or void
         for outgoing in self._device.connected():
             self._put(outgoing)
@@ -264,6 +265,14 @@ class DeviceClient:
     async def _write(self, client: aiomqtt.Client) -> None:
         while True:
             await _publish(client, await self._outbox.get())
+            end_if_cancelled()
+
+
+def end_if_cancelled() -> None:
+    """Raise the cancellation that aiomqtt's waiting may have lost: in Python 3.11 wait_for forgets one that comes with the answer."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def retrieve_disconnection(client: aiomqtt.Client) -> None:

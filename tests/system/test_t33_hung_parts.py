@@ -271,7 +271,7 @@ async def test_supervisor_starts_core_again_when_its_mqtt_task_dies(tmp_path):
                 assert "the MQTT task failed: FailpointReached" in (core.data / "log" / "core.log").read_text()
                 print(f"a new core after {back_s:.1f} s, {len(spy.commands) - before} commands since")
                 assert len(spy.commands) - before <= 3  # 80 said again under the new epoch, then 0
-                assert service.terminate() == 0
+                assert await asyncio.to_thread(service.terminate) == 0
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
