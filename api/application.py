@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
+from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
-from api import problem
+from api import problem, schema
 from api.audit import Audit
 from api.limits import BodyLimit, Guard
 from api.parts import Parts
@@ -44,7 +45,7 @@ class _Application(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The schema, made once."""
         if self.openapi_schema is None:
-            problem.describe(super().openapi())
+            schema.describe(super().openapi())
         assert self.openapi_schema is not None
         return self.openapi_schema
 
@@ -70,10 +71,17 @@ def make_app(parts: Parts) -> FastAPI:
     routed.include_router(stream.router)
     app.include_router(routed)
     _pages(app)
+    app.add_api_websocket_route("/{path:path}", _no_feed)
     app.add_middleware(Audit)
     app.add_middleware(BodyLimit)
     app.add_middleware(Guard, hosts=parts.hosts)
     return app
+
+
+async def _no_feed(path: str) -> None:
+    """A WebSocket anywhere else: the framework's own refusal has no words."""
+    del path
+    raise HTTPException(404)
 
 
 def _pages(app: FastAPI) -> None:

@@ -275,6 +275,11 @@ def same_origin(connection: HTTPConnection) -> bool:
     return origin.partition("://")[2].lower() == connection.headers.get("host", "").lower()
 
 
+def unauthenticated() -> ProblemError:
+    """401 for somebody we do not know."""
+    return ProblemError(401, "unauthenticated", "Log in, or send a token.", headers={"WWW-Authenticate": "Bearer"})
+
+
 def _check_forgery(request: Request) -> None:
     """Cookies travel with requests of foreign pages too: a change needs our own header and our own origin."""
     if request.headers.get(CSRF_HEADER) is None or not same_origin(request):
@@ -288,7 +293,7 @@ def requires(role: Role) -> Callable[[Request], Awaitable[Principal]]:
         gate: Gate = request.app.state.parts.gate
         principal = await gate.principal(request)
         if principal is None:
-            raise ProblemError(401, "unauthenticated", "Log in, or send a token.", headers={"WWW-Authenticate": "Bearer"})
+            raise unauthenticated()
         request.state.principal = principal
         if principal.way == "cookie" and request.method not in SAFE_METHODS:
             _check_forgery(request)
@@ -302,11 +307,14 @@ def requires(role: Role) -> Callable[[Request], Awaitable[Principal]]:
     return dependency
 
 
-async def feed_principal(socket: WebSocket, gate: Gate) -> Principal | None:
-    """Who opened the live feed; None also when a foreign page opened it with our cookie."""
+async def feed_principal(socket: WebSocket, gate: Gate) -> Principal:
+    """Who opens the live feed. Raises 403 when a foreign page opens it, 401 when nobody we know does."""
     if not same_origin(socket):
-        return None
-    return await gate.principal(socket)
+        raise ProblemError(403, "forgery", "The live feed is opened by our own page, or by a program.")
+    principal = await gate.principal(socket)
+    if principal is None:
+        raise unauthenticated()
+    return principal
 
 
 def client_address(connection: HTTPConnection) -> str:

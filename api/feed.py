@@ -6,6 +6,7 @@ costs its own marks and nothing else, and a client that does not take anything f
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Iterable
 from typing import Any, Final
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from api.auth import Gate, Principal, feed_principal
-from api.limits import host_name
+from api.problem import ProblemError, not_found
 from api.state import NEVER, Delta, LiveState
 from api.views import alarm_view, command_view, reject_view, request_view
 from telemetry.clock import Clock
@@ -29,31 +30,32 @@ BEAT_S: Final = 1.0  # a client that hears nothing for some beats must say so on
 TAKE_LIMIT_S: Final = 10.0
 NS_PER_MS: Final = 1_000_000
 
+FAREWELL_S: Final = 1.0
 CLOSE_LOGIN: Final = 4401
-CLOSE_NOT_FOUND: Final = 4404
 CLOSE_SLOW: Final = 4408
-CLOSE_FULL: Final = 4429
 
 
 class FeedClient:
-    """What one client has not taken yet."""
+    """What one client has not taken yet. `sites` is None for all, now and later."""
 
-    def __init__(self, sites: frozenset[str]) -> None:
+    def __init__(self, sites: frozenset[str] | None) -> None:
         self.sites = sites
         self.allowed = np.zeros(0, np.bool_)  # (points,) True for points of its sites
         self.devices = np.zeros(0, np.bool_)  # (devices,) of its sites
         self.dirty = np.zeros(0, np.bool_)
         self.items: deque[dict[str, Any]] = deque()
-        self.dropped = 0
         self.is_overrun = False
 
+    def sees(self, site: str) -> bool:
+        """True for a site of its own."""
+        return self.sites is None or site in self.sites
+
     def mark(self, points: NDArray[np.int64]) -> int:
-        """Points changed; returns how many older changes are dropped because the client had not taken them."""
+        """Points changed; returns how many of them replace a change that the client had not taken."""
         mine = points[self.allowed[points]]
-        dropped = int(np.count_nonzero(self.dirty[mine]))
+        replaced = int(np.count_nonzero(self.dirty[mine]))
         self.dirty[mine] = True
-        self.dropped += dropped
-        return dropped
+        return replaced
 
     def add(self, item: dict[str, Any]) -> None:
         """An alarm, command or reject; over the limit the client is given up, because a lost alarm change would look like calm."""
@@ -77,24 +79,25 @@ class FeedHub:
     ) -> None:
         self._state = state
         self._clock = clock
-        self._clients_max = clients_max
+        self.clients_max = clients_max
         self.take_limit_s = take_limit_s
         self._clients: set[FeedClient] = set()
-        self.dropped_points = 0
-        self.disconnected_slow = 0
+        self.sent_points = self.replaced_points = 0
+        self.opened = self.disconnected_slow = 0
 
     def __len__(self) -> int:
         return len(self._clients)
 
-    def open(self, sites: frozenset[str]) -> FeedClient | None:
+    def open(self, sites: frozenset[str] | None) -> FeedClient | None:
         """A client that will be sent everything of its sites, from what stands now on; None when there are too many clients."""
-        if len(self._clients) >= self._clients_max:
+        if len(self._clients) >= self.clients_max:
             return None
         client = FeedClient(sites)
         self._allow(client)
         known = np.flatnonzero(self._state.ts_ns[: len(client.allowed)] != NEVER)
         client.dirty[known] = client.allowed[known]
         self._clients.add(client)
+        self.opened += 1
         return client
 
     def close(self, client: FeedClient) -> None:
@@ -104,7 +107,7 @@ class FeedHub:
     def _allow(self, client: FeedClient) -> None:
         """Compute the points of the client's sites again; marks it has stay."""
         plan = self._state.plan
-        of_site = np.array([d.site in client.sites for d in plan.devices], np.bool_)
+        of_site = np.array([client.sees(d.site) for d in plan.devices], np.bool_)
         owners = np.array([owner for owner, _ in plan.point_owner], np.int64)
         client.devices = of_site
         client.allowed = of_site[owners] if len(owners) else np.zeros(0, np.bool_)
@@ -118,9 +121,9 @@ class FeedHub:
         for client in self._clients:
             if delta.sites:
                 self._allow(client)
-            self.dropped_points += client.mark(delta.points)
+            self.replaced_points += client.mark(delta.points)
             for site, item in items:
-                if site in client.sites:
+                if client.sees(site):
                     client.add(item)
 
     def now_ms(self) -> int:
@@ -154,10 +157,10 @@ class FeedHub:
             )
         )
 
-    def standing(self, sites: frozenset[str]) -> list[dict[str, Any]]:
+    def standing(self, client: FeedClient) -> list[dict[str, Any]]:
         """The messages a new client begins with: all standing alarms and the newest commands."""
-        alarms = [alarm_view(a).model_dump(mode="json") for a in self._state.alarms.values() if a.site in sites]
-        newest = [c for c in reversed(self._state.commands.values()) if c.site in sites][:200]
+        alarms = [alarm_view(a).model_dump(mode="json") for a in self._state.alarms.values() if client.sees(a.site)]
+        newest = [c for c in reversed(self._state.commands.values()) if client.sees(c.site)][:200]
         commands = [command_view(c).model_dump(mode="json") for c in newest]
         return [{"type": "alarms", "items": alarms}, {"type": "commands", "items": commands}]
 
@@ -178,24 +181,20 @@ def _items(delta: Delta) -> Iterable[tuple[str, dict[str, Any]]]:
 _encode = msgspec.json.Encoder().encode
 
 
-async def serve_feed(socket: WebSocket, *, gate: Gate, hub: FeedHub, state: LiveState, hosts: frozenset[str]) -> None:
-    """One client from its handshake to its end. `?site=` (repeated) chooses sites; none means all the principal may see."""
+async def serve_feed(socket: WebSocket, *, gate: Gate, hub: FeedHub, state: LiveState) -> None:
+    """One client from its handshake to its end. `?site=` (repeated) chooses sites; none means all the principal may see.
+
+    Raises ProblemError instead of opening: 401, 403 for a foreign page, 404, 429.
+    """
     principal = await feed_principal(socket, gate)
-    host = host_name(socket.headers.get("host", ""))
-    await socket.accept()
-    if principal is None or ("*" not in hosts and host not in hosts):
-        await socket.close(CLOSE_LOGIN, "Log in first.")
-        return
-    wanted = socket.query_params.getlist("site")
-    seen = frozenset(site for site in state.plan.sites if principal.may_see(site))
-    if any(site not in seen for site in wanted):
-        await socket.close(CLOSE_NOT_FOUND, "There is no such site, or you may not see it.")
-        return
-    client = hub.open(frozenset(wanted) or seen)
+    wanted = frozenset(socket.query_params.getlist("site"))
+    if not all(principal.may_see(site) and site in state.plan.sites for site in wanted):
+        raise not_found("site")
+    client = hub.open(wanted or principal.sites)
     if client is None:
-        await socket.close(CLOSE_FULL, "Too many clients.")
-        return
+        raise ProblemError(429, "too-many-requests", "Too many live feeds are open. Try again.", headers={"Retry-After": "10"})
     try:
+        await socket.accept()
         await _serve_until_gone(socket, principal, client, gate=gate, hub=hub)
     finally:
         hub.close(client)
@@ -226,14 +225,14 @@ async def _listen(socket: WebSocket) -> None:
 async def _send(socket: WebSocket, principal: Principal, client: FeedClient, *, gate: Gate, hub: FeedHub) -> None:
     loop = asyncio.get_running_loop()
     try:
-        for message in hub.standing(client.sites):
+        for message in hub.standing(client):
             await _send_one(socket, message, hub)
         beat_due = loop.time()
         while not client.is_overrun:
             if loop.time() >= beat_due:
                 beat_due = loop.time() + BEAT_S
                 if not await gate.run(lambda: gate.sessions.stands(principal.session)):
-                    await socket.close(CLOSE_LOGIN, "The session has ended.")
+                    await _close(socket, CLOSE_LOGIN, "The session has ended.")
                     return
                 await _send_one(socket, hub.beat(client), hub)
             while client.items:
@@ -241,12 +240,19 @@ async def _send(socket: WebSocket, principal: Principal, client: FeedClient, *, 
             points = client.take_points()
             if len(points):
                 await _send_one(socket, {"type": "points", "now_ms": hub.now_ms(), "rows": hub.point_rows(points)}, hub)
+                hub.sent_points += len(points)
             await asyncio.sleep(INTERVAL_S)
     except TimeoutError:
         client.is_overrun = True
     hub.disconnected_slow += 1
-    async with asyncio.timeout(1.0):
-        await socket.close(CLOSE_SLOW, "You take the data too slowly.")
+    await _close(socket, CLOSE_SLOW, "You take the data too slowly.")
+
+
+async def _close(socket: WebSocket, code: int, reason: str) -> None:
+    """Say why, when the client takes it within FAREWELL_S; the connection ends in any case."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(FAREWELL_S):
+            await socket.close(code, reason)
 
 
 async def _send_one(socket: WebSocket, message: dict[str, Any], hub: FeedHub) -> None:

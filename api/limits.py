@@ -82,29 +82,31 @@ class QueryPool:
         self._places = threads + waiting_max
         self._limit_s = limit_s
         self._taken = 0
-        self.refused = 0
-        self.timed_out = 0
+        self.results = dict.fromkeys(("answered", "failed", "refused", "timed_out"), 0)
 
     async def run(self, query: Callable[[], T]) -> T:
         """The query's result. 503 when too many wait or the store fails, 504 when it takes too long."""
         if self._taken >= self._places:
-            self.refused += 1
+            self.results["refused"] += 1
             raise ProblemError(503, "unavailable", "Too many history queries are waiting. Try again.", headers={"Retry-After": "2"})
         self._taken += 1
         future = asyncio.get_running_loop().run_in_executor(self._executor, query)
         future.add_done_callback(self._release)
         try:
             async with asyncio.timeout(self._limit_s):
-                return await asyncio.shield(future)
+                result = await asyncio.shield(future)
         except (TimeoutError, QueryLimit):
-            self.timed_out += 1
+            self.results["timed_out"] += 1
             if not future.done():
                 self._interrupt()
             detail = f"The query took over {self._limit_s:g} s. Ask for a shorter range or fewer points."
             raise ProblemError(504, "timeout", detail) from None
         except StoreError as error:
+            self.results["failed"] += 1
             detail = "The history store cannot be read at the moment; live values and alarms are not affected."
             raise ProblemError(503, "unavailable", detail, headers={"Retry-After": "5"}) from error
+        self.results["answered"] += 1
+        return result
 
     @property
     def busy(self) -> int:
@@ -177,7 +179,8 @@ class Guard:
             await self._app(scope, receive, send)
             return
         if "*" not in self._hosts and host_name(Headers(scope=scope).get("host", "")) not in self._hosts:
-            await self._refuse(scope, receive, send)
+            error = ProblemError(421, "wrong-host", "This service does not answer to that host name.")
+            await problem_response(error)(scope, receive, send)
             return
 
         async def with_headers(message: Message) -> None:
@@ -190,14 +193,6 @@ class Guard:
             await send(message)
 
         await self._app(scope, receive, with_headers)
-
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        error = ProblemError(421, "wrong-host", "This service does not answer to that host name.")
-        await problem_response(error)(scope, receive, send)
 
 
 def host_name(host: str) -> str:

@@ -14,8 +14,10 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
 MEDIA_TYPE: Final = "application/problem+json"
+METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 ERRORS_MAX: Final = 200  # mistakes named in one answer; a hostile body must not make a huge one
 
 
@@ -98,18 +100,37 @@ KINDS: Final[dict[int, str]] = {
 }
 
 
+DETAILS: Final = {
+    404: "There is no such address.",
+    405: "This address does not take this method.",
+    422: "The body is not JSON in UTF-8, or nested too deeply.",
+}
+
+
 async def _on_problem(_: Request, error: Exception) -> Response:
     assert isinstance(error, ProblemError)
     return problem_response(error)
 
 
-async def _on_http(_: Request, error: Exception) -> Response:
+async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    kind = KINDS.get(error.status_code, "error")
-    detail = {404: "There is no such address.", 405: "This address does not take this method."}.get(
-        error.status_code, str(error.detail)
-    )
-    return problem_response(ProblemError(error.status_code, kind, detail, headers=error.headers))
+    status, headers = error.status_code, dict(error.headers or {})
+    if status == 400:  # the framework's word for a body that is no JSON text
+        status = 422
+    if status == 405:
+        headers["Allow"] = ", ".join(_methods(request))
+    detail = DETAILS.get(status, str(error.detail))
+    return problem_response(ProblemError(status, KINDS.get(status, "error"), detail, headers=headers))
+
+
+def _methods(request: Request) -> list[str]:
+    """Every method that this address takes; the router itself names those of the first route that fits."""
+    routes = request.app.routes
+
+    def is_taken(method: str) -> bool:
+        return any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+
+    return [method for method in METHODS if is_taken(method)]
 
 
 async def _on_validation(_: Request, error: Exception) -> Response:
@@ -135,23 +156,3 @@ def install(app: FastAPI) -> None:
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """OpenAPI entries of the problem answers an operation can give."""
     return {status: {"model": ProblemBody, "description": HTTPStatus(status).phrase} for status in statuses}
-
-
-def describe(schema: dict[str, Any]) -> None:
-    """Make every error answer of an OpenAPI schema a problem, in place, with one for those an operation does not list."""
-    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemBody"}}}
-    schemas = schema["components"]["schemas"]
-    for operation in (operation for path in schema["paths"].values() for operation in path.values()):
-        for status, answer in operation["responses"].items():
-            if int(status) >= 400:
-                answer["description"], answer["content"] = HTTPStatus(int(status)).phrase, content
-        operation["responses"]["default"] = {"description": "Any other error", "content": content}
-    for name in ("HTTPValidationError", "ValidationError"):
-        schemas.pop(name, None)
-    schemas.setdefault("ProblemBody", ProblemBody.model_json_schema(ref_template="#/components/schemas/{model}"))
-    ways = {
-        "bearer": {"type": "http", "scheme": "bearer"},
-        "cookie": {"type": "apiKey", "in": "cookie", "name": "fieldloom_session"},
-    }
-    schema["components"]["securitySchemes"] = ways
-    schema["security"] = [{name: []} for name in ways]

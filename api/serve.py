@@ -11,9 +11,11 @@ from typing import Any, Final
 
 import structlog
 import uvicorn
+from fastapi import FastAPI
 
 from api.application import make_app
 from api.auth import Gate, Sessions
+from api.connections import FeedConnection, HttpConnection
 from api.feed import FeedHub
 from api.follower import CountingProjector, HistoryFollower, LiveFollower, probe_lag, tell_position
 from api.limits import LoginLimit, QueryPool
@@ -32,7 +34,7 @@ from telemetry.plan import Plan
 log = structlog.get_logger()
 SNAPSHOT_BUILD: Final = "live-state-1"  # to be raised when the shape of `LiveState.snapshot` changes
 KEEP_ALIVE_S: Final = 30
-CONNECTIONS_MAX: Final = 2_000
+SEND_BUFFER: Final = 256 * 1024  # of the kernel; left to itself it keeps 3 MB for a client that does not read
 STOP_S: Final = 5
 
 
@@ -76,10 +78,24 @@ def newest_plan(data_dir: Path) -> Plan | None:
         return None
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """Signals belong to whoever runs the process, so that history and sessions are closed before it ends."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, app: FastAPI, *, http: type[HttpConnection] = HttpConnection) -> None:
+        config = uvicorn.Config(
+            app,
+            http=http,
+            ws=FeedConnection,
+            ws_max_size=1024,  # clients have nothing to say
+            ws_per_message_deflate=False,  # memory and CPU per client, for numbers that shrink little
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=STOP_S,
+            lifespan="off",
+        )
         super().__init__(config)
         self.is_up = asyncio.Event()
 
@@ -99,6 +115,7 @@ def bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # its connections inherit it
     try:
         listener.bind((host, port))
     except OSError as error:
@@ -146,21 +163,7 @@ async def serve(
     listener = bind(settings.host, settings.port)
     parts = make_parts(settings, history=history, clock=clock)
     base_url = f"http://{settings.host if ':' not in settings.host else f'[{settings.host}]'}:{listener.getsockname()[1]}"
-    server = _Server(
-        uvicorn.Config(
-            make_app(parts),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=STOP_S,
-            limit_concurrency=CONNECTIONS_MAX,
-            ws="websockets-sansio",
-            ws_max_size=64 * 1024,
-            lifespan="off",
-        )
-    )
+    server = Server(make_app(parts))
     try:
         await _run(server, listener, parts, settings, stop or _signalled(), lambda: (on_ready or _told)(base_url))
     finally:
@@ -181,7 +184,7 @@ def _told(base_url: str) -> None:
 
 
 async def _run(
-    server: "_Server",
+    server: Server,
     listener: socket.socket,
     parts: Parts,
     settings: WebSettings,

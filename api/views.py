@@ -79,7 +79,7 @@ class RejectView(View):
     time_ms: int = Field(examples=[1767225660000])
     site: str = Field(examples=["nursery"])
     device: str = Field(examples=["ms-1"])
-    reason: str = Field(examples=["bad_json"])
+    reason: str = Field(examples=["malformed"])
     topic: str = Field(examples=["fl/nursery/ms-1/telemetry"])
     payload_base64: str = Field(examples=["eyJ2IjoxLA=="])
     payload_text: str = Field(description="Readable form; unprintable bytes are escaped", examples=['{"v":1,'])

@@ -2,7 +2,7 @@
 
 User names. A device logs in as "site/device", so that `%u` in the ACL is its topic prefix; the core as SERVICE. Two listeners: the
 device listener turns the user name into the client id, so nobody can take over another's session; the service listener is for the
-core, which holds two sessions under one user name.
+core, which holds two sessions under one user name. Each takes its own users only.
 """
 
 import base64
@@ -25,7 +25,8 @@ from telemetry.topic import NAME, NAME_RULE
 SERVICE: Final = "fieldloom"
 OWN_CHANNELS_WRITE: Final = ("telemetry", "backfill", "status", "event", "ack")
 OWN_CHANNELS_READ: Final = ("command", "receipt")
-QUEUE_BYTES: Final = 1500 * 3600 * 200  # an hour without the core: 1,500 messages/s x 3,600 s x 200 B = 1.08 GB per session
+# An hour without the core: 1,500 messages/s x 3,600 s x 200 B of payload = 1.08 GB per session.
+QUEUE_BYTES: Final = 1500 * 3600 * 200
 PASSWORD_ROUNDS: Final = 101  # Mosquitto's own
 PACKET_MAX: Final = 1 << 20
 READY_S: Final = 10.0
@@ -36,20 +37,25 @@ TEMPLATE: Final = """\
 # Mosquitto for Fieldloom (2.0.11 and later). Written by `app/broker.py`, which also generates the embedded broker's from it.
 # Use 2.0.16 or later, or a distribution's patched 2.0.11: CVE-2023-0809, CVE-2023-3592, CVE-2023-28366.
 
-per_listener_settings false
-allow_anonymous false
-password_file {directory}/passwords
-acl_file {directory}/acl
+# Each listener has users of its own: a device that came in by the core's could take over its session and what waits in it.
+per_listener_settings true
 
 # Devices. The user name "site/device" becomes the client id: no device can throw another out by taking its client id.
 listener {device_port} {device_host}
+allow_anonymous false
+password_file {directory}/devices.passwords
+acl_file {directory}/devices.acl
 use_username_as_clientid true
 max_connections 10000
 {device_tls}
 # The core: two sessions under one user name, so the client id is its own. Keep this listener on loopback or a private network.
 listener {service_port} {service_host}
+allow_anonymous false
+password_file {directory}/core.passwords
+acl_file {directory}/core.acl
 
-# Nothing is dropped while the core is away. Per session, one hour: 1500 messages/s x 3600 s x 200 B = 1.08 GB.
+# Nothing is dropped while the core is away. Per session, one hour: 1500 messages/s x 3600 s x 200 B of payload = 1.08 GB. With payloads
+# of 120 B that hour takes 2.7 GB of the broker's memory and 1.2 GB of its disk (measured: 500 B and 220 B a message).
 max_queued_messages 0
 max_queued_bytes {queue_bytes}
 max_inflight_messages 1000
@@ -75,7 +81,11 @@ connection_messages false
 _TLS: Final = """\
 # Beyond one machine: TLS. Put the three files there, readable for user mosquitto, and take the marks off these lines.
 # listener 8883 0.0.0.0
+# allow_anonymous false
+# password_file {directory}/devices.passwords
+# acl_file {directory}/devices.acl
 # use_username_as_clientid true
+# max_connections 10000
 # cafile {certs}/ca.crt
 # certfile {certs}/server.crt
 # keyfile {certs}/server.key
@@ -89,13 +99,17 @@ def production_config(directory: str = "/mosquitto/data", certs: str = "/mosquit
         directory=directory,
         device_port=1883,
         device_host="127.0.0.1",
-        device_tls=_TLS.format(certs=certs),
+        device_tls=_TLS.format(directory=directory, certs=certs),
         service_port=1884,
         service_host="127.0.0.1",
         queue_bytes=QUEUE_BYTES,
         packet_max=PACKET_MAX,
         user="",
     )
+
+
+ACCESS_FILES: Final = ("devices.passwords", "devices.acl", "core.passwords", "core.acl")
+CORE_ACL: Final = f"user {SERVICE}\ntopic readwrite fl/#\ntopic readwrite fl-core/#\n"
 
 
 def acl_text(devices: Iterable[str], *, open_to_all: bool = False) -> str:
@@ -105,7 +119,7 @@ def acl_text(devices: Iterable[str], *, open_to_all: bool = False) -> str:
     """
     if open_to_all:
         return "pattern readwrite #\n"
-    lines = [f"user {SERVICE}", "topic readwrite fl/#", "topic readwrite fl-core/#", ""]
+    lines = []
     for device in sorted(devices):
         _check_name(device)
         site = device.partition("/")[0]
@@ -135,45 +149,58 @@ def write_private(path: Path, text: str) -> None:
     draft.replace(path)
 
 
-def hash_password(password: str) -> str:
-    """As Mosquitto 2 keeps it: $7$iterations$salt$hash, PBKDF2 with SHA-512. Ours are random, so its few iterations are enough."""
+def write_access(
+    directory: Path,
+    passwords: Mapping[str, str],
+    *,
+    kept: Mapping[str, str] | None = None,
+    open_to_all: bool = False,
+    one_door: bool = False,
+) -> None:
+    """Users and access control of both listeners. `passwords` of new users by name; `kept`: lines of known ones. The core is among
+    them. The flags are saboteurs."""
+    lines = dict(kept or {}) | {user: password_line(user, password) for user, password in passwords.items()}
+    devices = [user for user in lines if user != SERVICE]
+    write_private(directory / "devices.acl", acl_text(devices, open_to_all=open_to_all))
+    write_private(directory / "core.acl", CORE_ACL)
+    write_private(directory / "devices.passwords", "".join(f"{lines[user]}\n" for user in devices))
+    write_private(directory / "core.passwords", "".join(f"{lines[user]}\n" for user in (lines if one_door else [SERVICE])))
+
+
+def password_line(user: str, password: str) -> str:
+    """A line of a Mosquitto password file: PBKDF2 with SHA-512, as Mosquitto 2 writes it. Ours are random: its few rounds are enough."""
+    if not password or ":" in user or set(user + password) & set("\r\n"):
+        raise ValueError(f"user {user!r}: empty password, colon in the name, or a line break in either")
     salt = secrets.token_bytes(12)
     digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, PASSWORD_ROUNDS, 64)
-    return f"$7${PASSWORD_ROUNDS}${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
-
-
-def write_passwords(path: Path, passwords: Mapping[str, str], *, kept: Iterable[str] = ()) -> None:
-    """A Mosquitto password file: lines that are kept as they are, then new users."""
-    for user, password in passwords.items():
-        if not password or ":" in user or set(user + password) & set("\r\n"):
-            raise ValueError(f"user {user!r}: empty password, colon in the name, or a line break in either")
-    lines = [*kept, *(f"{user}:{hash_password(password)}" for user, password in passwords.items())]
-    write_private(path, "".join(f"{line}\n" for line in lines))
+    return f"{user}:$7${PASSWORD_ROUNDS}${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
 
 
 def provision(directory: Path, devices: Iterable[str], *, service_password: str | None = None) -> dict[str, str]:
-    """What Mosquitto needs for the core and these devices ("site/device"): passwords, acl and, once, mosquitto.conf.
+    """What Mosquitto needs for the core and these devices ("site/device"): ACCESS_FILES and, once, mosquitto.conf.
 
     Known users keep their password, users that are no longer named lose theirs; returns the passwords of new users. The core gets
     `service_password` when it is given, which is then not among the returned. Run as root, the files belong to user mosquitto where
     there is one, who Mosquitto becomes. Raises CallerError for a name that is none.
     """
     users = [SERVICE, *sorted(set(devices))]
-    acl = acl_text(users[1:])
+    acl_text(users[1:])  # refuses wrong names before anything is written
     directory.mkdir(parents=True, exist_ok=True)
-    file = directory / "passwords"
-    known = {line.partition(":")[0]: line for line in file.read_text("utf-8").splitlines()} if file.is_file() else {}
+    files = [directory / name for name in ACCESS_FILES]
+    known: dict[str, str] = {}
+    for file in files:
+        if file.suffix == ".passwords" and file.is_file():
+            known |= {line.partition(":")[0]: line for line in file.read_text("utf-8").splitlines()}
     if service_password is not None:
-        known[SERVICE] = f"{SERVICE}:{hash_password(service_password)}"
+        known[SERVICE] = password_line(SERVICE, service_password)
     new = {user: secrets.token_urlsafe(24) for user in users if user not in known}
-    write_passwords(file, new, kept=[known[user] for user in users if user in known])
-    write_private(directory / "acl", acl)
+    write_access(directory, new, kept={user: known[user] for user in users if user in known})
     config = directory / "mosquitto.conf"
     if not config.exists():  # from then on it is the operator's
         write_private(config, production_config(str(directory.resolve()), str(directory.resolve() / "certs")))
     if os.geteuid() == 0:
         with contextlib.suppress(LookupError):  # there is no such user
-            for path in (directory, file, directory / "acl", config):
+            for path in (directory, *files, config):
                 shutil.chown(path, "mosquitto", "mosquitto")
     return new
 
@@ -194,6 +221,7 @@ class Broker:
     def __init__(self, directory: Path, devices: Iterable[str], *, sabotage: frozenset[str] | None = None) -> None:
         chosen = os.environ.get("FIELDLOOM_SABOTAGE", "").split(",") if sabotage is None else sabotage
         self._open_acl = "open_acl" in chosen
+        self._one_door = "one_door" in chosen
         self._directory = directory.absolute()
         self._devices = sorted(set(devices))
         for device in self._devices:
@@ -218,8 +246,7 @@ class Broker:
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         passwords = {user: secrets.token_urlsafe(24) for user in (SERVICE, *self._devices)}
         port, device_port = _free_ports(2)
-        write_passwords(self._directory / "passwords", passwords)
-        write_private(self._directory / "acl", acl_text(self._devices, open_to_all=self._open_acl))
+        write_access(self._directory, passwords, open_to_all=self._open_acl, one_door=self._one_door)
         config = TEMPLATE.format(
             directory=self._directory,
             device_port=device_port,

@@ -43,7 +43,7 @@ from store.snapshot import draft_snapshot, publish_snapshot, remove_drafts
 from telemetry import topic
 from telemetry.clock import EngineClock
 from telemetry.decision import encode_decisions
-from telemetry.errors import CorruptError, EnvironmentFault, FencedError, StoreError
+from telemetry.errors import CorruptError, EnvironmentFault, FencedError, LinkError, StoreError
 from telemetry.frame import Entries, Flag
 from telemetry.plan import NS_PER_S
 from telemetry.record import Clock, Config, Event, Request, Start
@@ -120,6 +120,7 @@ class Core:
     # -- from the links ----------------------------------------------------------------------------------------------------
 
     def _on_batch(self, index: int, deliveries: Sequence[Delivery]) -> None:
+        failpoint("received")
         self._note_alive()
         take, tokens = self._gather.take, self._tokens[index]
         for name, payload, retained, received_ns, token in deliveries:
@@ -190,6 +191,8 @@ class Core:
         failpoint("appended")
         self._acknowledge(tokens)
         failpoint("acknowledged")
+        if outcome.commands:
+            failpoint("sending")
         self._outbox.send(outcome.commands, transaction.engine_ns)
         failpoint("published")
         self._after_commit(entries)
@@ -330,7 +333,8 @@ class Core:
     # -- life --------------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Until SIGTERM or SIGINT. Raises StoreError when the journal failed for good, FencedError when a newer core took over."""
+        """Until SIGTERM or SIGINT. Raises StoreError when the journal failed for good, FencedError when a newer core took over, and
+        LinkError when one of its tasks is no more: half a core, deaf or without a clock, must not look like a whole one."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end)
@@ -346,15 +350,28 @@ class Core:
                 others = [
                     group.create_task(self._tick_forever(), name="tick"),
                     group.create_task(self._inbox_forever(), name="inbox"),
-                    *(group.create_task(link.run(), name="link") for link in self._links),
+                    *(group.create_task(self._listen(link), name="link") for link in self._links),
                 ]
+                stop = group.create_task(self._stop.wait(), name="stop")
                 log.info("core ready", epoch=self.epoch, position=self._journal.last_position)
-                await self._stop.wait()
+                ended, _ = await asyncio.wait((stop, commit, *others), return_when=asyncio.FIRST_COMPLETED)
+                if not self._stop.is_set() and "deaf_core" not in self._settings.sabotage:
+                    names = ", ".join(sorted(task.get_name() for task in ended))
+                    raise LinkError(f"a task of core ended by itself: {names}")
+                await stop
                 for task in others:
                     task.cancel()
                 await commit
         finally:
             self._close()
+
+    async def _listen(self, link: MqttLink) -> None:
+        """A link until it is cancelled. Raises LinkError with the reason when it fails: only our own mistakes make it."""
+        try:
+            await link.run()
+        except Exception as error:
+            if "deaf_core" not in self._settings.sabotage:
+                raise LinkError(f"the MQTT task failed: {error!r}") from error
 
     def _end(self) -> None:
         self._stop.set()
@@ -432,6 +449,11 @@ async def run_core(settings: Settings) -> int:
         reason = first_of(errors)
     except* (StoreError, FencedError) as errors:
         reason = reason or first_of(errors)
+    except* LinkError as errors:
+        reason = reason or first_of(errors)
+        log.error(
+            "core stops", reason=str(reason), exc_info=reason.__cause__
+        )  # what ended the link is a defect of ours: with its place
     if reason is not None:
         raise reason  # out of its group: the command line has one sentence for it, and the exit code
     return 0

@@ -127,7 +127,10 @@ def _broker(settings: Settings) -> Finding:
 def _refusal(said: str, *, is_tls: bool) -> str:
     """The fix for what the broker, or the way to it, answered."""
     if "Not authorized" in said or "Bad user name" in said:
-        return "the broker refuses us; check FIELDLOOM_MQTT_USERNAME and FIELDLOOM_MQTT_PASSWORD against its password file"
+        return (
+            "the broker refuses us; check FIELDLOOM_MQTT_USERNAME and FIELDLOOM_MQTT_PASSWORD against its password file, and that "
+            "FIELDLOOM_MQTT_PORT is the core's own listener (1884 in mosquitto.conf; 1883 takes devices only)"
+        )
     if is_tls and "refused" not in said and "Name or service" not in said:
         return f"TLS fails ({said}); check FIELDLOOM_MQTT_TLS, FIELDLOOM_MQTT_CA_FILE and the port: plain and TLS listeners differ"
     return f"cannot be reached ({said}); start it, or correct FIELDLOOM_MQTT_HOST and FIELDLOOM_MQTT_PORT"

@@ -235,12 +235,16 @@ class Commands:
                 self._advance(span, drive, m)
 
     def _on_sighted(self, span: Span, m: Moment) -> None:
-        """Blindness ended. Devices that were without a lease for too long went local: every position is said again."""
+        """Blindness ended. Devices that were without a lease for too long went local: every position is said again. What failed in
+        blindness says nothing about its device, since we may have neither spoken nor heard: it is tried again at once."""
         is_long = m.now_ns - self._blind_from_ns >= LEASE_LIFETIME_NS
-        for name in sorted(self._drives if is_long else self._blocked):
+        failed = {name for name in self._active if self._blind_from_ns + RETRY_NS <= self._drives[name].retry_ns < NEVER}
+        for name in sorted(self._drives if is_long else self._blocked | failed):
             drive = self._drives[name]
             if is_long and drive.open is None:
                 drive.position = None
+            if name in failed:
+                drive.is_failed, drive.retry_ns = False, NEVER
             self._advance(span, drive, m)
 
     def _on_configured(self, span: Span, m: Moment) -> None:

@@ -183,7 +183,10 @@ class DeviceClient:
                 self._put(outgoing)
             wait_s = min(IDLE_S_MAX, max(0.001, (self._device.next_due_ns() - self._clock.now_ns()) * 1e-9))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), wait_s)
+                async with asyncio.timeout(
+                    wait_s
+                ):  # not wait_for: in Python 3.11 that loses a cancellation that comes with the wake-up
+                    await self._wake.wait()
             self._wake.clear()
 
     def _put(self, outgoing: Outgoing) -> None:
@@ -233,6 +236,7 @@ class DeviceClient:
 
     async def _talk(self, client: aiomqtt.Client) -> None:
         await client.subscribe([(name, 1) for name in self._device.subscriptions()])
+        end_if_cancelled()
         self._outbox = asyncio.Queue(OUTBOX_MAX)  # what an old link did not take is in the backlog or void
         for outgoing in self._device.connected():
             self._put(outgoing)
@@ -261,6 +265,14 @@ class DeviceClient:
     async def _write(self, client: aiomqtt.Client) -> None:
         while True:
             await _publish(client, await self._outbox.get())
+            end_if_cancelled()
+
+
+def end_if_cancelled() -> None:
+    """Raise the cancellation that aiomqtt's waiting may have lost: in Python 3.11 wait_for forgets one that comes with the answer."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def retrieve_disconnection(client: aiomqtt.Client) -> None:

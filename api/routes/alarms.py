@@ -82,7 +82,7 @@ async def alarms(parts: UseParts, principal: Viewer, site: str | None = None) ->
     return AlarmList(items=items, now_ms=parts.now_ms(), engine_ms=parts.state.engine_ns // 1_000_000)
 
 
-@router.get("/sites/{site}/alarms/history", responses=problem.documented(401, 404, 422, 503, 504))
+@router.get("/sites/{site}/alarms/history", responses=problem.documented(401, 404, 422, 504))
 async def alarm_history(
     site: str,
     parts: UseParts,
@@ -108,9 +108,7 @@ async def alarm_history(
     )
 
 
-@router.post(
-    "/sites/{site}/alarms/{device}/{rule}/{action}", status_code=202, responses=problem.documented(401, 403, 404, 413, 422, 503)
-)
+@router.post("/sites/{site}/alarms/{device}/{rule}/{action}", status_code=202, responses=problem.documented(401, 403, 404, 422))
 async def act(
     site: str, device: str, rule: str, action: Action, parts: UseParts, principal: Operator, asked: AlarmRequest | None = None
 ) -> Submitted:

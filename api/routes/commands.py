@@ -87,7 +87,7 @@ def _find_actuator(parts: Parts, site: str, device: str, actuator: str) -> Actua
 @router.post(
     "/sites/{site}/devices/{device}/actuators/{actuator}/override",
     status_code=202,
-    responses=problem.documented(401, 403, 404, 413, 422, 503),
+    responses=problem.documented(401, 403, 404, 422),
 )
 async def override(site: str, device: str, actuator: str, asked: Override, parts: UseParts, principal: Operator) -> Submitted:
     """Set an actuator by hand for `seconds`. Answered by the core; a replayed site refuses it."""
@@ -103,7 +103,7 @@ async def override(site: str, device: str, actuator: str, asked: Override, parts
 @router.post(
     "/sites/{site}/devices/{device}/actuators/{actuator}/release",
     status_code=202,
-    responses=problem.documented(401, 403, 404, 413, 422, 503),
+    responses=problem.documented(401, 403, 404, 422),
 )
 async def release(
     site: str, device: str, actuator: str, parts: UseParts, principal: Operator, asked: Release | None = None

@@ -58,14 +58,9 @@ def _validated(text: bytes, site: str) -> SiteConfig:
 @router.post(
     "/sites/{site}/config",
     status_code=202,
-    responses=problem.documented(401, 403, 404, 413, 422, 503),
+    responses=problem.documented(401, 403, 404, 422, 504),
     openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {"schema": {"type": "object", "title": "SiteConfig"}, "example": {"v": 1, "site": "nursery"}}
-            },
-        }
+        "requestBody": {"required": True, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/SiteConfig"}}}}
     },
 )
 async def put_config(

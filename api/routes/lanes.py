@@ -43,7 +43,7 @@ def _read(file: Path, limit: int) -> LaneAlarms:
     return LaneAlarms(items=items, alarms=len(found), decisions=len(lines))
 
 
-@router.get("/sites/{site}/lane/alarms", responses=problem.documented(401, 404, 422, 503, 504))
+@router.get("/sites/{site}/lane/alarms", responses=problem.documented(401, 404, 422, 504))
 async def lane_alarms(
     site: str, parts: UseParts, principal: Viewer, limit: Annotated[int, Query(ge=1, le=1000)] = 200
 ) -> LaneAlarms:

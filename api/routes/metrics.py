@@ -63,13 +63,13 @@ def _process(parts: Parts) -> list[Line]:
         ("fieldloom_loop_lag_seconds", "gauge", "How late the event loop ran, last and worst", [
             ('over="last"', lag.loop_lag_s), ('over="max"', lag.loop_lag_max_s)]),
         ("fieldloom_feed_clients", "gauge", "Clients of the live feed", [("", float(len(parts.hub)))]),
-        ("fieldloom_feed_dropped_points_total", "counter", "Values replaced by newer ones before a client took them",
-         [("", float(parts.hub.dropped_points))]),
-        ("fieldloom_feed_disconnected_total", "counter", "Clients disconnected because they took too slowly",
+        ("fieldloom_feed_points_total", "counter", "Changed values, once per client: sent, or replaced by a newer one before that",
+         [('fate="sent"', float(parts.hub.sent_points)), ('fate="replaced"', float(parts.hub.replaced_points))]),
+        ("fieldloom_feed_opened_total", "counter", "Clients that opened the live feed", [("", float(parts.hub.opened))]),
+        ("fieldloom_feed_cut_total", "counter", "Clients cut off because they took too slowly",
          [("", float(parts.hub.disconnected_slow))]),
-        ("fieldloom_queries_refused_total", "counter", "History queries refused because too many waited",
-         [("", float(parts.queries.refused))]),
-        ("fieldloom_queries_timed_out_total", "counter", "History queries over their time", [("", float(parts.queries.timed_out))]),
+        ("fieldloom_queries_total", "counter", "History queries by result",
+         [(f'result="{name}"', float(n)) for name, n in parts.queries.results.items()]),
     ]  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def render(parts: Parts) -> str:
     "/metrics",
     response_class=Response,
     responses={
-        200: {"content": {"text/plain": {"example": 'fieldloom_messages{fate="received"} 4711\n'}}},
+        200: {"content": {"text/plain": {"schema": {"type": "string"}, "example": 'fieldloom_messages{fate="received"} 4711\n'}}},
         **problem.documented(401, 403),
     },
 )

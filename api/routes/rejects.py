@@ -18,7 +18,7 @@ class RejectList(View):
     """Newest first; the newest 1,000 of the whole service are kept here. Counts are cumulative, for principals of all sites."""
 
     items: list[RejectView]
-    counts: dict[str, int] | None = Field(examples=[{"bad_json": 3}])
+    counts: dict[str, int] | None = Field(examples=[{"malformed": 3}])
 
 
 @router.get("/rejects", responses=problem.documented(401, 404, 422))

@@ -116,7 +116,7 @@ def _me(principal: Principal) -> Me:
     return Me(person=principal.person, role=principal.role, sites=sites, expires_ms=principal.expires_ms)
 
 
-@router.post("/session", responses=problem.documented(401, 403, 413, 422, 429))
+@router.post("/session", responses=problem.documented(401, 403, 422, 429))
 async def login(asked: Login, request: Request, response: Response, parts: UseParts) -> Me:
     """Log in a browser: a one-time link's token (it ends with this) or a program's token gives a session cookie."""
     if not same_origin(request):
@@ -167,7 +167,7 @@ def _session_view(row: SessionRow) -> SessionView:
     )
 
 
-@router.post("/tokens", status_code=201, responses=problem.documented(401, 403, 404, 413, 422))
+@router.post("/tokens", status_code=201, responses=problem.documented(401, 403, 404, 422))
 async def make_token(asked: TokenRequest, parts: UseParts, principal: Admin) -> TokenMade:
     """Make a token for a program or a login link for a person, within your own scope."""
     sites = None if asked.sites is None else frozenset(asked.sites)

@@ -13,4 +13,4 @@ router = APIRouter()
 async def feed(socket: WebSocket) -> None:
     """Live values, alarms and commands of the sites the caller may see."""
     parts = parts_of(socket)
-    await serve_feed(socket, gate=parts.gate, hub=parts.hub, state=parts.state, hosts=parts.hosts)
+    await serve_feed(socket, gate=parts.gate, hub=parts.hub, state=parts.state)

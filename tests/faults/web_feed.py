@@ -19,12 +19,14 @@ async def collect_feed(
     change: Callable[[], object] | None = None,
     headers: list[tuple[bytes, bytes]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Everything a client gets until only beats come; `change` is called after the first quiet. A close ends the list."""
+    """Everything a client gets until only beats come; `change` is called after the first quiet. A close ends the list; a refusal
+    is the whole of it, with its problem."""
     to_app: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     from_app: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     scope = {
         "type": "websocket", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "ws", "path": "/api/v1/feed",
         "raw_path": b"/api/v1/feed", "query_string": query.lstrip("?").encode(), "root_path": "", "subprotocols": [],
+        "extensions": {"websocket.http.response": {}},
         "client": ("127.0.0.1", 5), "server": ("testserver", 80), "state": {},
         "headers": headers if headers is not None else [(b"host", b"testserver"), (b"authorization", f"Bearer {token}".encode())],
     }  # fmt: skip
@@ -53,6 +55,8 @@ async def _until_quiet(from_app: asyncio.Queue[dict[str, Any]]) -> list[dict[str
             break
         if message["type"] == "websocket.close":
             return [*messages, {"type": "close", "code": message["code"]}]
+        if message["type"] == "websocket.http.response.body":
+            return [json.loads(message["body"])]
         if message["type"] == "websocket.send":
             decoded = json.loads(message["text"])
             if decoded["type"] != "beat":

@@ -15,6 +15,7 @@ from api.limits import LoginLimit, QueryPool
 from api.parts import Parts, RequestDesk
 from api.state import Delta, LiveState, parse
 from store.duckdb_history import DuckDBHistory
+from store.history import History
 from store.projection import Projector
 from telemetry.clock import ManualClock
 from telemetry.decision import Decision, encode_decisions
@@ -192,10 +193,10 @@ class World:
             close()
 
 
-def make_world(directory: Path) -> World:
-    """Two sites: `north` and `south`, with values, alarms, commands and rejects in both."""
+def make_world(directory: Path, history: History | None = None) -> World:
+    """Two sites: `north` and `south`, with values, alarms, commands and rejects in both; over DuckDB when no history is given."""
     clock, inbox, state = ManualClock(START_NS), MemoryInbox(), LiveState()
-    history = DuckDBHistory(directory / "history.duckdb")
+    history = history or DuckDBHistory(directory / "history.duckdb")
     parts = Parts(
         state=state,
         history=history,

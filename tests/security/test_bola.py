@@ -4,16 +4,21 @@ A new route is in the matrix by itself; a route whose path parameters are not kn
 The saboteur FIELDLOOM_SABOTAGE=skip_scope (api/auth.py) gives everybody every site and must turn this red.
 """
 
+import importlib
 import itertools
 import json
+import pkgutil
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
+from starlette.routing import WebSocketRoute
 
+import api.routes
 from api.application import make_app
 from api.auth import RANKS, Role
 from tests.faults.web_feed import collect_feed
@@ -68,9 +73,17 @@ async def client(world: World) -> AsyncIterator[httpx.AsyncClient]:
         yield made
 
 
+async def document(client: httpx.AsyncClient) -> Any:
+    return (await client.get("/api/v1/openapi.json")).json()
+
+
+def query_names(operation: dict[str, Any]) -> list[str]:
+    return [p["name"] for p in operation.get("parameters", []) if p["in"] == "query"]
+
+
 async def operations(client: httpx.AsyncClient) -> list[tuple[str, str]]:
     """(method, path template) of every operation of the schema."""
-    paths = (await client.get("/api/v1/openapi.json")).json()["paths"]
+    paths = (await document(client))["paths"]
     found = [(method.upper(), path) for path, item in paths.items() for method in item]
     assert len(found) >= 25, "the schema has lost its routes"
     return found
@@ -129,9 +142,33 @@ async def test_no_answer_to_a_stranger_names_the_foreign_site(world: World, clie
 
 
 async def test_filter_by_a_foreign_site_is_404(world: World, client: httpx.AsyncClient) -> None:
-    for path in ("/api/v1/alarms", "/api/v1/rejects"):
-        answer = await client.get(path, params={"site": FOREIGN}, headers=bearer(world.token("eve", "admin", [HOME])))
-        assert answer.status_code == 404
+    paths = [path for path, item in (await document(client))["paths"].items() if "site" in query_names(item.get("get", {}))]
+    assert paths
+    for path in paths:
+        for name in (FOREIGN, "nowhere"):
+            answer = await client.get(path, params={"site": name}, headers=bearer(world.token("eve", "admin", [HOME])))
+            assert answer.status_code == 404, (path, name)
+
+
+async def test_foreign_names_find_nothing_in_any_parameter_of_ones_own_site(world: World, client: httpx.AsyncClient) -> None:
+    names = (FOREIGN, f"{FOREIGN}/house-0", f"HOT@{FOREIGN}/house-0", f"../{FOREIGN}", f"{FOREIGN}-person.request1",
+             f"{FOREIGN}/house-0/roof_vent:1", f"{HOME}/../{FOREIGN}")  # fmt: skip
+    token, tried = world.token("eve", "admin", [HOME]), 0
+    for path, item in (await document(client))["paths"].items():
+        for method, operation in item.items():
+            here = [p["name"] for p in operation.get("parameters", []) if p["in"] == "path" and p["name"] != "site"]
+            for name, value in itertools.product(here if "{site}" in path else [], names):
+                asked = address(path, HOME, **{name: quote(value, safe="")})
+                answer = await call(client, method.upper(), asked, token, body(path, HOME))
+                assert answer.status_code in (404, 422), (method, asked, answer.text)
+                tried += 1
+            for name, value in itertools.product(query_names(operation) if method == "get" else [], names):
+                answer = await client.get(address(path, HOME, session="0" * 64), params={name: value}, headers=bearer(token))
+                assert answer.status_code in (200, 403, 404, 422), (path, name, value)
+                assert FOREIGN not in answer.text, (path, name, value)
+                tried += 1
+    assert tried > 150
+    assert not world.inbox.requests
 
 
 async def test_every_role_gets_exactly_its_functions(world: World, client: httpx.AsyncClient) -> None:
@@ -162,19 +199,26 @@ async def test_nobody_gets_in_without_a_session(world: World, client: httpx.Asyn
 
 
 async def test_privileged_fields_are_refused_or_ignored(world: World, client: httpx.AsyncClient) -> None:
-    token = world.token("ann", "operator", [HOME])
+    token, tried = world.token("ann", "admin", [HOME]), 0
     for method, template in await operations(client):
-        last = template.rsplit("/", 1)[1]
-        if method != "POST" or "{site}" not in template or last == "config":
+        content = body(template, HOME)
+        if method != "POST":
             continue
         for name, value in PRIVILEGED.items():
-            answer = await call(client, method, address(template, HOME), token, {**body(template, HOME), name: value})
+            if name in content:
+                continue  # a field that is asked for, in the caller's own scope
+            answer = await call(client, method, address(template, HOME), token, {**content, name: value})
             assert answer.status_code == 422, f"{template} took {name}"
-        by_query = await client.post(address(template, HOME), params={"site": FOREIGN, "author": "boss"}, headers=bearer(token),
-                                     json=body(template, HOME))  # fmt: skip
-        assert by_query.status_code == 202
+            tried += 1
+        if "{site}" in template:
+            by_query = await client.post(
+                address(template, HOME), params={"site": FOREIGN, "author": "boss"}, headers=bearer(token), json=content
+            )
+            assert by_query.status_code == 202
+    assert tried > 40
     assert {r.author for r in world.inbox.requests.values()} == {"ann"}
     assert all(FOREIGN not in json.dumps(r.body) for r in world.inbox.requests.values())
+    assert {row.person for row in world.parts.gate.sessions.rows()} == {"ann"}
 
 
 async def test_config_of_a_foreign_site_cannot_come_in_through_ones_own(world: World, client: httpx.AsyncClient) -> None:
@@ -214,9 +258,20 @@ async def test_live_feed_leaks_nothing_of_a_foreign_site(world: World) -> None:
 
 async def test_live_feed_refuses_a_foreign_site_and_a_stranger(world: World) -> None:
     token = world.token("eve", "admin", [HOME])
-    assert await collect_feed(world, token, query=f"?site={FOREIGN}") == [{"type": "close", "code": 4404}]
-    assert await collect_feed(world, token, query="?site=nowhere") == [{"type": "close", "code": 4404}]
-    assert await collect_feed(world, "x" * 43) == [{"type": "close", "code": 4401}]
+    [foreign] = await collect_feed(world, token, query=f"?site={FOREIGN}")
+    [absent] = await collect_feed(world, token, query="?site=nowhere")
+    [mixed] = await collect_feed(world, token, query=f"?site={HOME}&site={FOREIGN}")
+    assert foreign == absent == mixed
+    assert (foreign["type"], foreign["status"]) == ("/problems/not-found", 404)
+    [stranger] = await collect_feed(world, "x" * 43)
+    assert (stranger["type"], stranger["status"]) == ("/problems/unauthenticated", 401)
+
+
+def test_the_feed_is_the_only_websocket() -> None:
+    """The schema names no WebSocket: a second one would escape the matrix."""
+    modules = [importlib.import_module(f"api.routes.{module.name}") for module in pkgutil.iter_modules(api.routes.__path__)]
+    found = [route.path for module in modules for route in module.router.routes if isinstance(route, WebSocketRoute)]
+    assert found == ["/feed"]
 
 
 async def test_request_id_of_somebody_else_is_not_taken(world: World, client: httpx.AsyncClient) -> None:

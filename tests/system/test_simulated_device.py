@@ -12,11 +12,13 @@ from pathlib import Path
 
 import aiomqtt
 import msgspec
+import numpy as np
 import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from simulators.fleet import retrieve_disconnection, run_fleet
+from simulators.device import Options
+from simulators.fleet import Broker, DeviceClient, build_devices, retrieve_disconnection, run_fleet
 from telemetry.clock import EngineClock
 from telemetry.wire import message as wire
 from tests.unit.simulators.shipped import load_site
@@ -226,3 +228,26 @@ async def test_fleet_of_a_site_runs_every_device_as_its_own_client(broker):
             devices = await running
     assert {device.name for device in devices} == names
     assert all(device.counters.sent > 0 for device in devices)
+
+
+async def test_device_that_is_told_to_end_while_answers_come_ends(broker):
+    """The loop is late, so that the broker's answer to a publish and the cancellation come in one of its turns."""
+    clock = EngineClock(time.time_ns, time.monotonic_ns)
+    options = Options(boot=1, plant_start_s=0, sample_s=0.01)
+    for attempt in range(10):
+        [device] = build_devices(SITE, seed=1, options=options, only=frozenset({DEVICE}))
+        address = Broker("127.0.0.1", broker.port, lambda _name: None)
+        client = DeviceClient(device, address, clock=clock, random=np.random.default_rng(attempt))
+        running = asyncio.create_task(client.run(asyncio.Event()))
+        async with asyncio.timeout(10):
+            while not device.is_connected:  # noqa: ASYNC110 -- it lives behind a socket
+                await asyncio.sleep(0.01)
+        for _ in range(300):
+            client._put(device.will())  # one after the other: there is always an answer to wait for
+        await asyncio.sleep(0.01)
+        time.sleep(0.02)  # noqa: ASYNC251 -- on purpose: the loop stands still
+        running.cancel()
+        done, _ = await asyncio.wait((running,), timeout=3.0)
+        running.cancel()
+        await asyncio.wait((running,), timeout=5.0)
+        assert done, f"attempt {attempt}"

@@ -1,21 +1,25 @@
-"""Parts that hang: core frozen (devices go local, the watchdog alarms, no burst afterwards), web frozen inside an insert and inside a
-read (core goes on as before)."""
+"""Parts that hang: core frozen, its event loop blocked, its MQTT task dead (devices go local, the watchdog alarms, no burst afterwards);
+web frozen inside an insert and inside a read (core goes on as before). Saboteur: deaf_core.
+"""
 
 # ruff: noqa: T201 - the figures of a proof are part of its result
 
 import asyncio
+import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
+from app.core import Core
+from app.settings import Settings
 from devices.outbox import LEASE_LIFETIME_S
 from simulators.device import Options, SimulatedDevice
 from simulators.fleet import Broker, DeviceClient
@@ -23,7 +27,7 @@ from telemetry.clock import EngineClock
 from telemetry.site import SiteConfig
 from tests.faults.broker import RealBroker
 from tests.faults.process import Process, wait_until
-from tests.system.core_process import ROOT, CoreProcess
+from tests.system.core_process import ROOT, CoreProcess, sabotage
 from tests.system.ledger import StoreReader, VerifiableDevices, ledger_site
 from tests.system.test_t27_expired_commands import until
 
@@ -86,12 +90,14 @@ def device(name: str, room: Room, *, sample_s: float) -> SimulatedDevice:
 
 
 class Spy:
-    """Everybody's commands as they leave the broker: (monotonic s, topic)."""
+    """Everybody's commands as they leave the broker: (monotonic s, device, id)."""
 
     def __init__(self, broker: RealBroker) -> None:
-        self.commands: list[tuple[float, str]] = []
+        self.commands: list[tuple[float, str, str]] = []
         self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id="spy", protocol=MQTTProtocolVersion.MQTTv5)
-        self._client.on_message = lambda _c, _u, message: self.commands.append((time.monotonic(), message.topic))
+        self._client.on_message = lambda _c, _u, message: self.commands.append(
+            (time.monotonic(), message.topic.split("/")[2], json.loads(message.payload)["id"])
+        )
         self._client.connect(broker.host, broker.port)
         self._client.subscribe("fl/farm/+/command", qos=1)
         self._client.loop_start()
@@ -102,10 +108,65 @@ class Spy:
         self._client.loop_stop()
 
 
-async def freeze_core(tmp_path: Path, *, freeze_s: float, speed: float) -> None:
-    """`speed` is that of the quick device's clock; the freeze must outlast the lease on it."""
-    assert freeze_s * speed > LEASE_LIFETIME_S
-    with RealBroker(tmp_path / "broker") as broker, CoreProcess(tmp_path / "core", broker) as core:
+class Hang(Protocol):
+    """A way for core to hang, and back."""
+
+    def begin(self, core: CoreProcess) -> None:
+        """From now on core does nothing."""
+
+    def end(self, core: CoreProcess) -> None:
+        """Core works again, or soon."""
+
+
+class Frozen:
+    """The whole process stands still."""
+
+    def begin(self, core: CoreProcess) -> None:
+        core.process.freeze()
+
+    def end(self, core: CoreProcess) -> None:
+        core.process.thaw()
+
+
+class Blocked:
+    """The event loop stands still in the product's own path, with a command decided and journaled but not yet published."""
+
+    def __init__(self, armed: Path, seconds: float) -> None:
+        self.env = {"FIELDLOOM_FAILPOINT": f"sending=block {seconds}", "FIELDLOOM_FAILPOINT_ARMED": str(armed)}
+        self._armed = armed
+
+    def begin(self, core: CoreProcess) -> None:
+        assert core.process.running
+        self._armed.touch()
+
+    def end(self, core: CoreProcess) -> None:
+        """By itself."""
+
+
+class Deaf:
+    """The MQTT task alone dies. Core must not live on without it; here nobody starts it again."""
+
+    def __init__(self, armed: Path) -> None:
+        self.env = {"FIELDLOOM_FAILPOINT": "received=raise", "FIELDLOOM_FAILPOINT_ARMED": str(armed)}
+        self._armed = armed
+
+    def begin(self, core: CoreProcess) -> None:
+        assert core.process.running
+        self._armed.touch()
+
+    def end(self, core: CoreProcess) -> None:
+        assert core.process.wait_exit() == 1
+        assert '"core stops"' in core.process.output
+        assert "the MQTT task failed: FailpointReached" in core.process.output
+        self._armed.unlink()
+        core.start()
+
+
+async def hang_core(tmp_path: Path, hang: Hang, *, seconds: float, speed: float) -> None:
+    """`speed` is that of the quick device's clock; the hang must outlast the lease on it."""
+    assert seconds * speed > LEASE_LIFETIME_S
+    env = getattr(hang, "env", {})
+    with RealBroker(tmp_path / "broker") as broker, CoreProcess(tmp_path / "core", broker, env=env) as core:
         await asyncio.to_thread(lambda: core.configure(house_site()).start().wait_configured("farm"))
         argv = [sys.executable, "-m", "app.cli", "serve", "notify"]
         room, still, spy = Room(), Room(), Spy(broker)
@@ -121,26 +182,29 @@ async def freeze_core(tmp_path: Path, *, freeze_s: float, speed: float) -> None:
                 room.temp_c = 40.0
                 await until(lambda: live.actuators["vent"].target == 80, deadline_s=15, what="vent opens")
                 await until(lambda: quick.obedience.epoch > 0 and not quick.obedience.is_local, deadline_s=10, what="lease")
-                core.process.freeze()
-                frozen_at = time.monotonic()
+                hang.begin(core)
+                room.temp_c = 20.0  # the command that shuts the vent is decided in the moment the loop is blocked
+                began_at = time.monotonic()
                 await until(lambda: "NOTIFY-CORE-SILENT" in notify.output, deadline_s=WATCHDOG_S, what="watchdog alarm")
-                alarmed_s = time.monotonic() - frozen_at
-                await until(lambda: quick.obedience.is_local, deadline_s=freeze_s + 2, what="goes local")
-                local_s = time.monotonic() - frozen_at
-                while time.monotonic() < frozen_at + freeze_s:  # the rule would open and shut the vent all the time
+                alarmed_s = time.monotonic() - began_at
+                await until(lambda: quick.obedience.is_local, deadline_s=seconds + 2, what="goes local")
+                local_s = time.monotonic() - began_at
+                while time.monotonic() < began_at + seconds - 1:  # the rule would open and shut the vent all the time
                     room.temp_c = 60.0 - room.temp_c
                     await asyncio.sleep(0.3)
                 room.temp_c = 20.0
-                await asyncio.sleep(0.5)
-                resumed_at = time.monotonic()
-                core.process.thaw()
+                await until(lambda: time.monotonic() > began_at + seconds, deadline_s=2, what="it has lasted")
+                await asyncio.to_thread(hang.end, core)
                 await until(lambda: live.actuators["vent"].target == 0, deadline_s=10, what="controls again")
                 await until(lambda: not quick.obedience.is_local, deadline_s=10, what="lease again")
                 await until(lambda: '"change": "clear"' in notify.output, deadline_s=10, what="watchdog clears")
-                late = [topic for at, topic in spy.commands if resumed_at <= at and topic.endswith("live/command")]
-                print(f"alarm after {alarmed_s:.1f} s, local after {local_s:.1f} s, {len(late)} commands after the resume")
+                late = [name for at, where, name in spy.commands if at > began_at + 1 and where == "live"]
+                print(f"alarm after {alarmed_s:.1f} s, local after {local_s:.1f} s, {len(late)} commands afterwards")
                 assert local_s <= LEASE_LIFETIME_S / speed + 1.0
                 assert len(late) <= 2
+                began_ns = time.time_ns() - int((time.monotonic() - began_at) * 1e9)
+                decided_ns = {d.body["id"]: d.time_ns for d in core.decisions("command") if d.body["state"] == "sent"}
+                assert all(decided_ns[name] > began_ns + (seconds - 1) * 1e9 for name in late), "a command of before"
         finally:
             for task in tasks:
                 task.cancel()
@@ -149,13 +213,78 @@ async def freeze_core(tmp_path: Path, *, freeze_s: float, speed: float) -> None:
 
 
 async def test_core_frozen_for_a_while(tmp_path):
-    await freeze_core(tmp_path, freeze_s=7.0, speed=2.5)
+    await hang_core(tmp_path, Frozen(), seconds=7.0, speed=2.5)
+
+
+async def test_event_loop_blocked_for_a_while(tmp_path):
+    await hang_core(tmp_path, Blocked(tmp_path / "armed", 10.0), seconds=10.0, speed=2.5)
+
+
+async def test_core_ends_when_its_mqtt_task_dies(tmp_path):
+    await hang_core(tmp_path, Deaf(tmp_path / "armed"), seconds=7.0, speed=2.5)
+
+
+@pytest.mark.parametrize("name", ["link", "tick", "inbox", "commit"])
+async def test_core_ends_when_one_of_its_tasks_is_gone_without_a_word(tmp_path, name):
+    with RealBroker(tmp_path / "broker") as broker:
+        (tmp_path / "data").mkdir()
+        core = Core(Settings(data_dir=tmp_path / "data", mqtt_host=broker.host, mqtt_port=broker.port, sabotage=sabotage()))
+        running = asyncio.create_task(core.run(), name="core")
+        await until(lambda: core._links[0]._connection is not None, deadline_s=10, what="connected")
+        next(task for task in asyncio.all_tasks() if task.get_name() == name).cancel()
+        done, _ = await asyncio.wait((running,), timeout=5.0)
+        if not done:
+            running.cancel()
+            await asyncio.wait((running,))
+        assert done, "core lives on"
+        [error] = running.exception().exceptions
+        assert str(error) == f"a task of core ended by itself: {name}"
+
+
+async def test_supervisor_starts_core_again_when_its_mqtt_task_dies(tmp_path):
+    armed, room = tmp_path / "armed", Room()
+    with RealBroker(tmp_path / "broker") as broker:
+        core = CoreProcess(tmp_path / "core", broker, env=Deaf(armed).env).configure(house_site())
+        live, spy = device("live", room, sample_s=0.2), Spy(broker)
+        client = DeviceClient(
+            live,
+            Broker(broker.host, broker.port, lambda _name: None),
+            clock=EngineClock(time.time_ns, time.monotonic_ns),
+            random=np.random.default_rng(1),
+        )
+        task = asyncio.create_task(client.run(asyncio.Event()))
+        argv = [sys.executable, "-m", "app.cli", "serve"]
+        try:
+            with Process(argv, log=tmp_path / "serve.log", env=core.env | {"FIELDLOOM_WEB_PORT": "0"}, cwd=ROOT) as service:
+                room.temp_c = 40.0
+                await until(lambda: live.actuators["vent"].target == 80, deadline_s=30, what="vent opens")
+                epoch, before = live.obedience.epoch, len(spy.commands)
+                armed.touch()
+                await until(lambda: '"ended"' in service.output, deadline_s=5, what="core ends")
+                armed.unlink()
+                died_at = time.monotonic()
+                await until(lambda: live.obedience.epoch > epoch, deadline_s=15, what="a new core holds the lease")
+                back_s = time.monotonic() - died_at
+                room.temp_c = 20.0
+                await until(lambda: live.actuators["vent"].target == 0, deadline_s=10, what="controls again")
+                assert '"part": "core"' in service.output
+                assert "the MQTT task failed: FailpointReached" in (core.data / "log" / "core.log").read_text()
+                print(f"a new core after {back_s:.1f} s, {len(spy.commands) - before} commands since")
+                assert len(spy.commands) - before <= 3  # 80 said again under the new epoch, then 0
+                assert await asyncio.to_thread(service.terminate) == 0
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            spy.close()
 
 
 @pytest.mark.torture
-@pytest.mark.timeout(120)
-async def test_core_frozen_for_longer_than_a_lease(tmp_path):
-    await freeze_core(tmp_path, freeze_s=20.0, speed=1.0)
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("way", ["frozen", "blocked", "deaf"])
+async def test_core_hangs_for_longer_than_a_lease(tmp_path, way):
+    armed = tmp_path / "armed"
+    hang = {"frozen": Frozen(), "blocked": Blocked(armed, 30.0), "deaf": Deaf(armed)}[way]
+    await hang_core(tmp_path, hang, seconds=30.0, speed=1.0)
 
 
 INSERT = """

@@ -33,7 +33,7 @@ def test_point_that_changed_again_is_sent_once_and_the_drop_is_counted(world: Wo
         world.write(frames=[("north/house-0", {"air_temp_c": value}, 0.0)])
     [row] = world.parts.hub.point_rows(client.take_points())
     assert row[1] == 3.0
-    assert (client.dropped, world.parts.hub.dropped_points) == (2, 2)
+    assert world.parts.hub.replaced_points == 2
 
 
 def test_message_is_bounded_at_its_limit_and_the_rest_follows() -> None:
@@ -71,6 +71,19 @@ def test_new_points_of_a_changed_configuration_are_sent(world: World) -> None:
     assert client.items[0] == {"type": "config", "site": "north"}
 
 
+def test_new_site_reaches_who_may_see_all_sites_and_nobody_else(world: World) -> None:
+    everywhere, here = world.parts.hub.open(None), world.parts.hub.open(frozenset({"north"}))
+    assert everywhere is not None
+    assert here is not None
+    world.write(records=[config_record(site("east"))])
+    everywhere.take_points()
+    here.take_points()
+    world.write(frames=[("east/house-0", {"air_temp_c": 7.0}, 0.0)])
+    assert [row[1] for row in world.parts.hub.point_rows(everywhere.take_points())] == [7.0]
+    assert len(here.take_points()) == 0
+    assert (list(everywhere.items), list(here.items)) == ([{"type": "config", "site": "east"}], [])
+
+
 def test_thousand_slow_clients_cost_the_publisher_little() -> None:
     state = LiveState()
     hub = FeedHub(state, ManualClock(0))
@@ -103,7 +116,7 @@ async def test_client_that_takes_nothing_is_disconnected_and_counted(world: Worl
     parts = world.parts
     async with asyncio.timeout(5):
         socket = WebSocket(scope, receive, send)
-        await serve_feed(socket, gate=parts.gate, hub=parts.hub, state=parts.state, hosts=parts.hosts)
+        await serve_feed(socket, gate=parts.gate, hub=parts.hub, state=parts.state)
     assert sent[-1]["code"] == CLOSE_SLOW
     assert (parts.hub.disconnected_slow, len(parts.hub)) == (1, 0)
 

@@ -17,7 +17,7 @@ async def test_query_over_its_time_is_504_and_its_thread_stays_counted() -> None
         await pool.run(lambda: release.wait(5))
     with pytest.raises(ProblemError) as full:
         await pool.run(lambda: None)
-    assert (slow.value.status, full.value.status, pool.timed_out, pool.refused) == (504, 503, 1, 1)
+    assert (slow.value.status, full.value.status, pool.results["timed_out"], pool.results["refused"]) == (504, 503, 1, 1)
     assert full.value.headers["Retry-After"]
     release.set()
     async with asyncio.timeout(5):
@@ -66,6 +66,8 @@ async def test_store_that_fails_is_503_not_500() -> None:
     with pytest.raises(ProblemError) as failed:
         await pool.run(query)
     assert (failed.value.status, "disk" in failed.value.detail) == (503, False)
+    await pool.run(lambda: None)
+    assert pool.results == {"answered": 1, "failed": 1, "refused": 0, "timed_out": 0}
     pool.close()
 
 

@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 import app.broker
-from app.broker import SERVICE, Broker, BrokerAddress, acl_text, find_mosquitto, production_config, provision, write_passwords
+from app.broker import (
+    ACCESS_FILES,
+    SERVICE,
+    Broker,
+    BrokerAddress,
+    acl_text,
+    find_mosquitto,
+    password_line,
+    production_config,
+    provision,
+)
 from app.serving import device_passwords
 from app.settings import Settings
 from telemetry.errors import CallerError, EnvironmentFault
@@ -27,9 +37,10 @@ def test_start_stop_and_private_files(tmp_path):
     address = broker.start()
     try:
         assert set(address.passwords) == {SERVICE, "north/hut"}
-        for name in ("passwords", "acl", "mosquitto.conf"):
+        for name in ("devices.passwords", "devices.acl", "core.passwords", "core.acl", "mosquitto.conf"):
             assert stat.S_IMODE((tmp_path / "broker" / name).stat().st_mode) == 0o600
-        stored = (tmp_path / "broker" / "passwords").read_text()
+        stored = "".join(path.read_text() for path in (tmp_path / "broker").glob("*.passwords"))
+        assert stored.count(":$") == 2
         assert not any(password in stored for password in address.passwords.values())
         broker.stop()
         assert not broker.running
@@ -50,13 +61,14 @@ def test_names_that_would_open_the_acl_are_refused(name):
         acl_text([name])
 
 
-def test_passwords_with_line_breaks_are_refused(tmp_path):
+def test_passwords_with_line_breaks_are_refused():
     with pytest.raises(ValueError, match="line break"):
-        write_passwords(tmp_path / "passwords", {"a/b": "x\ny:z"})
+        password_line("a/b", "x\ny:z")
 
 
 def logs_in(address: BrokerAddress, user: str, password: str) -> bool:
-    login = ["-h", address.host, "-p", str(address.device_port), "-u", user, "-P", password]
+    port = address.port if user == SERVICE else address.device_port
+    login = ["-h", address.host, "-p", str(port), "-u", user, "-P", password]
     command = ["mosquitto_pub", *login, "-t", f"fl/{user}/telemetry", "-m", "x"]
     done = subprocess.run(command, capture_output=True, check=False, timeout=10)
     return done.returncode == 0
@@ -72,13 +84,12 @@ def test_a_broker_of_ones_own_keeps_the_passwords_of_known_devices(tmp_path: Pat
     second = provision(tmp_path, ["farm/a", "farm/c"], service_password="chosen")
     assert list(second) == ["farm/c"]
     assert (tmp_path / "mosquitto.conf").read_text().endswith("# mine\n")
-    assert "farm/b" not in (tmp_path / "passwords").read_text() + (tmp_path / "acl").read_text()
+    assert "farm/b" not in "".join((tmp_path / name).read_text() for name in ACCESS_FILES)
     broker = Broker(tmp_path / "run", ["farm/x"])
     broker.address = broker._configure()
-    for name in ("passwords", "acl"):  # Mosquitto as root runs as root here
+    for name in ACCESS_FILES:
         shutil.copy(tmp_path / name, tmp_path / "run" / name)
-    if os.geteuid() == 0:
-        for name in ("passwords", "acl"):
+        if os.geteuid() == 0:  # Mosquitto as root stays root here
             shutil.chown(tmp_path / "run" / name, "root", "root")
     address = broker.start()
     try:

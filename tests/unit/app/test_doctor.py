@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 import trustme
 
-from app.broker import SERVICE, Broker, BrokerAddress
+from app.broker import SERVICE, Broker, BrokerAddress, find_mosquitto
 from app.doctor import examine
+from app.supervisor import answers
 from telemetry.record import Config
 from telemetry.site import SiteConfig
 from tests.faults.disk import small_disk
+from tests.faults.process import free_port, wait_until
 from tests.faults.web_process import CoreStub
 
 
@@ -92,7 +94,24 @@ def test_a_broker_is_logged_in_to_as_core_does(broker: BrokerAddress, monkeypatc
 
 def test_the_devices_listener_is_no_place_for_core(broker: BrokerAddress, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FIELDLOOM_MQTT_PORT", str(broker.device_port))
-    assert "makes client ids of user names" in findings("bad")["broker"]
+    assert "that FIELDLOOM_MQTT_PORT is the core's own listener" in findings("bad")["broker"]
+
+
+def test_a_listener_that_makes_client_ids_of_user_names_is_told(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that somebody set up by hand: core's two sessions would throw each other out for ever."""
+    port = free_port()
+    (tmp_path / "mosquitto.conf").write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\nuse_username_as_clientid true\n")
+    monkeypatch.setenv("FIELDLOOM_MQTT_HOST", "127.0.0.1")
+    monkeypatch.setenv("FIELDLOOM_MQTT_PORT", str(port))
+    monkeypatch.setenv("FIELDLOOM_MQTT_USERNAME", "core")
+    with subprocess.Popen([str(find_mosquitto()), "-c", str(tmp_path / "mosquitto.conf")], stderr=subprocess.DEVNULL) as broker:
+        try:
+            wait_until(lambda: answers(port), deadline_s=10, what="the broker listens")
+            assert "makes client ids of user names" in findings("bad")["broker"]
+        finally:
+            broker.terminate()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # paho leaves the socket of a failed handshake open

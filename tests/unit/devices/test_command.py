@@ -1,5 +1,7 @@
 """The command table in motion: one situation per test."""
 
+import pytest
+
 from devices.command import Commands
 from devices.lifecycle import FAULTS, STATES, TABLE
 from telemetry.frame import Verdict
@@ -229,6 +231,25 @@ def test_long_blindness_makes_every_position_be_said_again() -> None:
     world.run([ack(2, command.id), at(20, device=0, value=50.0)])
     result = world.run([at(60, record=Event("broker_lost")), at(80, record=Event("drained")), at(81)])
     assert [c.value for _, c in result.commands] == [50.0]
+
+
+@pytest.mark.parametrize("back_s", [12, 40])
+def test_what_failed_while_we_were_away_is_tried_again_when_sight_returns(back_s: int) -> None:
+    """Core stood still: its command ran out unheard, and so did the fail-safe. Neither says anything about the device."""
+    world = begun(plan=plan_of([{"name": "vent", "expiry_s": 5, "fail_safe": 10.0}]))
+    world.run([at(1).demand("R1", VENT, 50.0)])
+    result = world.run([at(back_s, record=Event("broker_lost")), at(back_s + 1, record=Event("drained")), at(back_s + 2)])
+    assert result.states(VENT) == ["lost", "failed_safe", "sent", "lost", "sent"]
+    assert [c.value for _, c in result.commands] == [50.0]
+    assert len(result.of("fault")) == 2
+
+
+def test_what_failed_before_we_were_away_waits_for_its_minute() -> None:
+    world = begun()
+    lost = world.run([at(1).demand("R1", VENT, 50.0), *ticks(2, 63)])
+    assert lost.states(VENT)[-1] == "lost"
+    result = world.run([at(64, record=Event("broker_lost")), at(65, record=Event("drained")), *ticks(66, 100)])
+    assert not result.commands
 
 
 def test_silent_device_is_reported_although_targets_keep_changing() -> None:
