@@ -63,9 +63,9 @@ async def run_demo(settings: Settings, *, speed: float, seed: int, quiet: bool) 
         parts = await service_parts(settings.model_copy(update={"web_port": port}), known)
         parts.append(fleet_part(settings, parts[-1].environment, seed=seed, speed=speed))
         screen = DemoScreen(settings.data_dir, quiet=quiet)
-        screen.greet(devices=sum(len(device.names()) for device in site.devices), speed=speed)
         if port != settings.web_port != 0:
             print(say("Port {wanted} is in use; this demo takes {port}.", wanted=settings.web_port, port=port))
+        screen.greet(devices=sum(len(device.names()) for device in site.devices), speed=speed)
         supervisor = Supervisor(parts, stop_order=STOP_ORDER, on_ready=screen.part_ready, on_restart=screen.part_restarted)
 
         def view() -> "asyncio.Future[None]":
