@@ -368,7 +368,12 @@ class LiveState:
         site, device, rule = split_subject(decision)
         body, before = decision.body, self.alarms.get(decision.subject)
         state = str(body.get("to", NORMAL))
-        raises = before is None or body.get("event") in ("raise", "raised")
+        raises = before is None or body.get("event") == "raise"
+        if raises and "value" in body:
+            body = {
+                **body,
+                "value_at_raise": body["value"],
+            }  # what the message is about; `value` goes on to that of the last change
         alarm = Alarm(
             decision.subject,
             rule,
