@@ -263,8 +263,10 @@ function drawAlarms() {
 const actuatorOf = (c) => page.devices.get(c.device)?.actuators.find((a) => a.actuator.actuator === c.actuator)?.actuator;
 const actuatorName = (c) => label(actuatorOf(c)?.label, c.actuator);
 
+const newestCommands = () => [...page.commands.values()].sort((a, b) => b.position - a.position);
+
 function drawCommands() {
-  const newest = [...page.commands.values()].sort((a, b) => b.position - a.position).slice(0, ROWS_SHOWN);
+  const newest = newestCommands().slice(0, ROWS_SHOWN);
   at("command-list").replaceChildren(...newest.map((c) => {
     const value = stand(actuatorOf(c), c.value);
     const state = make("span", "chip", word(c.state === "refused" ? "refused_state" : c.state));
@@ -357,18 +359,26 @@ const takers = {
     }
     page.points.forEach((slot) => { if (slot.isDirty) { drawTile(slot); ageTile(slot); } });
   },
-  alarms(message) { page.alarms = new Map(message.items.map((a) => [a.subject, a])); drawAlarms(); },
+  alarms({ items, is_first }) {
+    if (is_first) page.alarms.clear();
+    for (const alarm of items) page.alarms.set(alarm.subject, alarm);
+    drawAlarms();
+  },
   alarm({ item }) {
     if (item.state === "NORM") page.alarms.delete(item.subject); else page.alarms.set(item.subject, item);
     page.pending.delete(item.subject);
     drawAlarms();
   },
-  commands(message) { page.commands = new Map(message.items.map((c) => [c.id, c])); drawCommands(); },
+  commands({ items, is_first }) {
+    if (is_first) page.commands.clear();
+    for (const command of items) page.commands.set(command.id, command);
+    drawCommands();
+  },
   command({ item }) {
     page.commands.set(item.id, item);
     const slot = page.devices.get(item.device)?.actuators.find((a) => a.actuator.actuator === item.actuator);
     if (slot) slot.actuator.command = item.id;
-    while (page.commands.size > 500) page.commands.delete(page.commands.keys().next().value);
+    if (page.commands.size > 500) page.commands = new Map(newestCommands().slice(0, 250).map((c) => [c.id, c]));
     drawCommands();
   },
   reject({ item }) { page.rejects.unshift(item); page.rejects.length = Math.min(page.rejects.length, 200); drawRejects(); },
