@@ -408,7 +408,8 @@ class LiveState:
         command.value = body["value"] if body.get("value") is not None else command.value
         command.changed_ns, command.position = decision.time_ns, decision.position
         command.body = {**command.body, **body}
-        command.steps.append((state, decision.time_ns, reason))
+        if "late_answer" not in body:  # it is recorded, but moves nothing
+            command.steps.append((state, decision.time_ns, reason))
         return command
 
     def snapshot(self) -> Callable[[], dict[str, Any]]:

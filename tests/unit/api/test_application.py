@@ -190,6 +190,11 @@ async def test_commands_show_every_step_with_its_reason(world: World, client: ht
     [command] = (await client.get("/api/v1/sites/north/commands")).json()["items"]
     assert (command["state"], command["reason"], command["value"]) == ("lost", "no ack", 80.0)
     assert [step[0] for step in command["steps"]] == ["sent", "lost"]
+    late = {"id": "north/house-0/roof_vent:1", "state": "lost", "late_answer": "accepted", "answer": ""}
+    world.write(decisions=[("command", "north/house-0/roof_vent", late)])
+    [command] = (await client.get("/api/v1/sites/north/commands")).json()["items"]
+    assert [step[0] for step in command["steps"]] == ["sent", "lost"]
+    assert command["evidence"]["late_answer"] == "accepted"
     one = await client.get("/api/v1/sites/north/commands/north/house-0/roof_vent:1")
     assert one.json() == command
     device = (await client.get("/api/v1/sites/north/devices/house-0")).json()
