@@ -21,6 +21,7 @@ from websockets.http11 import Response
 from api.problem import KINDS, ProblemError, problem_response
 
 CONNECTIONS_MAX: Final = 2_000
+WRITE_BUFFER: Final = 16 * 1024  # of one feed; over it the next message waits
 REQUEST_LIMIT_S: Final = 60.0  # a history query may wait for its place, then takes up to 10 s
 
 
@@ -91,6 +92,11 @@ class FeedConnection(WebSocketsSansIOProtocol):
         # The saboteur of tests/unit/api/test_connections.py: whoever does not read keeps his connection and what it holds.
         self._keeps_slow_clients = os.environ.get("FIELDLOOM_SABOTAGE") == "keep_slow_clients"
         self.conn.reject = _refusal  # type: ignore[method-assign]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Ready, with little room for what its client has not taken."""
+        super().connection_made(transport)
+        self.transport.set_write_buffer_limits(high=WRITE_BUFFER)
 
     async def send(self, message: Any) -> None:
         """Pass it on. A refusal completes the handshake too, or the server would log each as a defect."""

@@ -7,8 +7,9 @@ costs its own marks and nothing else, and a client that does not take anything f
 
 import asyncio
 import contextlib
+import itertools
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Any, Final
 
 import msgspec
@@ -18,13 +19,16 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from api.auth import Gate, Principal, feed_principal
 from api.problem import ProblemError, not_found
-from api.state import NEVER, Delta, LiveState
-from api.views import alarm_view, command_view, reject_view, request_view
+from api.state import NEVER, Alarm, Command, Delta, LiveState
+from api.views import AlarmView, CommandView, alarm_view, command_view, reject_view, request_view
 from telemetry.clock import Clock
 
 CLIENTS_MAX: Final = 1_000
 ITEMS_MAX: Final = 2_000  # alarms, commands and rejects waiting for one client; over it the client is disconnected
-POINTS_PER_MESSAGE: Final = 5_000
+# What one message may hold: a client that does not read costs its last message and WRITE_BUFFER, not more.
+POINTS_PER_MESSAGE: Final = 1_000
+ITEMS_PER_MESSAGE: Final = 25
+COMMANDS_AT_FIRST: Final = 200
 INTERVAL_S: Final = 0.25  # between two messages to one client: people read, programs that need more read the history
 BEAT_S: Final = 1.0  # a client that hears nothing for some beats must say so on its screen
 TAKE_LIMIT_S: Final = 10.0
@@ -82,6 +86,7 @@ class FeedHub:
         self.clients_max = clients_max
         self.take_limit_s = take_limit_s
         self._clients: set[FeedClient] = set()
+        self._making = asyncio.Lock()
         self.sent_points = self.replaced_points = 0
         self.opened = self.disconnected_slow = 0
 
@@ -157,12 +162,23 @@ class FeedHub:
             )
         )
 
-    def standing(self, client: FeedClient) -> list[dict[str, Any]]:
-        """The messages a new client begins with: all standing alarms and the newest commands."""
-        alarms = [alarm_view(a).model_dump(mode="json") for a in self._state.alarms.values() if client.sees(a.site)]
-        newest = [c for c in reversed(self._state.commands.values()) if client.sees(c.site)][:200]
-        commands = [command_view(c).model_dump(mode="json") for c in newest]
-        return [{"type": "alarms", "items": alarms}, {"type": "commands", "items": commands}]
+    async def standing(self, client: FeedClient) -> AsyncIterator[dict[str, Any]]:
+        """The messages a new client begins with: all standing alarms and the newest commands, in parts.
+
+        One part is made in one turn of the loop, whoever asks: a crowd that comes at once must not keep others waiting.
+        """
+        alarms = [alarm for alarm in self._state.alarms.values() if client.sees(alarm.site)]
+        seen = (command for command in reversed(self._state.commands.values()) if client.sees(command.site))
+        for kind, things in (("alarms", alarms), ("commands", list(itertools.islice(seen, COMMANDS_AT_FIRST)))):
+            for first in range(0, max(1, len(things)), ITEMS_PER_MESSAGE):
+                async with self._making:
+                    items = [_view(thing).model_dump(mode="json") for thing in things[first : first + ITEMS_PER_MESSAGE]]
+                    await asyncio.sleep(0)
+                yield {"type": kind, "is_first": first == 0, "items": items}
+
+
+def _view(thing: Alarm | Command) -> AlarmView | CommandView:
+    return alarm_view(thing) if isinstance(thing, Alarm) else command_view(thing)
 
 
 def _items(delta: Delta) -> Iterable[tuple[str, dict[str, Any]]]:
@@ -225,7 +241,7 @@ async def _listen(socket: WebSocket) -> None:
 async def _send(socket: WebSocket, principal: Principal, client: FeedClient, *, gate: Gate, hub: FeedHub) -> None:
     loop = asyncio.get_running_loop()
     try:
-        for message in hub.standing(client):
+        async for message in hub.standing(client):
             await _send_one(socket, message, hub)
         beat_due = loop.time()
         while not client.is_overrun:
@@ -237,10 +253,11 @@ async def _send(socket: WebSocket, principal: Principal, client: FeedClient, *, 
                 await _send_one(socket, hub.beat(client), hub)
             while client.items:
                 await _send_one(socket, client.items.popleft(), hub)
-            points = client.take_points()
-            if len(points):
+            waiting = np.count_nonzero(client.dirty)  # what changes meanwhile comes the next time
+            while waiting > 0 and len(points := client.take_points()):
                 await _send_one(socket, {"type": "points", "now_ms": hub.now_ms(), "rows": hub.point_rows(points)}, hub)
                 hub.sent_points += len(points)
+                waiting -= len(points)
             await asyncio.sleep(INTERVAL_S)
     except TimeoutError:
         client.is_overrun = True

@@ -368,7 +368,12 @@ class LiveState:
         site, device, rule = split_subject(decision)
         body, before = decision.body, self.alarms.get(decision.subject)
         state = str(body.get("to", NORMAL))
-        raises = before is None or body.get("event") in ("raise", "raised")
+        raises = before is None or body.get("event") == "raise"
+        if raises and "value" in body:
+            body = {
+                **body,
+                "value_at_raise": body["value"],
+            }  # what the message is about; `value` goes on to that of the last change
         alarm = Alarm(
             decision.subject,
             rule,
@@ -403,7 +408,8 @@ class LiveState:
         command.value = body["value"] if body.get("value") is not None else command.value
         command.changed_ns, command.position = decision.time_ns, decision.position
         command.body = {**command.body, **body}
-        command.steps.append((state, decision.time_ns, reason))
+        if "late_answer" not in body:  # it is recorded, but moves nothing
+            command.steps.append((state, decision.time_ns, reason))
         return command
 
     def snapshot(self) -> Callable[[], dict[str, Any]]:

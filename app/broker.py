@@ -245,7 +245,7 @@ class Broker:
     def _configure(self) -> BrokerAddress:
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         passwords = {user: secrets.token_urlsafe(24) for user in (SERVICE, *self._devices)}
-        port, device_port = _free_ports(2)
+        port, device_port = self._ports()
         write_access(self._directory, passwords, open_to_all=self._open_acl, one_door=self._one_door)
         config = TEMPLATE.format(
             directory=self._directory,
@@ -260,6 +260,18 @@ class Broker:
         )
         write_private(self._directory / "mosquitto.conf", config)
         return BrokerAddress("127.0.0.1", port, device_port, passwords)
+
+    def _ports(self) -> tuple[int, int]:
+        """Of core and devices: those of the last time when they are free, as the saved sessions belong to their listeners."""
+        config = self._directory / "mosquitto.conf"
+        lines = config.read_text("utf-8").splitlines() if config.is_file() else []
+        before = [int(line.split()[1]) for line in lines if line.startswith("listener ")]
+        if len(before) == 2:
+            with contextlib.suppress(OSError):
+                device_port, port = _free_ports(*before)
+                return port, device_port
+        port, device_port = _free_ports(0, 0)
+        return port, device_port
 
     def _wait_ready(self) -> None:
         assert self.address is not None
@@ -303,11 +315,13 @@ def _check_name(device: str) -> None:
         raise CallerError(f"{device!r} is not a device name: write site/device, each {NAME_RULE}")
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
+def _free_ports(*wanted: int) -> list[int]:
+    """These ports, 0 for any. Raises OSError when one is taken."""
+    sockets = [socket.socket() for _ in wanted]
     try:
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
+        for sock, port in zip(sockets, wanted, strict=True):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the last run may still be fading away
+            sock.bind(("127.0.0.1", port))
         return [sock.getsockname()[1] for sock in sockets]
     finally:
         for sock in sockets:

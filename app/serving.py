@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -21,6 +22,7 @@ from telemetry.clock import EngineClock
 from telemetry.errors import CallerError, CorruptError
 
 log = structlog.get_logger()
+FILES_MAX: Final = 65_536
 WEB_NICE: Final = 10  # pages and queries may be slow; on a busy machine control comes first
 
 READY_POLL_S: Final = 0.02
@@ -73,8 +75,17 @@ def set_up_log(settings: Settings, stream: TextIO | None = None) -> None:
     )
 
 
+def allow_open_files() -> None:
+    """Each connection of the web process, and of our own broker's devices, is an open file: take what the system lets us have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_MAX if hard == resource.RLIM_INFINITY else min(FILES_MAX, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def check_start(settings: Settings) -> None:
     """Refuse to start where the promises cannot be kept. Raises StoreError with the fix."""
+    allow_open_files()
     check_place(settings.data_dir, free_bytes_min=settings.disk_free_mb << 20)
     (settings.data_dir / "run").mkdir(exist_ok=True)
 
@@ -128,6 +139,7 @@ async def serve_web(settings: Settings) -> int:
     from api.serve import WebSettings, serve
 
     os.nice(WEB_NICE)
+    allow_open_files()
     ready = settings.data_dir / "run" / "web.ready"
     web = WebSettings(
         settings.data_dir,

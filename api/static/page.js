@@ -43,7 +43,9 @@ function age(ms) {
 const zone = () => page.sites.find((s) => s.site === page.site)?.zone;
 const time = (ms) => new Intl.DateTimeFormat(language === "zh" ? "zh-CN" : "en-GB", { timeStyle: "medium", timeZone: zone(), hour12: false }).format(ms);
 const number = (value, decimals) => value.toFixed(decimals).replace(/^-(?=[0.]*$)/, "").replace("-", MINUS);
-const label = (text, fallback) => (text && (text[language] || text.en || text.zh)) || fallback;
+// Names come from people and devices: what would turn the direction of the text around them, or is no text, is left out.
+const inert = (text) => String(text).replace(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, "");
+const label = (text, fallback) => inert((text && (text[language] || text.en || text.zh)) || fallback);
 // Names in files are plain letters; people read the signs.
 const SIGNS = { C: "°C", K: "K", deg: "°", "umol/m2/s": "µmol/m²/s", "W/m2": "W/m²", m3: "m³", bool: "" };
 const sign = (unit) => SIGNS[unit] ?? unit;
@@ -77,7 +79,7 @@ function codeOf(slot) {
 function drawTile(slot) {
   const { point, latest, node } = slot;
   say(slot.name, label(point.label, point.point));
-  slot.name.title = point.point;
+  slot.name.title = `${slot.name.textContent} · ${point.point}`;
   const isKnown = latest.value !== null && latest.ts_ms !== null;
   if (isKnown && latest.quality === "GOOD") slot.good = latest.value;
   const shown = !isKnown ? DASH : spoken(point.labels?.[latest.value]) ?? number(latest.value, point.decimals);
@@ -140,16 +142,23 @@ function makeActuator(device, actuator) {
   return { device, actuator, name, flow, why, rects, node: make("div", "actuator", name, flow, bar, why) };
 }
 
+// Where an actuator stands or shall stand: a switch in words, the rest as a number with its unit.
+function stand(actuator, value) {
+  if (value === null || value === undefined) return DASH;
+  if (actuator?.kind === "switch") return word(value > actuator.low ? "on" : "off");
+  return withUnit(number(value, 0), actuator?.unit);
+}
+
 function drawActuator(slot) {
   const { actuator, device, rects } = slot;
   const feedback = [...page.points.values()].find((s) => s.point.device === device.device && s.point.point === actuator.feedback_point);
   const measured = feedback && feedback.latest.quality !== "BAD" ? feedback.latest.value : null;
   const command = page.commands.get(actuator.command);
   const wanted = command ? command.value : actuator.commanded, state = command ? command.state : actuator.state;
-  const show = (value) => (value === null || value === undefined ? DASH : withUnit(number(value, 0), actuator.unit));
+  const show = (value) => stand(actuator, value);
   say(slot.name, label(actuator.label, actuator.actuator));
-  say(slot.flow, `${show(wanted)} → ${word("feedback")} ${actuator.feedback_point ? show(measured) : word("noFeedback")}`);
-  const reason = command ? because(command) : actuator.reason;
+  say(slot.flow, `${show(wanted)} ${actuator.feedback_point ? `→ ${word("feedback")} ${show(measured)}` : `· ${word("noFeedback")}`}`);
+  const reason = command ? because(command) : actuator.reason && because({ reason: actuator.reason });
   const words = state ? word(state === "refused" ? "refused_state" : state) : word("noCommand");
   say(slot.why, reason ? `${words} · ${word("because", { reason })}` : words);
   const share = (value) => Math.min(100, Math.max(0, (100 * (value - actuator.low)) / (actuator.high - actuator.low)));
@@ -183,17 +192,21 @@ function badge(alarm) {
 }
 
 function sentence(alarm) {
-  const value = alarm.evidence.value;
+  const value = alarm.evidence.value_at_raise ?? alarm.evidence.value;
   const shown = typeof value === "number" ? number(value, 1) : "";
   return label(alarm.message, alarm.rule).replaceAll("{value}", shown).replaceAll("{device}", called(alarm.device));
 }
 
+const REST = "nobody asks: rest", FAIL_SAFE = "fail-safe after ";
+
 // A rule with a message gives it as its reason: filled in from its alarm while that stands, else by the rule's name.
 function because(command) {
+  if (command.reason === REST) return word("rest");
+  if (command.reason.startsWith(FAIL_SAFE)) return word("failSafe", { id: command.reason.slice(FAIL_SAFE.length) });
   const source = command.evidence?.winner?.source ?? "", rule = source.split("@")[0], alarm = page.alarms.get(source);
   if (alarm) return `${rule} · ${sentence(alarm)}`;
-  if (!source.includes("@")) return command.reason;
-  return command.reason.includes("{") ? rule : `${rule} · ${command.reason}`;
+  if (!source.includes("@")) return inert(command.reason);
+  return command.reason.includes("{") ? rule : `${rule} · ${inert(command.reason)}`;
 }
 
 const order = (alarm) => [alarm.priority || "P9", UNANSWERED.includes(alarm.state) ? 0 : 1, -alarm.changed_ms];
@@ -219,7 +232,7 @@ async function acknowledge(alarm) {
 function alarmRow(alarm) {
   const pending = page.pending.get(alarm.subject);
   const when = make("span", "when", `${word(alarm.state)} · ${word("since", { age: age(now() - alarm.raised_ms) })}`);
-  const words = make("div", "words", make("strong", "", make("bdi", "", sentence(alarm))), make("span", "place", `${alarm.device} · ${alarm.rule}`), when);
+  const words = make("div", "words", make("strong", "", sentence(alarm)), make("span", "place", `${alarm.device} · ${alarm.rule}`), when);
   const row = make("li", "row", badge(alarm), words);
   if (pending?.said) words.append(make("span", "place", pending.said));
   if (UNANSWERED.includes(alarm.state)) {
@@ -250,10 +263,12 @@ function drawAlarms() {
 const actuatorOf = (c) => page.devices.get(c.device)?.actuators.find((a) => a.actuator.actuator === c.actuator)?.actuator;
 const actuatorName = (c) => label(actuatorOf(c)?.label, c.actuator);
 
+const newestCommands = () => [...page.commands.values()].sort((a, b) => b.position - a.position);
+
 function drawCommands() {
-  const newest = [...page.commands.values()].sort((a, b) => b.position - a.position).slice(0, ROWS_SHOWN);
+  const newest = newestCommands().slice(0, ROWS_SHOWN);
   at("command-list").replaceChildren(...newest.map((c) => {
-    const value = c.value === null ? DASH : withUnit(number(c.value, 0), actuatorOf(c)?.unit);
+    const value = stand(actuatorOf(c), c.value);
     const state = make("span", "chip", word(c.state === "refused" ? "refused_state" : c.state));
     const words = make("div", "words", make("strong", "", `${called(c.device)} · ${actuatorName(c)} → ${value}`), make("span", "place", because(c)),
       make("span", "when", c.steps.map(([name, ms]) => `${word(name === "refused" ? "refused_state" : name)} ${time(ms)}`).join(" → ")));
@@ -264,8 +279,8 @@ function drawCommands() {
 
 function drawRejects() {
   at("reject-list").replaceChildren(...page.rejects.slice(0, ROWS_SHOWN).map((r) => make("li", "row plain", make("div", "words",
-    make("strong", "", word(r.reason)), make("span", "place", make("bdi", "", r.topic)), make("pre", "", make("bdi", "", r.payload_text.slice(0, 400)))),
-  make("span", "hint", time(r.time_ms)))));
+    make("strong", "", word(r.reason)), make("span", "place", inert(r.topic)), make("span", "place", inert(r.evidence.detail ?? "")),
+    make("pre", "", r.payload_text.slice(0, 400))), make("span", "hint", time(r.time_ms)))));
   if (!page.rejects.length) at("reject-list").append(make("li", "empty", word("noRejects")));
 }
 
@@ -310,7 +325,7 @@ function drawFigures() {
   figures.forEach(([key, value], i) => { say(list.children[i].firstChild, word(key)); say(list.children[i].lastChild, String(value)); });
   const worst = standing.filter((a) => !LETTERS[a.state]).sort(worstFirst)[0];
   const calm = link() === "live" ? word("noAlarms") : word("unsure");
-  at("worst").replaceChildren(...(worst ? [`${worst.priority} `, make("bdi", "", sentence(worst))] : [calm]));
+  at("worst").replaceChildren(...(worst ? [`${worst.priority} ${sentence(worst)}`] : [calm]));
 }
 
 function tick() {
@@ -344,18 +359,26 @@ const takers = {
     }
     page.points.forEach((slot) => { if (slot.isDirty) { drawTile(slot); ageTile(slot); } });
   },
-  alarms(message) { page.alarms = new Map(message.items.map((a) => [a.subject, a])); drawAlarms(); },
+  alarms({ items, is_first }) {
+    if (is_first) page.alarms.clear();
+    for (const alarm of items) page.alarms.set(alarm.subject, alarm);
+    drawAlarms();
+  },
   alarm({ item }) {
     if (item.state === "NORM") page.alarms.delete(item.subject); else page.alarms.set(item.subject, item);
     page.pending.delete(item.subject);
     drawAlarms();
   },
-  commands(message) { page.commands = new Map(message.items.map((c) => [c.id, c])); drawCommands(); },
+  commands({ items, is_first }) {
+    if (is_first) page.commands.clear();
+    for (const command of items) page.commands.set(command.id, command);
+    drawCommands();
+  },
   command({ item }) {
     page.commands.set(item.id, item);
     const slot = page.devices.get(item.device)?.actuators.find((a) => a.actuator.actuator === item.actuator);
     if (slot) slot.actuator.command = item.id;
-    while (page.commands.size > 500) page.commands.delete(page.commands.keys().next().value);
+    if (page.commands.size > 500) page.commands = new Map(newestCommands().slice(0, 250).map((c) => [c.id, c]));
     drawCommands();
   },
   reject({ item }) { page.rejects.unshift(item); page.rejects.length = Math.min(page.rejects.length, 200); drawRejects(); },

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import re
 import shutil
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.faults.web_process import WebProcess, web_process
+from telemetry.record import Event
+from telemetry.site import SiteConfig
+from tests.faults.process import free_port
+from tests.faults.web_process import CoreStub, WebProcess, web_process
+from tests.faults.web_world import config_record, site
 
 pytestmark = pytest.mark.browser
 
@@ -129,6 +134,8 @@ async def test_phone_has_no_sideways_scroll_and_big_targets(web: WebProcess) -> 
         for box in [await b.bounding_box() for b in await page.locator("button:visible").all()]:
             assert box["height"] >= 44
             assert box["width"] >= 44
+        for label in await page.locator(".tools button").all():
+            assert (await label.bounding_box())["height"] < 50  # one line
         await shoot(page, "overview-phone-dark-en")
         await page.click("#theme")
         await page.click("#language")
@@ -152,6 +159,68 @@ async def test_lost_web_process_is_shown_within_6_s(web: WebProcess) -> None:
         web.stop.set()
         await page.wait_for_selector("body[data-link=dead]", timeout=6_000)
         assert "Connection lost" in await text(page, "#banner")
+
+
+async def test_page_comes_back_by_itself_when_the_web_process_does(tmp_path: Path) -> None:
+    core, port = CoreStub.begin(tmp_path), free_port()
+    async with web_process(tmp_path, core, port=port) as web, playing(web), opened(web, size=DESK, query="lang=en") as page:
+        web.stop.set()
+        await page.wait_for_selector("body[data-link=dead]", timeout=6_000)
+        await web.task
+        async with web_process(tmp_path, core, port=port):
+            await page.wait_for_selector("body[data-link=live]", timeout=20_000)
+            await page.wait_for_function("document.querySelectorAll('#alarm-list .row').length === 2", timeout=10_000)
+            assert await page.locator("#banner").is_hidden()
+    core.journal.close()
+
+
+async def test_log_out_ends_the_session_and_the_way_back(web: WebProcess) -> None:
+    async with playing(web), opened(web, size=PHONE, query="lang=zh") as page:
+        await page.click("#logout")
+        await page.wait_for_url(re.compile(r"/login$"), timeout=10_000)
+        await page.goto(f"{web.base_url}/")
+        await page.wait_for_url(re.compile(r"/login$"), timeout=10_000)
+        await page.fill("#token", "x" * 43)
+        await page.click("button[type=submit]")
+        await page.get_by_text("链接或口令无效").wait_for(timeout=10_000)
+        assert await page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+def hostile_site() -> SiteConfig:
+    """Labels that are markup, turn the direction of text, or are as long as they may be; and an actuator that is a switch."""
+    endless = {"en": "W" * 120, "zh": "温" * 120}
+    config = site("north", devices=2).model_dump(mode="json")
+    config["label"] = {"en": HOSTILE, "zh": HOSTILE}
+    config["devices"][0]["label"] = {"en": f"{HOSTILE}exe", "zh": "'\"><svg/onload=alert(3)>"}
+    config["devices"][1]["label"] = endless
+    house = config["profiles"]["house"]
+    house["points"][0]["label"] = {"en": HOSTILE, "zh": HOSTILE}
+    house["points"][1]["label"] = endless
+    house["actuators"].append({"name": "pump", "kind": "switch", "high": 1, "fail_safe": 0, "label": {"en": "Pump", "zh": "水泵"}})
+    return SiteConfig.model_validate(config)
+
+
+@pytest.mark.parametrize(("width", "lang", "theme"), [(390, "en", "dark"), (820, "zh", "light"), (1440, "en", "light")])
+async def test_hostile_and_endless_names_stay_text_and_inside(web: WebProcess, width: int, lang: str, theme: str) -> None:
+    web.core.write(records=[config_record(hostile_site())])
+    web.core.write(
+        records=[Event("reject", "north/house-0", {"reason": "malformed", "topic": "fl/north/house-0/telemetry", "detail": HOSTILE,
+                                                  "payload": b64encode(HOSTILE.encode() + b"A" * 900).decode()})],
+        decisions=[("command", "north/house-0/pump", {"id": "p1", "state": "sent", "value": 0.0, "reason": "nobody asks: rest"})],
+    )  # fmt: skip
+    size = {"width": width, "height": 900}
+    async with playing(web), opened(web, size=size, query=f"lang={lang}&theme={theme}") as page:
+        await page.wait_for_function("document.querySelectorAll('#alarm-list .row').length === 2", timeout=15_000)
+        await page.locator("#reject-list pre").first.wait_for(timeout=10_000)
+        assert await page.evaluate("document.documentElement.scrollWidth") <= width
+        assert await page.evaluate("[...document.querySelectorAll('button')].every((b) => b.scrollWidth <= b.clientWidth)")
+        assert await page.locator("main img, main script, main svg[onload]").count() == 0
+        shown = await text(page, "body")
+        assert "<img src=x onerror=alert(1)>" in shown
+        assert "\u202e" not in shown
+        pump = await page.locator("#command-list .row", has_text="Pump" if lang == "en" else "水泵").first.inner_text()
+        assert ("off" in pump) if lang == "en" else ("关" in pump and "静止位" in pump)
+        await shoot(page, f"hostile-{width}-{theme}-{lang}")
 
 
 async def test_viewer_sees_why_he_may_not_acknowledge(web: WebProcess) -> None:

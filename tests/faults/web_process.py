@@ -85,14 +85,14 @@ class WebProcess:
 
 
 @asynccontextmanager
-async def web_process(data_dir: Path, core: CoreStub | None = None) -> AsyncIterator[WebProcess]:
-    """Serve on a free port until the block ends; an existing core goes on, else one begins and is closed at the end."""
+async def web_process(data_dir: Path, core: CoreStub | None = None, *, port: int = 0) -> AsyncIterator[WebProcess]:
+    """Serve on a free port, or on this one, until the block ends; an existing core goes on, else one begins and is closed at the end."""
     stub = core or CoreStub.begin(data_dir)
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     stop = asyncio.Event()
     history = DuckDBHistory(data_dir / "history.duckdb")
     task = asyncio.create_task(
-        serve(WebSettings(data_dir, port=0), history=history, clock=stub.clock, stop=stop, on_ready=ready.set_result), name="web"
+        serve(WebSettings(data_dir, port=port), history=history, clock=stub.clock, stop=stop, on_ready=ready.set_result), name="web"
     )
     try:
         await asyncio.wait((task, ready), return_when=asyncio.FIRST_COMPLETED, timeout=10)

@@ -127,6 +127,16 @@ async def test_alarm_that_returned_to_normal_leaves_the_list_and_stays_in_histor
     assert [e["evidence"]["to"] for e in events] == ["NORM", "UNACK"]
 
 
+async def test_alarm_keeps_the_value_it_was_raised_with(world: World, client: httpx.AsyncClient) -> None:
+    change = {"from": "UNACK", "to": "RTNUN", "event": "clear", "priority": "P2", "value": 20.0}
+    world.write(decisions=[("alarm", "HOT@north/house-0", change)])
+    [alarm] = (await client.get("/api/v1/alarms", params={"site": "north"})).json()["items"]
+    assert (alarm["evidence"]["value_at_raise"], alarm["evidence"]["value"]) == (39.5, 20.0)
+    world.write(decisions=[("alarm", "HOT@north/house-0", {**change, "to": "UNACK", "event": "raise", "value": 44.0})])
+    [alarm] = (await client.get("/api/v1/alarms", params={"site": "north"})).json()["items"]
+    assert (alarm["evidence"]["value_at_raise"], alarm["evidence"]["value"]) == (44.0, 44.0)
+
+
 async def test_acknowledge_becomes_a_request_of_the_session_s_person(world: World, client: httpx.AsyncClient) -> None:
     path = "/api/v1/sites/north/alarms/house-0/HOT/acknowledge"
     first = await client.post(path, json={"id": "abcdefgh"})
@@ -180,6 +190,11 @@ async def test_commands_show_every_step_with_its_reason(world: World, client: ht
     [command] = (await client.get("/api/v1/sites/north/commands")).json()["items"]
     assert (command["state"], command["reason"], command["value"]) == ("lost", "no ack", 80.0)
     assert [step[0] for step in command["steps"]] == ["sent", "lost"]
+    late = {"id": "north/house-0/roof_vent:1", "state": "lost", "late_answer": "accepted", "answer": ""}
+    world.write(decisions=[("command", "north/house-0/roof_vent", late)])
+    [command] = (await client.get("/api/v1/sites/north/commands")).json()["items"]
+    assert [step[0] for step in command["steps"]] == ["sent", "lost"]
+    assert command["evidence"]["late_answer"] == "accepted"
     one = await client.get("/api/v1/sites/north/commands/north/house-0/roof_vent:1")
     assert one.json() == command
     device = (await client.get("/api/v1/sites/north/devices/house-0")).json()

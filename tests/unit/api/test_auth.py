@@ -12,7 +12,7 @@ from api.application import make_app
 from api.auth import COOKIE, LINK_LIFE_S, Sessions, first_login_link, token_hash
 from telemetry.clock import ManualClock
 from tests.faults.web_feed import collect_feed
-from tests.faults.web_world import SECOND_NS, World, fill, make_world
+from tests.faults.web_world import SECOND_NS, START_NS, World, fill, make_world
 
 OURS = {"X-Fieldloom": "1"}
 ACKNOWLEDGE = "/api/v1/sites/north/alarms/house-0/HOT/acknowledge"
@@ -143,6 +143,21 @@ def test_tokens_are_stored_only_as_hashes(tmp_path: Path) -> None:
     token, _ = sessions.create("bearer", "bot", "viewer", None, life_s=60)
     sessions.close()
     assert all(token.encode() not in path.read_bytes() for path in tmp_path.iterdir())
+
+
+def test_sessions_that_ended_long_ago_are_forgotten_at_the_next_start(tmp_path: Path) -> None:
+    clock = ManualClock(START_NS)
+    sessions = Sessions(tmp_path / "web.sqlite", clock=clock)
+    short, _ = sessions.create("bearer", "old", "viewer", None, life_s=60)
+    long, _ = sessions.create("bearer", "scada", "viewer", None, life_s=60 * 86400)
+    sessions.close()
+    for days, kept in ((29, {"old", "scada"}), (2, {"scada"})):
+        clock.advance(days * 86400 * SECOND_NS)
+        sessions = Sessions(tmp_path / "web.sqlite", clock=clock)
+        assert {row.person for row in sessions.rows()} == kept
+        assert sessions.resolve(short, ("bearer",)) is None
+        assert sessions.resolve(long, ("bearer",)) is not None
+        sessions.close()
 
 
 async def test_every_change_is_audited_with_its_result(world: World, client: httpx.AsyncClient) -> None:

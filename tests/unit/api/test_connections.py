@@ -179,6 +179,33 @@ async def test_clients_that_never_read_are_cut_and_cost_the_others_nothing(world
             assert [alarm["subject"] for alarm in message["items"]] == ["HOT@north/house-0"]
 
 
+async def test_client_that_never_reads_is_kept_little_for(world: World) -> None:
+    for i in range(400):
+        evidence = {"id": f"c{i}", "state": "sent", "value": 80.0, "reason": "x" * 1_000}
+        world.write(decisions=[("command", "north/house-0/roof_vent", evidence)])
+    world.write(records=[config_record(site("north", devices=2_000))])
+    world.write(frames=[(f"north/house-{i}", {"air_temp_c": 20.0}, 0.0) for i in range(2_000)])
+    world.parts.hub.take_limit_s = 1.0
+    listener = bind("127.0.0.1", 0)
+    server = Server(make_app(world.parts))
+    task = asyncio.create_task(server.serve([listener]), name="server")
+    await server.is_up.wait()
+    port = listener.getsockname()[1]
+    token = world.token("ann", "viewer", ["north"])
+    client = await connected(port, HANDSHAKE.format(path="/api/v1/feed", host=f"127.0.0.1:{port}", token=token).encode())
+    most = 0
+    async with asyncio.timeout(20):
+        while not world.parts.hub.disconnected_slow:
+            world.write(frames=[(f"north/house-{i}", {"air_temp_c": float(i % 30)}, 0.0) for i in range(2_000)])
+            most = max([most, *(c.transport.get_write_buffer_size() for c in server.server_state.connections)])
+            await asyncio.sleep(0.02)
+    assert 16 * 1024 < most < 100_000
+    client.close()
+    server.should_exit = True
+    await task
+    listener.close()
+
+
 async def test_connection_without_a_request_is_cut(world: World) -> None:
     async with served(world, Small) as port:
         for data in (

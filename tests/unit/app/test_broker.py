@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -47,6 +48,24 @@ def test_start_stop_and_private_files(tmp_path):
         assert broker.start() == address
     finally:
         broker.stop()
+
+
+def test_ports_of_the_last_time_are_kept_unless_somebody_has_them(tmp_path):
+    first = Broker(tmp_path / "broker", ["north/hut"])
+    before = first.start()
+    first.stop()
+    again = Broker(tmp_path / "broker", ["north/hut"])
+    after = again.start()
+    again.stop()
+    assert (after.port, after.device_port) == (before.port, before.device_port)
+    assert after.passwords != before.passwords
+    assert "Failed to associate" not in again.log_path.read_text()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", before.device_port))
+        taken.listen()
+        other = Broker(tmp_path / "broker", ["north/hut"])
+        assert before.device_port not in (other.start().port, other.address.device_port)
+        other.stop()
 
 
 def test_a_missing_mosquitto_is_said_with_the_fix(monkeypatch):
