@@ -42,7 +42,10 @@ async def _stream(parts: Parts, lines: list[bytes], after: int, last: int) -> As
 @router.get(
     "/decisions",
     response_class=StreamingResponse,
-    responses={200: {"content": {MEDIA_TYPE: {"schema": {"type": "string"}, "example": EXAMPLE}}}, **problem.documented(401, 403, 422, 503, 504)},
+    responses={
+        200: {"content": {MEDIA_TYPE: {"schema": {"type": "string"}, "example": EXAMPLE}}},
+        **problem.documented(401, 403, 422, 503, 504),
+    },
 )
 async def decision_log(
     parts: UseParts,
