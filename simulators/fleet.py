@@ -199,8 +199,10 @@ class DeviceClient:
         # Spread the first attempts: a fleet that starts at one instant is a connection storm.
         await asyncio.sleep(float(self._random.uniform(0.0, 0.2)))
         while True:
+            before = cancellations()
             try:
                 async with self._client() as client:
+                    end_if_told_since(before)
                     pause_s, is_reported = BACKOFF_S[0], False
                     await self._talk(client)
             except* (aiomqtt.MqttError, OSError) as errors:
@@ -235,8 +237,9 @@ class DeviceClient:
         )
 
     async def _talk(self, client: aiomqtt.Client) -> None:
+        before = cancellations()
         await client.subscribe([(name, 1) for name in self._device.subscriptions()])
-        end_if_cancelled()
+        end_if_told_since(before)
         self._outbox = asyncio.Queue(OUTBOX_MAX)  # what an old link did not take is in the backlog or void
         for outgoing in self._device.connected():
             self._put(outgoing)
@@ -264,14 +267,20 @@ class DeviceClient:
 
     async def _write(self, client: aiomqtt.Client) -> None:
         while True:
-            await _publish(client, await self._outbox.get())
-            end_if_cancelled()
+            outgoing, before = await self._outbox.get(), cancellations()
+            await _publish(client, outgoing)
+            end_if_told_since(before)
 
 
-def end_if_cancelled() -> None:
-    """Raise the cancellation that aiomqtt's waiting may have lost: in Python 3.11 wait_for forgets one that comes with the answer."""
+def cancellations() -> int:
+    """How often this task was told to end; not only now, in Python 3.11 an ended TaskGroup may leave one behind."""
     task = asyncio.current_task()
-    if task is not None and task.cancelling():
+    return 0 if task is None else task.cancelling()
+
+
+def end_if_told_since(before: int) -> None:
+    """Raise a cancellation that aiomqtt's waiting may have lost: in Python 3.11 wait_for forgets one that comes with the answer."""
+    if cancellations() > before:
         raise asyncio.CancelledError
 
 
