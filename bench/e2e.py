@@ -21,6 +21,7 @@ from telemetry.site import SiteConfig
 Row = dict[str, Any]
 MEMBERS = 1824
 GROWTH_MAX = 1.5  # of the latency over a run; a queue that grows by 1 % of 21,000/s is 3 s longer after 5 minutes
+GROWTH_RUN_S = 120  # shorter runs show the growth and are not judged by it: one pause of the machine would decide
 POINTS = ["supply_air_temperature_c", *(f"duct_{i}_temperature_c" for i in range(1, 10))]
 
 
@@ -141,7 +142,8 @@ def bench_rate(*, seconds: float, rate: float) -> list[Row]:
         wait_until(lambda: stored(r) >= sent["sent"], f"history has {stored(r):.0f} of {sent['sent']}", 60)
         in_history = counted(r)
         growing = growth(BUILD / "e2e.rate.csv")
-        problem = check(sent, in_history) or ("" if growing < GROWTH_MAX else f"the backlog grows: latency times {growing:.1f}")
+        grows = seconds >= GROWTH_RUN_S and growing >= GROWTH_MAX
+        problem = check(sent, in_history) or (f"the backlog grows: latency times {growing:.1f}" if grows else "")
         evidence = {**sent, "stored": in_history, "core_cpu": busy, "latency_growth": growing, "problem": problem}
     (BUILD / "e2e.rate.json").write_text(json.dumps(evidence, indent=1))
     lost = sent["sent"] - evidence["stored"]
