@@ -3,6 +3,7 @@
 # ruff: noqa: T201 - the figures of a proof are part of its result
 
 import contextlib
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +64,9 @@ def mistakes(document: Any, operation: Any, answer: Any) -> list[str]:
     if media == "text/plain":
         return []
     validator = Draft202012Validator({**described["schema"], "components": document["components"]})
+    if media == "application/x-ndjson":
+        bad = [line for line in answer.text.splitlines() if not isinstance(json.loads(line), list)]
+        return bad + [error.message for error in validator.iter_errors(answer.text)]
     return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(answer.json())]
 
 
