@@ -264,6 +264,12 @@ class History(Protocol):
         """The first `limit` samples of [start, end) in time order."""
         ...
 
+    def scan(self, low: int, high: int, start_ms: int, end_ms: int, *, limit: int) -> tuple[NDArray[Any], ...]:
+        """Columns point, ts_ms, value, quality of at most `limit` samples of points low..high in [start, end), in any order.
+
+        For bulk reading: nothing is sorted. `limit` of them: there may be more."""
+        ...
+
     def latest(self, points: Sequence[int], at_ms: int) -> SampleRows:
         """Of each point its last sample at or before `at_ms`, in order of point; points without one are missing."""
         ...
