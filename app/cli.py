@@ -22,7 +22,7 @@ from typing import Any
 
 import typer
 
-from app.commands import look, operate, run, sites
+from app.commands import backtest, look, operate, run, sites
 from app.settings import load_settings
 from telemetry.errors import ConfigError, CorruptError, FieldloomError
 
@@ -49,6 +49,7 @@ COMMANDS: tuple[tuple[str, Callable[..., Any], str], ...] = (
     ("tail", look.tail, "Look"),
     ("query", look.query, "Look"),
     ("decisions", look.decisions, "Look"),
+    ("backtest", backtest.backtest, "Look"),
     ("doctor", operate.doctor, "Operate"),
     ("login", operate.login, "Operate"),
     ("broker", operate.broker, "Operate"),

@@ -31,6 +31,7 @@ from store.history import (
     MemberState,
     QueryLimit,
     RecordRow,
+    Rows,
     SampleRows,
     Series,
     bucket_width_ms,
@@ -43,7 +44,6 @@ from store.history import (
 )
 from store.members import pack_members, replay_members, unique_members
 from store.scan import QUERY as SCAN
-from store.scan import Rows
 from store.uniqueness import HighWater, drop_repeats, same_value, sort_rows
 from telemetry.errors import StoreError
 from telemetry.quality import BAD, LEVEL_MASK

@@ -24,6 +24,7 @@ from store.history import (
     MemberRow,
     MemberState,
     RecordRow,
+    Rows,
     SampleRows,
     Series,
     bucket_width_ms,
@@ -36,7 +37,6 @@ from store.history import (
 from store.influx_lines import MEASUREMENT, Lines, build_lines, line_prefix
 from store.influx_server import InfluxServer, Refused, Table
 from store.record_file import RecordFile
-from store.scan import Rows
 from store.uniqueness import HighWater, drop_repeats, is_first, same_value, sort_rows
 from telemetry.quality import BAD, LEVEL_MASK
 

@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import duckdb
-import numpy as np
-from numpy.typing import NDArray
 
-from store.history import HistoryFault, RecordRow, check_schema
+from store.history import HistoryFault, RecordRow, Rows, check_schema
 
-Rows = tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64], NDArray[np.uint16]]  # point, ts_ms, value, quality
 MEMORY_MB: Final = 128
 QUERY: Final = """
 SELECT point, ts_ms, value, quality FROM samples

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from app.backtest.job import Job
 from rules.lane import TICK_NS
 from rules.recorded import NS_PER_MS, opening, places, recorded_entries
-from store.scan import Rows, Scan
+from store.history import Rows
+from store.scan import Scan
 from telemetry.decision import Decision
 from telemetry.frame import Entries, Kind
 from telemetry.plan import Plan

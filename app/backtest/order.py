@@ -50,6 +50,12 @@ def make_job(
     return job, wrong
 
 
+def zone_of(past: Past, site: str) -> str:
+    """The site's time zone; UTC of one that history does not know, which `make_job` tells."""
+    configs = past.records(kind="config", site=site, limit=1)
+    return _config(configs[0].body).zone if configs else "UTC"
+
+
 def _config(body: str) -> SiteConfig:
     return SiteConfig.model_validate(msgspec.json.decode(body)["config"])
 

@@ -18,7 +18,8 @@ from typing import Any, Final, NamedTuple
 
 from app.backtest.job import Job, split
 from app.backtest.lane import Block, Seconds, Told, by_time, run
-from store.scan import FileScan, Rows, Scan
+from store.history import Rows
+from store.scan import FileScan, Scan
 from telemetry.decision import Decision, decode_decisions, encode_decisions
 from telemetry.errors import EnvironmentFault, FieldloomError, StoreError
 
