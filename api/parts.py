@@ -12,6 +12,7 @@ from pydantic import StringConstraints
 from starlette.requests import HTTPConnection
 
 from api.auth import Gate, Principal
+from api.backtests import Backtests
 from api.feed import FeedHub
 from api.limits import LoginLimit, QueryPool
 from api.problem import ProblemError
@@ -74,7 +75,7 @@ class Lag:
 @dataclass(frozen=True, slots=True)
 class Parts:
     """Everything a route may use. hosts: host names that are answered; metrics_open: /metrics needs no login;
-    lanes: directory of lane results."""
+    lanes: directory of lane results; backtests: None where nobody runs them."""
 
     state: LiveState
     history: History
@@ -89,6 +90,7 @@ class Parts:
     metrics_open: bool = False
     secure_cookie: bool = False
     lanes: Path | None = None
+    backtests: Backtests | None = None
 
     def core_silent_ms(self) -> int:
         """How long the core has written nothing new."""

@@ -1,4 +1,7 @@
-"""The report as one HTML file: tables, and charts as inline SVG drawn here from the numbers. It loads nothing; light and dark by the reader."""
+"""The report as one HTML file: tables, and charts as inline SVG drawn here from the numbers.
+
+It loads nothing, and is light or dark as its reader is.
+"""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -14,9 +17,12 @@ WIDTH, HEIGHT = 720, 90
 STYLE: Final = """
 :root{color-scheme:light dark;--ink:#1c2321;--dim:#6b7672;--line:#d9dedb;--bar:#2f7d5b;--other:#b4622d;--page:#fff}
 @media(prefers-color-scheme:dark){:root{--ink:#e4e9e6;--dim:#98a39e;--line:#39423e;--bar:#5fbd92;--other:#e0965f;--page:#161b19}}
-body{font:15px/1.5 system-ui,"Noto Sans CJK SC",sans-serif;color:var(--ink);background:var(--page);max-width:62rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse;width:100%;margin:.5rem 0 1.5rem}th,td{padding:.25rem .6rem;border-bottom:1px solid var(--line);text-align:left}
-th{color:var(--dim);font-weight:500}.n{text-align:right;font-variant-numeric:tabular-nums}.notice{border-left:4px solid var(--other);padding:.3rem .8rem}
+body{font:15px/1.5 system-ui,"Noto Sans CJK SC",sans-serif;color:var(--ink);background:var(--page);
+max-width:62rem;margin:2rem auto;padding:0 1rem}
+table{border-collapse:collapse;width:100%;margin:.5rem 0 1.5rem}
+th,td{padding:.25rem .6rem;border-bottom:1px solid var(--line);text-align:left}
+th{color:var(--dim);font-weight:500}.n{text-align:right;font-variant-numeric:tabular-nums}
+.notice{border-left:4px solid var(--other);padding:.3rem .8rem}
 svg{width:100%;height:auto}svg text{fill:var(--dim);font-size:10px}.bar{fill:var(--bar)}.told{stroke:var(--bar)}.did{stroke:var(--other)}
 .told,.did{fill:none;stroke-width:1.5}.axis{stroke:var(--line)}.dim{color:var(--dim)}
 """

@@ -36,12 +36,14 @@ PATH_VALUES = {
     "actuator": "roof_vent",
     "command": "{site}/house-0/roof_vent:1",
     "request": "{site}-person.request1",
+    "backtest": "{site}-b1",
 }
 BODIES: dict[str, Any] = {
     "override": {"value": 50, "seconds": 60, "reason": "test"},
     "release": {},
     "{action}": {},
     "config": None,  # a SiteConfig of the site in the path
+    "backtests": {"start_ms": 0, "end_ms": 60_000},
     "tokens": {"person": "mallory", "role": "viewer", "sites": ["{site}"]},
     "session": {"token": "x" * 43},
 }
@@ -52,6 +54,8 @@ NEEDS: dict[tuple[str, str], Role] = {
     ("POST", "override"): "operator",
     ("POST", "release"): "operator",
     ("POST", "config"): "engineer",
+    ("POST", "backtests"): "engineer",
+    ("DELETE", "{backtest}"): "engineer",
     ("POST", "tokens"): "admin",
     ("GET", "tokens"): "admin",
     ("DELETE", "{session}"): "admin",
