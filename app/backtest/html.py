@@ -44,8 +44,16 @@ def page(report: Report) -> str:
     return f'<!doctype html><html lang="{language()}"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
 
 
+def notices(report: Report) -> list[str]:
+    """What has to be known before the first number."""
+    control = say(
+        "Backtest of control: the climate is the recorded one; it did not answer to what the actuators would have been told."
+    )
+    return ([control] if report.control else []) + [say("cannot run: {fault}", fault=fault) for fault in report.faults]
+
+
 def _notice(report: Report) -> Iterable[str]:
-    for sentence in ([say(report.notice)] if report.notice else []) + report.faults:
+    for sentence in notices(report):
         yield f'<p class="notice">{escape(sentence)}</p>'
 
 

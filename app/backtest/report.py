@@ -11,15 +11,12 @@ import msgspec
 
 from app.backtest.lane import DAY_MS, Block, Told
 from telemetry.decision import Decision, LogHash
-from telemetry.site import SiteConfig
+from telemetry.site import RuleSpec, SiteConfig
 
 NS_PER_MS: Final = 1_000_000
 PEAK_MS: Final = 600_000  # IEC 62682 counts alarms by 10 min
 ALARMS_KEPT: Final = 500_000  # of one rule set, with their times; more are counted
 STANDS: Final = ("UNACK", "ACKED")
-NOTICE: Final = (
-    "Backtest of control: the climate is the recorded one; it did not answer to what the actuators would have been told."
-)
 
 
 class Standing(msgspec.Struct):
@@ -97,7 +94,7 @@ class Report(msgspec.Struct):
     transitions: int
     sha256: str
     against: str
-    notice: str
+    control: bool  # some rule demands something of an actuator
     faults: list[str]
     rules: list[RuleReport]
     actuators: list[ActuatorReport]
@@ -175,7 +172,7 @@ class Collector:
         return Report(
             site=self._config.site, zone=self._config.zone, start_ms=self._start_ms, end_ms=self._end_ms, reached_ms=self.reached_ms,
             complete=self.reached_ms >= self._end_ms, samples=self.samples, decisions=first.log.count, transitions=first.transitions,
-            sha256=first.log.hexdigest(), against=against, notice=NOTICE if actuators else "", faults=list(faults),
+            sha256=first.log.hexdigest(), against=against, control=self._has_control(), faults=list(faults),
             rules=self._rules(alarms, gone, labels, is_compared=len(self._heard) > 1), actuators=actuators,
             alarms=sorted([*alarms, *gone], key=lambda a: (a.raised_ms, a.rule, a.device)), alarms_left_out=first.left_out,
             labels=len(labels),
@@ -185,8 +182,7 @@ class Collector:
         self, alarms: list[Standing], gone: list[Standing], labels: Sequence[Label], *, is_compared: bool
     ) -> list[RuleReport]:
         own, lost = _by_rule(alarms), _by_rule(gone)
-        specs = {rule.id: rule for profile in self._config.profiles.values() for rule in profile.rules if rule.enabled}
-        specs |= {rule.id: rule for rule in self._config.rules if rule.enabled}
+        specs = self._specs()
         found = []
         for name in sorted(set(own) | set(lost) | {name for name, rule in specs.items() if rule.priority is not None}):
             mine, spec = own.get(name, []), specs.get(name)
@@ -205,6 +201,13 @@ class Collector:
                 made.misses, made.false_alarms = len(asked) - made.hits, sum(not a.label for a in mine)
             found.append(made)
         return found
+
+    def _has_control(self) -> bool:
+        return any(rule.demand is not None for rule in self._specs().values())
+
+    def _specs(self) -> dict[str, RuleSpec]:
+        found = {rule.id: rule for profile in self._config.profiles.values() for rule in profile.rules if rule.enabled}
+        return found | {rule.id: rule for rule in self._config.rules if rule.enabled}
 
     def _by_day(self, alarms: list[Standing]) -> list[int]:
         first = self._start_ms // DAY_MS

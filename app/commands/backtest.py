@@ -160,19 +160,17 @@ def _remote(client: Any, site: str, asked: dict[str, Any]) -> "Report":
 
 
 def _print(report: "Report") -> None:
-    from app.backtest.html import alarm_cells, cells, columns
+    from app.backtest.html import alarm_cells, cells, columns, notices
     from app.tables import console, grid, heading, number, site_time
 
     screen = console()
-    for sentence in [say(report.notice)] if report.notice else []:
-        screen.print(sentence)
+    for sentence in notices(report):
+        screen.print(sentence, markup=False)
     ends = [site_time(at / 1000, report.zone) for at in (report.start_ms, report.reached_ms)]
     words = say(
         "{start} to {end} ({zone}), {samples:,} samples", start=ends[0], end=ends[1], zone=report.zone, samples=report.samples
     )
     screen.print(heading(f"{say('Backtest of {site}', site=report.site)}: {words}"))
-    for fault in report.faults:
-        screen.print("  " + say("cannot run: {fault}", fault=fault), markup=False)
     table = grid(say("rule"), *columns(report))
     for rule in report.rules:
         table.add_row(rule.rule, *cells(rule, report))
