@@ -151,7 +151,8 @@ def _describe(record: Record) -> tuple[str, str, str, str]:
         case Ack(device, command, status, reason):
             return "ack", command, device, _json({"status": status, "reason": reason})
         case Request(request_id, kind, author, body):
-            about = str(body.get("alarm") or body.get("actuator") or "")
+            area = str(body.get("area") or "").partition("/")[0]  # an area is no device: such a request is of its site
+            about = str(body.get("alarm") or body.get("actuator") or area)
             return "request", request_id, about, _json({"kind": kind, "author": author, "body": body})
         case Config(site, sha256, text, author):
             return "config", sha256, site, _json({"author": author, "config": msgspec.Raw(text.encode())})
