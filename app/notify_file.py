@@ -3,16 +3,19 @@
 A secret stands in the environment or in a file that only its owner may read, never in notify.yaml itself.
 """
 
+import dataclasses
 import os
 import stat
 from pathlib import Path
+from typing import Final
 
 from app.documents import Reading
 from app.settings import Settings, settings_file
 from people.roster import NotifyConfig, Secret, log_only
-from telemetry.errors import ConfigError
+from telemetry.errors import ConfigError, Problem
 
-FILE_NAME = "notify.yaml"
+FILE_NAME: Final = "notify.yaml"
+SECRET_FIELDS: Final = frozenset({"password", "secret", "url"})
 
 
 def notify_file(settings: Settings) -> Path | None:
@@ -39,8 +42,15 @@ def load_notify(settings: Settings) -> NotifyConfig:
             if problem:
                 reading.note(document, place, problem)
     if reading.problems or config is None:
-        raise ConfigError(sorted(reading.problems, key=lambda problem: problem.line))
+        raise ConfigError(sorted(map(_masked, reading.problems), key=lambda problem: problem.line))
     return config
+
+
+def _masked(problem: Problem) -> Problem:
+    """What stands where a secret's place should stand may be the secret: it is not shown."""
+    if SECRET_FIELDS.isdisjoint(problem.path.split(".")):
+        return problem
+    return dataclasses.replace(problem, message=problem.message.partition(" (it is ")[0])
 
 
 def reveal(secret: Secret, directory: Path) -> str:
