@@ -91,7 +91,7 @@ class ChannelState(NamedTuple):
     error: str
 
 
-class Test(NamedTuple):
+class PathTest(NamedTuple):
     """A test of the alarm path. planned_ms None: a person asked for it. state: waiting, passed or failed."""
 
     id: str
@@ -111,7 +111,7 @@ class Work:
     escalation: dict[str, bytes | None] = field(default_factory=dict)
     outgoing: list[Outgoing] = field(default_factory=list)
     own: dict[str, bool] = field(default_factory=dict)
-    tests: list[Test] = field(default_factory=list)
+    tests: list[PathTest] = field(default_factory=list)
 
 
 class DeliveryJournal:
@@ -226,14 +226,14 @@ class DeliveryJournal:
         """Every channel that was ever used."""
         return _channels(self._database)
 
-    def tests(self, *, limit: int = TESTS_KEPT, only_waiting: bool = False) -> list[Test]:
+    def tests(self, *, limit: int = TESTS_KEPT, only_waiting: bool = False) -> list[PathTest]:
         """Newest first."""
         return _tests(self._database, limit, only_waiting=only_waiting)
 
-    def test(self, name: str) -> Test | None:
+    def test(self, name: str) -> PathTest | None:
         """One test; None when it was never heard of."""
         row = self._database.execute("SELECT * FROM test WHERE id = ?", (name,)).fetchone()
-        return None if row is None else Test(*row)
+        return None if row is None else PathTest(*row)
 
     def arrivals(self, cause: str) -> list[tuple[str, str, str]]:
         """(contact, channel, state) of every delivery of a cause."""
@@ -298,9 +298,9 @@ class DeliveryReader:
                 found = _channels(database)
         return found
 
-    def tests(self, limit: int) -> list[Test]:
+    def tests(self, limit: int) -> list[PathTest]:
         """Newest first."""
-        found: list[Test] = []
+        found: list[PathTest] = []
         with self._open() as database:
             if database is not None:
                 found = _tests(database, limit)
@@ -311,6 +311,6 @@ def _channels(database: sqlite3.Connection) -> list[ChannelState]:
     return [ChannelState(*row) for row in database.execute("SELECT name, failures, changed_ms, error FROM channel ORDER BY name")]
 
 
-def _tests(database: sqlite3.Connection, limit: int, *, only_waiting: bool = False) -> list[Test]:
+def _tests(database: sqlite3.Connection, limit: int, *, only_waiting: bool = False) -> list[PathTest]:
     query = "SELECT * FROM test WHERE state = 'waiting' OR NOT ? ORDER BY asked_ms DESC, id DESC LIMIT ?"
-    return [Test(*row) for row in database.execute(query, (int(only_waiting), limit))]
+    return [PathTest(*row) for row in database.execute(query, (int(only_waiting), limit))]

@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-from people.delivery import DeliveryJournal, Outgoing, Test
+from people.delivery import DeliveryJournal, Outgoing, PathTest
 from people.notices import TEST_REQUEST
 from people.roster import MS_PER_MIN, NotifyConfig
 from telemetry.errors import StoreError
@@ -20,7 +20,7 @@ ARRIVE_MS: Final = 120_000  # five tries of a channel
 LATE_MS: Final = 10 * MS_PER_MIN  # a planned test that begins later did not run in time
 AUTHOR: Final = "notify"
 TEXT: Final = {
-    "en": "Test of the alarm path. Nothing has happened and nothing is to be done.",
+    "en": "PathTest of the alarm path. Nothing has happened and nothing is to be done.",
     "zh": "报警通道自检。没有发生报警，无需处理。",
 }
 
@@ -39,7 +39,7 @@ class SelfTests:
         self._began_ms = 0 if has_begun else now_ms  # where none was ever planned, none is owed for the time before us
         self._problem = ""
 
-    def planned(self, now_ms: int) -> Iterator[Test]:
+    def planned(self, now_ms: int) -> Iterator[PathTest]:
         """The planned test that is due and was not begun yet."""
         planned_ms = self._config.planned_test_ms(now_ms)
         name = f"{AUTHOR}.test-{planned_ms}"
@@ -55,14 +55,14 @@ class SelfTests:
             self._problem = str(error)
             if now_ms - planned_ms <= LATE_MS:
                 return  # the next round tries again
-            yield Test(name, planned_ms, now_ms, None, now_ms, "failed", f"the request could not be kept: {error}")
+            yield PathTest(name, planned_ms, now_ms, None, now_ms, "failed", f"the request could not be kept: {error}")
             return
         self._problem = ""
-        yield Test(name, planned_ms, now_ms, None, None, "waiting", detail)
+        yield PathTest(name, planned_ms, now_ms, None, None, "waiting", detail)
 
-    def answered(self, name: str, now_ms: int) -> tuple[Test, list[Outgoing]]:
+    def answered(self, name: str, now_ms: int) -> tuple[PathTest, list[Outgoing]]:
         """Core has taken a test, planned or asked for by a person: what is to be sent for it."""
-        known = self._deliveries.test(name) or Test(name, None, now_ms, None, None, "waiting", "")
+        known = self._deliveries.test(name) or PathTest(name, None, now_ms, None, None, "waiting", "")
         return known._replace(answered_ms=now_ms), list(self._outgoing(name, now_ms))
 
     def _outgoing(self, name: str, now_ms: int) -> Iterator[Outgoing]:
@@ -78,7 +78,7 @@ class SelfTests:
                     cause = cause_of(name)
                     yield Outgoing(cause, contact_name, way.channel, way.address, contact.language, True, [""], message)
 
-    def judged(self, now_ms: int) -> Iterator[Test]:
+    def judged(self, now_ms: int) -> Iterator[PathTest]:
         """Tests that have ended since the last call."""
         for test in self._deliveries.tests(only_waiting=True):
             if test.answered_ms is None:

@@ -13,7 +13,7 @@ from api.problem import not_found
 from api.routes.alarms import Submitted
 from api.routes.sites import Viewer
 from api.views import View
-from people.delivery import Delivery, DeliveryReader, Test
+from people.delivery import Delivery, DeliveryReader, PathTest
 from people.notices import TEST_REQUEST
 from people.self_test import cause_of
 
@@ -130,7 +130,7 @@ async def list_tests(parts: UseParts, principal: Viewer, limit: Annotated[int, Q
     if reader is None or principal.sites is not None:
         return TestList(items=[])
 
-    def read() -> list[tuple[Test, list[Delivery]]]:
+    def read() -> list[tuple[PathTest, list[Delivery]]]:
         return [(test, reader.deliveries(cause=cause_of(test.id), limit=READ_MAX)) for test in reader.tests(limit)]
 
     found = await parts.queries.run(read)
@@ -139,7 +139,7 @@ async def list_tests(parts: UseParts, principal: Viewer, limit: Annotated[int, Q
 
 @router.post("/notifications/tests", status_code=202, responses=problem.documented(401, 403, 404, 422, 503))
 async def begin_test(parts: UseParts, principal: Operator, asked: TestRequest | None = None) -> Submitted:
-    """Test the alarm path now: through core and the journal to every channel that takes part. For principals of all sites."""
+    """PathTest the alarm path now: through core and the journal to every channel that takes part. For principals of all sites."""
     if principal.sites is not None:
         raise not_found("test")
     request, is_new = await parts.desk.put(principal, TEST_REQUEST, {}, (asked or TestRequest()).id)

@@ -14,7 +14,7 @@ from api.feed import FeedHub
 from api.limits import LoginLimit, QueryPool
 from api.parts import Parts, RequestDesk
 from api.state import Delta, LiveState, parse
-from people.delivery import DeliveryJournal, Outgoing, Test, Work
+from people.delivery import DeliveryJournal, Outgoing, PathTest, Work
 from store.duckdb_history import DuckDBHistory
 from store.history import History
 from store.projection import Projector
@@ -228,7 +228,7 @@ def fill(world: World) -> None:
     assert world.parts.notify is not None
     deliveries, now_ms = DeliveryJournal(world.parts.notify), world.parts.now_ms()
     work = Work(outgoing=[notification(site_name, now_ms) for site_name in ("north", "south", "")])
-    work.tests.append(Test("notify.test-1", now_ms, now_ms, now_ms, now_ms, "passed", "1 of 1 arrived"))
+    work.tests.append(PathTest("notify.test-1", now_ms, now_ms, now_ms, now_ms, "passed", "1 of 1 arrived"))
     deliveries.keep(work, now_ms)
     deliveries.close()
     for name in ("north", "south"):
