@@ -85,15 +85,9 @@ class MailSender:
 
     def send(self, message: dict[str, Any], address: str, language: wording.Language) -> None:
         """Deliver within some limits of LIMIT_S, one per step of SMTP."""
-        mail = EmailMessage()
-        mail["From"], mail["To"], mail["Date"] = self._channel.sender, address, formatdate()
-        mail["Subject"] = wording.title(message, language)[:200]
-        # Equal for a repeated attempt, so that mail programs show a message once that came twice.
-        mail["Message-ID"] = f"<{hashlib.sha256(message['id'].encode()).hexdigest()[:32]}@fieldloom.invalid>"
-        mail["Auto-Submitted"] = "auto-generated"
-        mail.set_content(wording.text(message, language, self._zone))
         channel = self._channel
         try:
+            mail = self._mail(message, address, language)
             context = ssl.create_default_context(cafile=channel.ca_file)
             with contextlib.closing(self._connect(context)) as server:
                 if channel.security == "starttls":
@@ -105,8 +99,18 @@ class MailSender:
                     server.quit()  # it has been taken; how the connection ends is no matter
         except smtplib.SMTPAuthenticationError as error:
             raise DeliveryError(f"the mail server refuses user name or password ({error.smtp_code})") from None
-        except (OSError, smtplib.SMTPException) as error:
+        except (OSError, ValueError, smtplib.SMTPException) as error:  # ValueError: an address that no header can hold
             raise DeliveryError(f"mail: {_without(str(error) or type(error).__name__, self._password or '')}") from None
+
+    def _mail(self, message: dict[str, Any], address: str, language: wording.Language) -> EmailMessage:
+        mail = EmailMessage()
+        mail["From"], mail["To"], mail["Date"] = self._channel.sender, address, formatdate()
+        mail["Subject"] = wording.title(message, language)[:200]
+        # Equal for a repeated attempt, so that mail programs show a message once that came twice.
+        mail["Message-ID"] = f"<{hashlib.sha256(message['id'].encode()).hexdigest()[:32]}@fieldloom.invalid>"
+        mail["Auto-Submitted"] = "auto-generated"
+        mail.set_content(wording.text(message, language, self._zone))
+        return mail
 
     def _connect(self, context: ssl.SSLContext) -> smtplib.SMTP:
         if self._channel.security == "tls":

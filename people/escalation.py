@@ -109,14 +109,22 @@ class Escalation:
         self._boxes = {name: _Box() for name in config.contacts}
         self._floods: set[str] = set()
         self._touched: set[str] = set()
+        self.unreadable: list[str] = []  # keys of rows of another build; forgotten: better than to tell nobody of anything
         for key, row in saved.items():
-            kind, _, name = key.partition(":")
-            if kind == "alarm":
-                self._alarms[name] = msgspec.json.decode(row, type=_Alarm)
-            elif kind == "flood":
-                self._floods.add(name)
-            elif kind == "box" and name in self._boxes:  # of a contact that is no more nothing can be told
-                self._boxes[name] = msgspec.json.decode(row, type=_Box)
+            try:
+                self._restore(key, row)
+            except msgspec.DecodeError:
+                self.unreadable.append(key)
+                self._touched.add(key)
+
+    def _restore(self, key: str, row: bytes) -> None:
+        kind, _, name = key.partition(":")
+        if kind == "alarm":
+            self._alarms[name] = msgspec.json.decode(row, type=_Alarm)
+        elif kind == "flood":
+            self._floods.add(name)
+        elif kind == "box" and name in self._boxes:  # of a contact that is no more nothing can be told
+            self._boxes[name] = msgspec.json.decode(row, type=_Box)
 
     def unsaved(self) -> dict[str, bytes | None]:
         """Rows that changed since the last call, by key; None: to be deleted."""

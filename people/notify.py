@@ -123,6 +123,8 @@ class Watch:
         """The next transactions, and what a gap before them tells."""
         if self._escalation is None:
             self._escalation = Escalation(self._config, self._deliveries.escalation())
+            for key in self._escalation.unreadable:
+                log.error("escalation_forgotten", key=key, reason="another build wrote it")
         work, position = Work(), self._deliveries.position()
         try:
             if self._journal is None:

@@ -4,6 +4,7 @@ Times of day and dates are those of `zone`. A shift that ends at or before its b
 which it begins. docs/notifications.md explains every field.
 """
 
+import re
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 from typing import Annotated, Any, Final, Literal
@@ -17,6 +18,7 @@ MS_PER_MIN: Final = 60_000
 MIN_PER_DAY: Final = 1440
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 CALM: Final = frozenset({"P3", "P4"})  # what quiet hours and floods hold back
+MAIL_ADDRESS: Final = r"[^@\s<>]+@[^@\s<>]+"
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
 
@@ -76,7 +78,7 @@ class MailChannel(_Channel):
     security: Literal["starttls", "tls", "none"] = "starttls"
     username: str = ""
     password: Secret | None = None
-    sender: Annotated[str, StringConstraints(pattern=r"^[^@\s<>]+@[^@\s<>]+$")]
+    sender: Annotated[str, StringConstraints(pattern=f"^{MAIL_ADDRESS}$")]
     ca_file: str | None = None  # of a server whose certificate the system does not know
 
     @model_validator(mode="after")
@@ -246,7 +248,7 @@ class NotifyConfig(_Model):
                 channel = self.channels.get(way.channel)
                 if channel is None:
                     yield ("contacts", name, "via", index, "channel"), f"there is no channel {way.channel!r}"
-                elif channel.kind == "mail" and "@" not in way.address:
+                elif channel.kind == "mail" and not re.fullmatch(MAIL_ADDRESS, way.address):
                     yield ("contacts", name, "via", index), f"channel {way.channel!r} needs an e-mail address"
         for name, roster in self.rosters.items():
             if name in self.contacts:

@@ -20,7 +20,7 @@ ARRIVE_MS: Final = 120_000  # five tries of a channel
 LATE_MS: Final = 10 * MS_PER_MIN  # a planned test that begins later did not run in time
 AUTHOR: Final = "notify"
 TEXT: Final = {
-    "en": "PathTest of the alarm path. Nothing has happened and nothing is to be done.",
+    "en": "Test of the alarm path. Nothing has happened and nothing is to be done.",
     "zh": "报警通道自检。没有发生报警，无需处理。",
 }
 

@@ -19,7 +19,7 @@ def title(message: dict[str, Any], language: Language) -> str:
     lines, count = message["lines"], len(message["lines"]) + message["more"]
     first = lines[0]
     if first["change"] == "test":
-        return {"en": "PathTest of the alarm path: no alarm", "zh": "报警通道测试：并非真实报警"}[language]
+        return {"en": "Test of the alarm path: no alarm", "zh": "报警通道测试：并非真实报警"}[language]
     if count > 1:
         words = {"en": f"{first['priority']}: {count} alarms", "zh": f"{first['priority']}：{count} 条报警"}[language]
         return f"{words} {_place(first)}".rstrip() if len({(line["site"], line["area"]) for line in lines}) == 1 else words

@@ -139,7 +139,7 @@ async def list_tests(parts: UseParts, principal: Viewer, limit: Annotated[int, Q
 
 @router.post("/notifications/tests", status_code=202, responses=problem.documented(401, 403, 404, 422, 503))
 async def begin_test(parts: UseParts, principal: Operator, asked: TestRequest | None = None) -> Submitted:
-    """PathTest the alarm path now: through core and the journal to every channel that takes part. For principals of all sites."""
+    """Test the alarm path now: through core and the journal to every channel that takes part. For principals of all sites."""
     if principal.sites is not None:
         raise not_found("test")
     request, is_new = await parts.desk.put(principal, TEST_REQUEST, {}, (asked or TestRequest()).id)

@@ -1,11 +1,15 @@
 """notify.yaml: every mistake at once with its line, secrets checked where they stand and never shown."""
 
+import re
+import textwrap
 from pathlib import Path
 
 import pytest
+import yaml
 
 from app.notify_file import load_notify, reveal
 from app.settings import load_settings
+from app.site_files import load_site
 from people.roster import NotifyConfig, Secret
 from telemetry.errors import ConfigError
 
@@ -67,6 +71,20 @@ def test_file_beside_the_settings_is_taken(file: Path) -> None:
     assert reveal(Secret(file="smtp.password"), file.parent) == "canary-secret"
 
 
+def test_examples_of_the_document_hold(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "notifications.md").read_text("utf-8")
+    whole, siren = (
+        yaml.safe_load(textwrap.dedent(part)) for part in re.findall(r"^ *```yaml\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
+    )
+    assert list(NotifyConfig.model_validate(whole).problems()) == []
+    house = {"name": "house", "points": [{"name": "air_temp_c", "unit": "C", "low": -30, "high": 60}]}
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles" / "house.yaml").write_text(yaml.safe_dump(house))
+    siren["devices"].append({"name": "house-1", "profile": "house", "area": "fattening"})
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump({"v": 1, "site": "pigs", "profiles": ["siren", "house"], **siren}))
+    assert len(load_site(tmp_path).rules) == 1
+
+
 def test_without_a_file_the_log_is_told(file: Path) -> None:
     file.unlink()
     assert list(load().channels) == ["log"]
@@ -98,6 +116,7 @@ def test_every_name_that_means_nothing_is_told_with_its_line(file: Path) -> None
         ("username: alarm, ", "", 3, "username and password go together"),
         ("username: alarm", "security: none, username: alarm", 3, "over TLS only"),
         ("address: wang@example.com", "address: wang", 7, "needs an e-mail address"),
+        ("address: wang@example.com", 'address: "@"', 7, "needs an e-mail address"),
         ("{kind: dingtalk", "{kind: wecom", 4, "has no signature"),
         ("url: {env: ROBOT_URL}", "url: https://example.com/robot", 4, "channels.group.url"),
         ("{env: ROBOT_SECRET}", "{env: FIELDLOOM_ROBOT}", 4, "names beginning with FIELDLOOM_ are settings"),

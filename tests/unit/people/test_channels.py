@@ -296,6 +296,13 @@ def test_mail_that_is_refused_is_an_error(mail: dict[str, Any], box: Box) -> Non
     assert "mailbox full" in failure(sender(mail), "wang@farm.example")
 
 
+@pytest.mark.parametrize("mail", ["none"], indirect=True)
+@pytest.mark.parametrize("address", ["a@b\nBcc: eve@example.com", "王@farm.example"])
+def test_address_that_cannot_be_is_an_error_and_no_end_of_the_process(mail: dict[str, Any], box: Box, address: str) -> None:
+    assert failure(sender(mail), address).startswith("mail: ")
+    assert box.mails == []
+
+
 @pytest.mark.parametrize("mail", ["starttls", "tls"], indirect=True)
 def test_mail_with_a_wrong_password_or_an_unknown_certificate(mail: dict[str, Any], box: Box) -> None:
     assert "refuses user name or password" in failure(sender(mail, SECRET="canary-other"), "wang@farm.example")

@@ -263,6 +263,17 @@ def test_flood_holds_p3_and_not_p2() -> None:
     assert desk.pass_min(1) == ["wang: A raise"]
 
 
+def test_row_of_another_build_is_forgotten_and_the_rest_goes_on() -> None:
+    desk = Desk()
+    desk.change("raise")
+    desk.change("raise", "OTHER")
+    desk.keep()
+    desk.rows |= {"alarm:HOT": b'{"cause":1}', "box:boss": b"no json", "box:nobody": b"{}"}
+    desk.kill()
+    assert desk.escalation.unreadable == ["alarm:HOT", "box:boss"]
+    assert desk.pass_min(16) == ["wang: HOT raise, OTHER raise", "li: OTHER raise"]
+
+
 @pytest.mark.parametrize(
     ("when", "who"),
     [
