@@ -144,6 +144,12 @@ class Escalation:
         self._touched.add(f"flood:{area}")
         self._floods.add(area) if is_on else self._floods.discard(area)
 
+    def forget_alarms(self) -> None:
+        """After a gap of the journal nobody knows which alarms of sites still stand: one that ended in it would be repeated for ever."""
+        for name in [name for name, alarm in self._alarms.items() if alarm.site]:
+            del self._alarms[name]
+            self._touched.add(f"alarm:{name}")
+
     def take(self, change: Change, now_ms: int) -> None:
         """Move an alarm's ladder. What it causes comes out of `advance`."""
         known = self._alarms.get(change.alarm)

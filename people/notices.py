@@ -100,8 +100,8 @@ def _cuts(transaction: Transaction, now_ms: int) -> Iterator[Change]:
 def cut_off(position: int, time_ms: int, before: int, now_ms: int) -> Change:
     """A journal that was deleted before everybody had read it."""
     text = {
-        "en": f"The disk was nearly full: the journal before position {before} was deleted unread, the history has a gap. Free space.",
-        "zh": f"磁盘空间不足：日志位置 {before} 之前的内容未读完即被删除，历史数据有缺口。请清理磁盘。",
+        "en": f"The disk was nearly full: the journal before position {before} was deleted unread. Free space; look which alarms stand.",
+        "zh": f"磁盘空间不足：日志位置 {before} 之前的内容未读完即被删除，数据有缺口。请清理磁盘，并查看当前报警。",
     }
     return own_change(
         CUT_OFF, is_on=True, priority="P2", text=text, time_ms=time_ms, since_ms=now_ms, cause=f"{position}/{CUT_OFF}"

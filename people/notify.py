@@ -21,7 +21,7 @@ from people.delivery import DeliveryJournal, Outgoing, Work
 from people.escalation import Escalation, Message
 from people.notices import Answer, Flood, cut_off, notices, own_change
 from people.roster import NotifyConfig
-from people.self_test import LATE_MS, SelfTests
+from people.self_test import ANSWER_MS, LATE_MS, SelfTests
 from store.inbox import Inbox
 from store.journal_reader import HELD_ROWS, Gap, JournalReader
 from store.position import PositionFile
@@ -133,6 +133,7 @@ class Watch:
         except Gap as gap:
             log.error("journal_trimmed_before_notify", after=gap.after, available=gap.available)
             now_ms = self._now_ms()
+            self._escalation.forget_alarms()
             self._escalation.take(
                 cut_off(gap.available - 1, now_ms, gap.available, now_ms), now_ms
             )  # what it would have told is lost
@@ -154,6 +155,8 @@ class Watch:
         live_ms = now_ms if self._is_news else None  # clocks of two processes may differ: what is news happened now
         for transaction in transactions:
             for notice in notices(transaction, live_ms=live_ms, now_ms=now_ms):
+                if isinstance(notice, Answer) and live_ms is None and now_ms - notice.time_ms > ANSWER_MS:
+                    continue  # a test of long ago, read again because our own file is new
                 if isinstance(notice, Answer):
                     test, outgoing = self._tests.answered(notice.id, now_ms)
                     work.tests.append(test)

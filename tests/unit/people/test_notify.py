@@ -129,13 +129,20 @@ def test_journal_deleted_before_it_was_read_is_an_alarm(desk: Desk) -> None:
 
 def test_journal_deleted_before_notify_read_it_is_told_by_itself(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
+    desk.write(decisions=[("alarm", "OLD@north/house-0", {"from": "NORM", "to": "UNACK", "event": "raise", "priority": "P1"})])
+    desk.rounds()
     desk.journal.close()
     desk.journal = Journal(tmp_path / "journal", clock=desk.clock, segment_bytes=1)
     desk.journal.begin(2)
     for _ in range(3):
         desk.journal.append(msgspec.structs.replace(desk.writer.write(decisions=[RAISE]), epoch=2))
     desk.journal.trim(before=desk.journal.last_position)
-    assert desk.rounds() == [f"{CUT_OFF} raise", "HOT@north/house-0 raise"]
+    assert desk.rounds()[1:] == [f"{CUT_OFF} raise", "HOT@north/house-0 raise"]
+    for _ in range(3):
+        desk.clock.advance(300 * SECOND_NS)
+        desk.journal.append(msgspec.structs.replace(desk.writer.write(), epoch=2))
+        desk.rounds()
+    assert "OLD@north/house-0 repeat" not in desk.channel.told(), "it may have ended in the gap"
     desk.deliveries.close()
     desk.journal.close()
 
@@ -277,6 +284,14 @@ def test_self_test_that_should_have_run_while_notify_was_down_runs_late_and_is_a
     desk.rounds()
     assert desk.channel.told()[-1] == f"{TEST_FAILED} clear"
     assert desk.deliveries.tests()[0].detail.startswith("began 60 min after its time")
+
+
+def test_tests_of_long_ago_are_not_run_again_by_a_new_file(two_ways: Desk) -> None:
+    desk = two_ways
+    answer(desk, "wang.0123456789")
+    desk.clock.advance((ANSWER_MS // 1000 + 60) * SECOND_NS)
+    desk.rounds()
+    assert desk.deliveries.tests() == []
 
 
 def test_channel_that_swallows_the_test_fails_it(two_ways: Desk) -> None:
