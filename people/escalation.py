@@ -12,7 +12,7 @@ import msgspec
 
 from people.roster import CALM, MS_PER_MIN, NotifyConfig
 
-LINES_KEPT: Final = 50  # that wait for one contact; of more the least urgent are only counted
+LINES_KEPT: Final = 50  # that wait for one contact, and of one message; of more the least urgent are only counted
 COVERS_KEPT: Final = 20  # ids of what one line stands for
 STOPPED: Final = frozenset({"ACKED", "SHLVD", "DSUPR", "OOSRV"})
 GONE: Final = frozenset({"NORM", "LATCH", "SHLVD", "DSUPR", "OOSRV"})
@@ -287,4 +287,4 @@ class Escalation:
                 alarm.told.append(contact)
                 self._touched.add(f"alarm:{line.alarm}")
         lines.sort(key=lambda line: (line.priority, line.time_ms))
-        return Message(f"{contact}/{lines[0].covers[-1]}", contact, lines, more)
+        return Message(f"{contact}/{lines[0].covers[-1]}", contact, lines[:LINES_KEPT], more + len(lines[LINES_KEPT:]))

@@ -250,6 +250,17 @@ def test_more_than_is_kept_is_counted_and_the_most_urgent_stay() -> None:
     assert len(desk.told[-1].lines) == LINES_KEPT - 1
 
 
+def test_message_of_many_p1_is_bounded_and_counts_them_all() -> None:
+    desk = Desk()
+    for number in range(LINES_KEPT + 37):
+        desk.change("raise", f"N{number}", "P1")
+    desk.keep()
+    [message] = desk.told
+    assert (len(message.lines), message.more) == (LINES_KEPT, 37)
+    desk.change("clear", f"N{LINES_KEPT + 36}", "P1")
+    assert desk.keep() == [f"wang: N{LINES_KEPT + 36} clear"], "who was only counted was told too"
+
+
 def test_flood_holds_p3_and_not_p2() -> None:
     desk = Desk()
     desk.escalation.flood("farm/house", is_on=True)
