@@ -4,9 +4,7 @@
 reported at once with file, line, path and what was expected. Nothing here talks to a running service.
 """
 
-import zoneinfo
 from collections.abc import Iterator
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +13,7 @@ from pydantic import ValidationError
 import devices
 from app.documents import Document, Path_, Reading, mistakes
 from rules import expression
-from rules.rulebook import bind, by_profile, linked_points, scope
+from rules.book import bind, scope
 from telemetry.errors import ConfigError, ExpressionError
 from telemetry.plan import Plan
 from telemetry.site import DeviceSpec, Profile, RuleSpec, SiteConfig
@@ -40,7 +38,6 @@ def load_site(directory: Path) -> SiteConfig:
     rules = _rules(reading, directory, document)
     site = _site(reading, document, profiles, [rule for rule, _, _ in rules])
     _check_names(reading, document, ("areas", "devices"))
-    _check_zone(reading, document)
     _check_references(reading, document, profiles)
     of_profiles = [
         (rule, profile_documents[name], ("rules", index))
@@ -136,14 +133,6 @@ def _check_names(reading: Reading, document: Document, keys: tuple[str, ...]) ->
                     seen.add(name)
 
 
-def _check_zone(reading: Reading, document: Document) -> None:
-    zone = document.value.get("zone")
-    if isinstance(zone, str) and zone not in (known := zoneinfo.available_timezones()):
-        near = get_close_matches(zone[:64], known, n=1)
-        meant = f"did you mean {near[0]}?" if near else "write it like Asia/Shanghai"
-        reading.note(document, ("zone",), f"no time zone {zone!r}; {meant}")
-
-
 def _check_parts(reading: Reading, document: Document) -> None:
     """Units of a profile's points and actuators, and the points that its actuators are measured by."""
     for key in ("points", "actuators"):
@@ -220,21 +209,18 @@ def _texts(rule: RuleSpec, path: Path_) -> Iterator[tuple[Path_, str, expression
 def _check_rule(reading: Reading, placed: Placed, profile: Profile | None) -> None:
     """Grammar and kind of the texts; points, units and actuators where the rule has one profile. Links are left to `_check_binding`."""
     rule, source, path = placed
-    points = None if profile is None else {point.name: point for point in profile.points}
+    names = expression.Names(points=None if profile is None else {point.name: point for point in profile.points})
     for place, text, want in _texts(rule, path):
         try:
-            expression.parse(text, points=points, want=want)
+            expression.parse(text, names, want=want)
         except ExpressionError as error:
             reading.note(source, place, str(error))
     if (
         profile is not None
         and rule.demand is not None
-        and rule.demand.actuator not in (names := [a.name for a in profile.actuators])
+        and rule.demand.actuator not in (known := [a.name for a in profile.actuators])
     ):
-        near = get_close_matches(rule.demand.actuator, names, n=1)
-        message = f"profile {profile.name!r} has no actuator {rule.demand.actuator!r}" + (
-            f"; did you mean {near[0]}?" if near else ""
-        )
+        message = f"profile {profile.name!r} has no actuator {rule.demand.actuator!r}{expression.near(rule.demand.actuator, known)}"
         reading.note(source, (*path, "demand", "actuator"), message)
 
 
@@ -242,21 +228,12 @@ def _check_binding(reading: Reading, site: SiteConfig, rules: list[Placed]) -> N
     """Bind the site's rules to its devices as the engine will: links, units across devices, what only a whole rule can get wrong."""
     plan = Plan()
     plan.apply(site)
+    faults = bind(plan).faults
     for rule, source, path in rules:
         if reading.has(source, path):
             continue
-        for part in by_profile(scope(plan, site.site, rule, None)):
-            points, links = {p.name: p for p in part[0].profile.points}, linked_points(plan, site.site, part)
-            for place, text, want in _texts(rule, path):
-                try:
-                    expression.parse(text, points=points, links=links, want=want)
-                except ExpressionError as error:
-                    reading.note(source, place, str(error))
-    faults = dict(bind(plan).faults)
-    for rule, source, path in rules:
-        fault = faults.get(f"{site.site}/{rule.id}@{rule.version}")
-        if fault is not None and not reading.has(source, path):
-            reading.note(source, path, fault)
+        for _, field, message in (f for f in faults if f.key == f"{site.site}/{rule.id}@{rule.version}"):
+            reading.note(source, (*path, *field.split(".")), message)
 
 
 def notes(site: SiteConfig) -> list[str]:
@@ -264,8 +241,8 @@ def notes(site: SiteConfig) -> list[str]:
     plan = Plan()
     plan.apply(site)
     why: dict[str, list[str]] = {}
-    for key, message in bind(plan).faults:
-        why.setdefault(message.rpartition(": ")[2], []).append(key.partition("/")[2].partition("@")[0])
+    for fault in bind(plan).faults:
+        why.setdefault(fault.message.rpartition(": ")[2], []).append(fault.key.partition("/")[2].partition("@")[0])
     told = [f"{_listed(names)} cannot run: {message}" for message, names in why.items()]
     idle = [rule.id for rule in site.rules if rule.enabled and not scope(plan, site.site, rule, None)]
     return [*told, *([f"{_listed(idle)}: no device is in its scope"] if idle else [])]

@@ -1,16 +1,21 @@
 """Decoding and rules in one process: what the parts cost beside the bare library they stand on."""
 
+import statistics
 import time
 from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from app.wiring import build_engine
 from bench.e2e import POINTS, row, site_config
 from ingest.decode import Directory, Gather
-from telemetry.frame import Entries
+from rules.condition import Conditions
+from telemetry.frame import COLUMNS, DTYPES, Admission, Entries, Flag, Frames, Kind, Verdict
 from telemetry.record import Config, Event, Start
+from telemetry.site import AreaSpec, DeviceSpec, PointSpec, Profile, RuleSpec, SiteConfig
+from telemetry.span import Span
 
 NS = 1_000_000_000
 T0 = 1_760_000_000 * NS
@@ -96,7 +101,112 @@ def bench_step(count: int) -> list[dict[str, Any]]:
     ]
 
 
+RULE_POINTS = 10
+LIMITS = tuple(55.0 + 5.0 * k for k in range(5))  # of the five rules of each point
+
+
+def rule_site(devices: int, *, windows: bool) -> SiteConfig:
+    """Devices of ten points with 50 rules: a limit with hysteresis and delays each, or the same over a mean of 15 min."""
+    rules = [
+        RuleSpec(
+            id=f"R{p}-{k}", when=f"mean(p{p}, 15 min) > {limit}" if windows else f"p{p} > {limit}", hysteresis=2.0, on_delay_s=30.0,
+            off_delay_s=60.0, priority="P3",
+        )
+        for p in range(RULE_POINTS)
+        for k, limit in enumerate(LIMITS)
+    ]  # fmt: skip
+    points = [PointSpec(name=f"p{p}", unit="C", low=-50.0, high=150.0) for p in range(RULE_POINTS)]
+    return SiteConfig(
+        site="rules", areas=[AreaSpec(name="a")], devices=[DeviceSpec(name="d", profile="p", area="a", count=devices)],
+        profiles={"p": Profile(name="p", points=points, rules=rules)},
+    )  # fmt: skip
+
+
+class Stage:
+    """The rule stage alone, on spans that admission has already looked at."""
+
+    def __init__(self, config: SiteConfig) -> None:
+        self.engine, self.now = build_engine(), T0
+        gather = Gather(Directory(self.engine.plan))
+        for record in (Start(1), Config(config.site, config.sha256(), config.canonical()), Event("drained")):
+            gather.add(record, T0)
+        self.engine.step(gather.build(0, T0, 0))
+        self.rules = next(stage for stage in self.engine.stages if isinstance(stage, Conditions))
+        self.rng = np.random.default_rng(1)
+        self.level = self.rng.normal(50.0, 5.0, len(self.engine.plan.point_owner))  # one condition in thirty is on, and stays on
+
+    def span(self, devices: NDArray[Any]) -> Span:
+        """One frame of all points of each device, 10 s later, values near their levels."""
+        self.now += 10 * NS
+        n = len(devices)
+        point = np.array([list(self.engine.plan.devices[i].points) for i in devices.tolist()]).reshape(-1)
+        made: dict[str, Any] = {
+            "entry": np.arange(n), "device": devices, "ts_ns": np.full(n, self.now), "boot": np.zeros(n), "seq": np.zeros(n),
+            "flags": np.full(n, Flag.HAS_TS | Flag.FIRST), "offsets": np.arange(n + 1) * RULE_POINTS,
+            "point": point, "value": self.level[point] + self.rng.normal(0.0, 0.2, n * RULE_POINTS),
+            "quality": np.zeros(n * RULE_POINTS),
+        }  # fmt: skip
+        frames = Frames(**{name: np.asarray(made[name]).astype(DTYPES[name]) for name in COLUMNS})
+        kinds = np.full(n, Kind.FRAME, np.uint8)
+        span = Span(Entries(self.engine.position + 1, kinds, np.full(n, self.now), frames), self.engine.plan)
+        span.blind, span.sight_ns = np.zeros(n, np.bool_), T0
+        span.admission = Admission(np.full(n, Verdict.LIVE, np.uint8), np.zeros(n * RULE_POINTS, np.uint16))
+        return span
+
+    def seconds(self, devices: NDArray[Any], repeats: int = 9) -> float:
+        """Median of some runs; the first, which warms caches, is left out."""
+        times = []
+        for _ in range(repeats + 1):
+            span = self.span(devices)
+            began = time.perf_counter()
+            self.rules.run(span)
+            times.append(time.perf_counter() - began)
+        return statistics.median(times[1:])
+
+
+def plain_loop(span: Span) -> float:
+    """Seconds of an ordinary loop that does the same for each message: latest value, hysteresis, delays."""
+    rules = [(f"p{p}", limit) for p in range(RULE_POINTS) for limit in LIMITS]
+    latest: dict[int, dict[str, float]] = {}
+    state: dict[tuple[int, int], list[Any]] = {}
+    frames, raised = span.entries.frames, 0
+    devices, values, times = frames.device.tolist(), frames.value.reshape(-1, RULE_POINTS).tolist(), frames.ts_ns.tolist()
+    began = time.perf_counter()
+    for device, numbers, now in zip(devices, values, times, strict=True):
+        latest[device] = {f"p{p}": value for p, value in enumerate(numbers)}
+        for number, (point, limit) in enumerate(rules):
+            value = latest[device][point]
+            kept = state.setdefault((device, number), ["off", 0])
+            if kept[0] == "off" and value > limit:
+                kept[0], kept[1] = "raising", now + 30 * NS
+            elif kept[0] == "raising" and not value > limit:
+                kept[0] = "off"
+            elif kept[0] == "raising" and kept[1] <= now:
+                kept[0], raised = "on", raised + 1
+            elif kept[0] == "on" and value <= limit - 2:
+                kept[0], kept[1] = "clearing", now + 60 * NS
+    return time.perf_counter() - began
+
+
+def bench_evaluation(devices: int) -> list[dict[str, Any]]:
+    """The rule stage over all devices and over one in a hundred, with windows, and beside an ordinary loop."""
+    stage = Stage(rule_site(devices, windows=False))
+    everyone, few = np.arange(devices), np.arange(0, devices, 100)
+    full, changed = stage.seconds(everyone), stage.seconds(few)
+    loop = plain_loop(stage.span(everyone))
+    over_time = Stage(rule_site(devices, windows=True))
+    for _ in range(80):  # until the windows are covered
+        over_time.rules.run(over_time.span(everyone))
+    windows = over_time.seconds(everyone)
+    return [
+        row("rules.full_10k_ms", full * 1e3, "ms"),
+        row("rules.changed_10k_ms", changed * 1e3, "ms"),
+        row("rules.windows_ratio", windows / full, "1"),
+        row("rules.vs_python_loop", loop / full, "1"),
+    ]
+
+
 def run(*, short: bool) -> list[dict[str, Any]]:
     """All figures of this group."""
     count = 20_000 if short else 100_000
-    return [*bench_decode(count), *bench_step(count)]
+    return [*bench_decode(count), *bench_step(count), *bench_evaluation(1_000 if short else 10_000)]

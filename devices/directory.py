@@ -33,7 +33,7 @@ class Directory:
         """How often its feedback comes when nothing changes; 0 without feedback."""
         number = self.feedback_point(name)
         point = None if number is None else self._plan.point_spec(number)
-        return 0.0 if point is None else point.heartbeat_s
+        return 0.0 if point is None else point.beat_s
 
     def names(self, device_key: str) -> list[str]:
         """Names of a device's actuators."""

@@ -33,11 +33,12 @@ _UNSURE_STUCK = quality.UNCERTAIN | quality.STUCK
 _UNSURE_CLOCK = quality.UNCERTAIN | quality.CLOCK_WRONG
 _REPEATED = quality.REPEATED
 _LEVEL = quality.LEVEL_MASK
+_KEPT: Final = 0xFFFF & ~_LEVEL  # everything but the level
 
 
 def _raise_level(old: int, new: int) -> int:
     level = max(old & _LEVEL, new & _LEVEL)
-    return ((old | new) & ~_LEVEL) | level
+    return ((old | new) & _KEPT) | level
 
 
 _raise_level_compiled = _compile(_raise_level)

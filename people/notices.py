@@ -45,12 +45,17 @@ def notices(transaction: Transaction, *, live_ms: int | None, now_ms: int) -> It
         time_ms = decision.time_ns // 1_000_000
         since_ms = min(time_ms, now_ms) if live_ms is None else live_ms
         if decision.kind == "alarm":
-            if decision.body.get("to") != decision.body.get("from"):
+            if decision.body.get("to") != decision.body.get("from") and not _is_follower(decision.body):
                 yield _alarm(decision, since_ms)
         elif decision.kind == "flood":
             yield _flood(decision, since_ms)
         elif decision.kind == "answer" and decision.body.get("request") == TEST_REQUEST:
             yield Answer(decision.subject, time_ms)
+
+
+def _is_follower(body: dict[str, Any]) -> bool:
+    """Raised while another alarm of its first-out group stands: that one is told. A P1 always is."""
+    return body.get("event") == "raise" and body.get("first_out") is False and body.get("priority") != "P1"
 
 
 def _alarm(decision: Decision, since_ms: int) -> Change:

@@ -1,49 +1,66 @@
-"""Derive and rules: windows over event time, expressions over whole columns, and the condition state machine of every instance.
+"""Derive and rules: the stage that hands entries to the compiled loop and its changes to alarms and arbitration.
 
 Reads admitted frames, writes `span.transitions` and the demands of rules. A sample that is not LIVE, or was stored before, decides
 nothing here; a BAD one is unknown. A late one is counted in the windows of rules that move nothing, while these still hold its time.
 """
 
-from typing import Any, Final
+import itertools
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rules import kernels
-from rules.kernels import NEVER, NO_ENTRY, OFF, PENDING_ON, Changes, ConditionState
-from rules.rulebook import Family, Group, Part, Rule, Rulebook, bind, level_of
-from rules.window import PaneWindows
+from rules import loop, panes
+from rules.book import GROUP_MAX, bind, level_of
+from rules.clock import OF_AREA, area_value, clock_values, full_minutes
+from rules.cohort import Cohort, Fault, Rule, Rulebook
+from rules.loop import NEVER, Input, Memory, Output, Work
 from telemetry import quality
 from telemetry.frame import Flag, Verdict
 from telemetry.plan import Plan
 from telemetry.span import DemandChange, Span
 
 Array = NDArray[Any]
-PANES: Final = 60
-STAMP_MAX: Final = (1 << 31) - 1
-BLIND_DELAY_NS: Final = 1 << 61  # longer than any blind time, and no overflow when added to a time of this century
-PROGRAM_ERRORS: Final = (ArithmeticError, ValueError, TypeError, IndexError)
+OUTPUT_MIN: Final = 4_096
+POOL_MIN: Final = 1_024
+HEAP_MIN: Final = 1_024
+_CONDITION: Final = ("phase", "since", "due", "left", "value", "demand")
+FREE, HEAP, STAMP, SIGHT = range(4)  # of Memory.tally
+
+
+class Changes(NamedTuple):
+    """What happened to conditions and demands, in canonical order: entry, phase, time (of timers), rule, device. All (c,).
+
+    rule: index into the rulebook's rules; device: its number; what: TURNED_ON, TURNED_OFF or MOVED of rules/loop.py; since_ns: when the
+    condition began to hold; value: the first thing read; demand: value demanded, NaN = none; leaf (c, LEAVES): the evidence.
+    """
+
+    rule: Array
+    device: Array
+    entry: Array
+    phase: Array
+    time_ns: Array
+    what: Array
+    since_ns: Array
+    value: Array
+    demand: Array
+    leaf: Array
 
 
 class Conditions:
-    """The stage. `numba=False` runs the numpy forms of all loops; decisions are the same."""
+    """The stage."""
 
     rank = 30
 
-    def __init__(self, *, numba: bool = True) -> None:
-        self._numba = numba
+    def __init__(self) -> None:
         self._plan = Plan()
-        self._book = bind(self._plan)
-        self._state = ConditionState.idle(0)
-        self._latest = np.zeros(0)
-        self._windows: list[PaneWindows] = []
-        self._mark = np.zeros(0, np.int32)
-        self._set_at = np.zeros(0, np.int32)
-        self._stamp = 0
+        self._last_ns = 0
         self._was_blind = False
-        self._last_ns = 0  # of the last entry seen
+        self._is_fresh = True  # timers are to be set up before the next run
         self._faulted: set[str] = set()
-        self._new_faults: list[tuple[str, str]] = []
+        self._new_faults: list[Fault] = []
+        self._book = bind(self._plan)
+        self._allocate()
 
     @property
     def book(self) -> Rulebook:
@@ -51,298 +68,372 @@ class Conditions:
         return self._book
 
     def configure(self, plan: Plan) -> None:
-        """Bind the rules anew; instances of an unchanged rule version on the same device keep their state."""
-        old = self.snapshot()
+        """Bind the rules anew; conditions of an unchanged rule version on the same device keep their state, columns too."""
+        old, before = self.snapshot(), {rule.key: rule for rule in self._book.rules}
         self._plan, self._book = plan, bind(plan)
         self._allocate()
         self.restore(old)
-        self._new_faults += [fault for fault in self._book.faults if fault[0] not in self._faulted]
-        self._faulted |= {key for key, _ in self._new_faults}
+        self._inherit(old["rules"], before)
+        self._new_faults += [fault for fault in self._book.faults if fault.key not in self._faulted]
+        self._faulted |= {fault.key for fault in self._new_faults}
+
+    def _inherit(self, saved: dict[str, Any], before: dict[str, Rule]) -> None:
+        """A new version of a rule that moves nothing goes on from the one before: what was on stays on until it is judged anew."""
+        known = {rule.key for rule in self._book.rules}
+        last = {(rule.site, rule.spec.id, rule.suppresses is None): rule for key, rule in before.items() if key not in known}
+        for rule in self._book.rules:
+            old = last.get((rule.site, rule.spec.id, rule.suppresses is None))
+            if rule.key in before or old is None or rule.spec.demand is not None or old.spec.demand is not None:
+                continue
+            if rule.spec.shadow != old.spec.shadow:
+                continue
+            rule.inherits = old.key
+            is_same = all(getattr(rule.spec, name) == getattr(old.spec, name) for name in _MEANING)
+            for part in saved.get(old.key, []):
+                self._restore_conditions(rule, part if is_same else _only_on(part))
+
+    # -- memory ----------------------------------------------------------------------------------------------------------------
 
     def _allocate(self) -> None:
-        count = len(self._book.rule_of)
-        self._state = ConditionState.idle(count)
-        self._latest = np.full(self._book.points, np.nan)
-        self._windows = [PaneWindows(len(f.points), f.length_ns // PANES, f.stats, numba=self._numba) for f in self._book.families]
-        self._mark = np.full(count, -1, np.int32)
-        self._set_at = np.full(count, NO_ENTRY, np.int32)
-        self._stamp = 0
+        book = self._book
+        seats, timers = len(book.device_of_seat), len(book.arrays.timer_v)
+        touched, judged = book.room
+        pool = max(POOL_MIN, 2 * judged)
+        state = np.zeros(book.words, np.int64)
+        self._memory = Memory(
+            latest=np.full(book.cells, np.nan), quality=np.zeros(book.cells, np.uint8), last_ns=np.zeros(book.cells, np.int64),
+            pane_f=state.view(np.float64), pane_i=state, pane_u=state.view(np.uint16),
+            slot=np.full(book.instances, -1, np.int32), **_pool(pool),
+            s_due=np.full(seats, NEVER), s_heap=np.full(seats, NEVER), t_due=np.full(timers, NEVER), t_heap=np.full(timers, NEVER),
+            heap_time=np.zeros(HEAP_MIN + 2 * (pool + seats + timers), np.int64),
+            heap_key=np.zeros(HEAP_MIN + 2 * (pool + seats + timers), np.int64),
+            mark_v=np.zeros(sum(c.width * len(c.virtual) for c in book.cohorts), np.int64),
+            mark_r=np.zeros(len(book.rules), np.int64), tally=np.array([pool, 0, 1, 0], np.int64),
+        )  # fmt: skip
+        for cohort in book.cohorts:
+            for number, made in enumerate(cohort.virtual, self._first_virtual(cohort)):
+                if made.kind == loop.PANES:
+                    panes.clean(made.fn, self._state_of(cohort, number))
+        self._is_fresh = True
+        self._work = Work(
+            t_seat=np.zeros(touched, np.int32), t_column=np.zeros(touched, np.int32), w_v=np.zeros(touched, np.int32),
+            w_seat=np.zeros(touched, np.int32), w_next=np.zeros(touched, np.int32), head=np.full(17, -1, np.int32),
+            tail=np.full(17, -1, np.int32), tally=np.zeros(2, np.int64), stack=np.zeros(64), known=np.zeros(GROUP_MAX),
+        )  # fmt: skip
+        room = 3 * judged
+        size = max(OUTPUT_MIN, 2 * room)
+        kinds = (np.int32, np.int32, np.int64, np.uint8, np.int64, np.uint8, np.int64, np.float64, np.float64)
+        columns = [np.zeros(size, kind) for kind in kinds]
+        self._output = Output._make([*columns, np.zeros((size, loop.LEAVES)), np.array([0, room], np.int64)])
 
-    # -- one run -----------------------------------------------------------------------------------------------------
+    def _state_of(self, cohort: Cohort, number: int) -> Array:
+        """What virtual column `number` remembers: (seats, words) int64."""
+        _, _, first, words = self._book.arrays.v_pane[number, :4].tolist()
+        return self._memory.pane_i[first : first + words * cohort.width].reshape(cohort.width, words)
+
+    def _first_virtual(self, cohort: Cohort) -> int:
+        """Number of the cohort's first virtual column."""
+        before = itertools.takewhile(lambda other: other is not cohort, self._book.cohorts)
+        return sum(len(other.virtual) for other in before)
+
+    def _make_room(self, least: int = 0) -> None:
+        """Double the pool when conditions that may begin would not find a place; drop what the heap no longer needs."""
+        m, room = self._memory, max(int(self._output.tally[1]), least)
+        if m.tally[0] < room:
+            old = len(m.p_rule)
+            more = _pool(max(old, room))
+            grown = {name: np.concatenate((getattr(m, name), more[name])) for name in more if name != "free"}
+            free = np.concatenate((m.free[: m.tally[0]], more["free"] + old, np.zeros(old - m.tally[0], np.int32))).astype(np.int32)
+            self._memory = m = m._replace(**grown, free=free)
+            m.tally[0] += len(more["free"])
+        if m.tally[1] + room > len(m.heap_time):
+            size = HEAP_MIN + 2 * (len(m.p_rule) + len(m.s_due) + len(m.t_due)) + room
+            self._memory = m._replace(heap_time=np.zeros(size, np.int64), heap_key=np.zeros(size, np.int64))
+            self._build_heap()
+
+    def _build_heap(self) -> None:
+        """Every timer that runs, once."""
+        m = self._memory
+        m.tally[1] = 0
+        keys, times = [], []
+        for kind, due, heap in ((0, m.p_due, m.p_heap), (1, m.s_due, m.s_heap), (2, m.t_due, m.t_heap)):
+            heap[:] = due
+            running = np.flatnonzero(due != NEVER)
+            keys.append(running << 2 | kind)
+            times.append(due[running])
+        key, time_ns = np.concatenate(keys), np.concatenate(times)
+        order = np.lexsort((key, key & 3, time_ns))  # sorted is a heap
+        m.heap_key[: len(key)], m.heap_time[: len(key)] = key[order], time_ns[order]
+        m.tally[1] = len(key)
+
+    # -- one run ---------------------------------------------------------------------------------------------------------------
 
     def run(self, span: Span) -> None:
         """Evaluate every rule that reads something this span changed, and fire the timers that are due."""
-        entries = span.entries
         self._report_faults(span)
-        self._watch_silence(span)
-        offsets, point, value = self._samples(span)
-        if self._stamp + len(entries.frames) > STAMP_MAX:
-            self._mark[:], self._stamp = -1, 0
-        events = kernels.emit_events(
-            offsets, point, value, self._latest, self._book.reads, self._mark, self._stamp, numba=self._numba
-        )
-        self._stamp += len(entries.frames)
-        columns = self._evaluate(span, events)
-        changes = kernels.run_conditions(columns, entries.time_ns, self._parameters(), self._state, self._set_at, numba=self._numba)
-        self._hold_silence()
-        if len(entries):
-            self._last_ns = int(entries.time_ns[-1])
-        span.transitions = changes
-        self._demand(span, changes)
-
-    def _samples(self, span: Span) -> tuple[Array, Array, Array]:
-        """Offsets by frame, points and values that rules see: live samples, then windows over them, then arrivals."""
-        frames, admission = span.entries.frames, span.admission
-        assert admission is not None
-        n = len(frames)
-        live = admission.verdict == Verdict.LIVE
-        # Without a sequence number a late sample may be a repetition, and would count twice.
-        late = np.isin(admission.verdict, (Verdict.LATE, Verdict.BACKFILL)) & ((frames.flags & Flag.HAS_SEQ) != 0)
-        frame = frames.frame_of_sample
-        keep = (live | late)[frame] & ((admission.quality & quality.REPEATED) == 0)
-        point, frame = frames.point[keep], frame[keep]
-        value = np.where(quality.is_bad(admission.quality[keep]), np.nan, frames.value[keep])
-        decides = live[frame]
-        virtual = [
-            self._window_samples(k, family, frames.ts_ns, (frame, point, value, decides))
-            for k, family in enumerate(self._book.families)
-        ]
-        frame, point, value = frame[decides], point[decides], value[decides]
-        virtual.append(self._arrivals(frames.device, admission.verdict))
-        virtual = [part for part in virtual if len(part[0])]
-        if virtual:
-            frame = np.concatenate([frame, *(part[0] for part in virtual)])
-            point = np.concatenate([point, *(part[1] for part in virtual)])
-            value = np.concatenate([value, *(part[2] for part in virtual)])
-            order = np.argsort(frame, kind="stable")
-            frame, point, value = frame[order], point[order], value[order]
-        offsets = np.zeros(n + 1, np.int64)
-        np.cumsum(np.bincount(frame, minlength=n), out=offsets[1:])
-        return offsets, point.astype(np.int32, copy=False), value
-
-    def _window_samples(
-        self, k: int, family: Family, ts_ns: Array, samples: tuple[Array, Array, Array, Array]
-    ) -> tuple[Array, Array, Array]:
-        """Take samples (frame, point, value, whether it decides) into the windows; what rules see of them, by deciding sample."""
-        frame, point, value, decides = samples
-        place = np.searchsorted(family.points, point)
-        place[place == len(family.points)] = 0
-        known = family.points[place] == point
-        chosen = np.flatnonzero(known & decides if family.live_only else known)
-        if not len(chosen):
-            return frame[:0], point[:0], value[:0]
-        chosen = chosen[np.argsort(place[chosen], kind="stable")]
-        instance = place[chosen]
-        stats = self._windows[k].update(instance, ts_ns[frame[chosen]], value[chosen])
-        seen, count = decides[chosen], len(family.points)
-        numbers = [family.base + s * count + instance[seen] for s in range(len(family.stats))]
-        return (
-            np.tile(frame[chosen][seen], len(family.stats)),
-            np.concatenate(numbers).astype(np.int32),
-            np.concatenate([stats[name][seen] for name in family.stats]),
-        )
-
-    def _arrivals(self, device: Array, verdict: Array) -> tuple[Array, Array, Array]:
-        arrivals = self._book.arrivals
-        if not len(arrivals):
-            return np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0)
-        spoke = ~np.isin(verdict, (Verdict.DUPLICATE, Verdict.REPLAY, Verdict.RETAINED))
-        place = np.searchsorted(arrivals, device)
-        place[place == len(arrivals)] = 0
-        frame = np.flatnonzero(spoke & (arrivals[place] == device))
-        return frame, (self._book.arrival_base + place[frame]).astype(np.int32), np.ones(len(frame))
-
-    # -- expressions -------------------------------------------------------------------------------------------------
-
-    def _evaluate(self, span: Span, events: kernels.Events) -> dict[str, Array]:
-        frames, book = span.entries.frames, self._book
-        instance = events.instance
-        size = len(instance)
-        when, clear = np.ones(size), np.zeros(size)
-        rule = book.rule_of[instance]
-        demand = book.parameters["constant"][rule]
-        group_of = book.group_of[rule]
-        order = np.argsort(group_of, kind="stable")
-        bounds = np.searchsorted(group_of[order], np.arange(len(book.groups) + 1))
-        for g, group in enumerate(book.groups):
-            rows = order[bounds[g] : bounds[g + 1]]
-            if len(rows):
-                self._evaluate_group(span, group, rows, events, (when, clear, demand))
-        entry = frames.entry[events.frame].astype(np.int64)
-        silence = book.parameters["silence"][rule]
-        return {
-            "instance": instance,
-            "entry": entry,
-            "time_ns": np.where(silence, span.entries.time_ns[entry], frames.ts_ns[events.frame]),
-            "when": when,
-            "clear": clear,
-            "value": events.values[:, 0] if size else np.zeros(0),
-            "demand": demand,
-        }
-
-    def _evaluate_group(
-        self, span: Span, group: Group, rows: Array, events: kernels.Events, out: tuple[Array, Array, Array]
-    ) -> None:
-        when, clear, demand = out
-        if group.when is None:
+        if not len(span.entries):
+            span.transitions = _joined([], self._book)
             return
-        row = self._rule_row(group, events.instance[rows])
-        values = events.values[rows]
-        try:
-            when[rows] = _apply(group.when, values, group.constants[0], row)
-            clear[rows] = 1.0 - when[rows] if group.clear is None else _apply(group.clear, values, group.constants[1], row)
-            if group.value is not None:
-                demand[rows] = _apply(group.value, values, group.constants[2], row)
-        except PROGRAM_ERRORS as error:
-            when[rows] = clear[rows] = demand[rows] = np.nan
-            self._fault_rules(span, [self._book.rules[n] for n in group.rules], str(error))
+        self._watch_silence(span)
+        given, found = self._input(span), []
+        at = (0, 0, 0)
+        while True:
+            at = loop.run(self._book.arrays, self._memory, given, self._work, self._output, *at)
+            found.append(self._drain())
+            if at[0] >= len(given.time_ns):
+                break
+            self._make_room()
+        self._last_ns = int(span.entries.time_ns[-1])
+        span.transitions = _joined(found, self._book)
+        self._demand(span, span.transitions)
 
-    def _rule_row(self, group: Group, instance: Array) -> Array | None:
-        """Which row of the group's constants each evaluation uses; None when the group has one rule."""
-        if len(group.rules) == 1:
-            return None
-        return self._book.rule_of[instance] - group.rules[0]
+    def _input(self, span: Span) -> Input:
+        entries, admission = span.entries, span.admission
+        assert admission is not None
+        frames, verdict, q = entries.frames, admission.verdict, admission.quality
+        use = _USE[verdict]
+        use = np.where((use == loop.COUNTS) & ((frames.flags & Flag.HAS_SEQ) == 0), loop.SPOKE, use).astype(np.uint8)
+        is_frame = np.zeros(len(entries), np.uint8)
+        is_frame[frames.entry] = 1
+        end_ns = int(entries.time_ns[-1])
+        minutes = full_minutes(self._last_ns or end_ns - 1, end_ns) if self._book.clock else np.zeros(0, np.int64)
+        columns = (
+            entries.time_ns, is_frame, frames.device, frames.ts_ns, use, frames.offsets,
+            np.where((q & quality.REPEATED) != 0, np.int32(-1), frames.point), np.where(quality.is_bad(q), np.nan, frames.value),
+            (q & quality.LEVEL_MASK).astype(np.uint8), minutes, clock_values(self._plan, span.areas, self._book.clock, minutes),
+            *self._said(span),
+        )  # fmt: skip
+        return Input._make([*map(_frozen, columns), int(self._was_blind)])
 
-    # -- demands and faults --------------------------------------------------------------------------------------------
+    def _said(self, span: Span) -> tuple[Array, Array, Array]:
+        """Cells of the clock that a word about an area changes: entry, cell, value."""
+        rows = [
+            (entry, k, float(area_value(self._plan.sites[site], area, state, name, span.entries.time_ns[entry : entry + 1])[0]))
+            for entry, key, state in span.area_changes
+            for k, (site, area, name) in enumerate(self._book.clock)
+            if (name in OF_AREA or name.startswith("set.")) and f"{site}/{area}" == key
+        ]
+        table = np.array(rows, np.float64).reshape(-1, 3)
+        return table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2].copy()
+
+    def _drain(self) -> tuple[Array, ...]:
+        n, out = int(self._output.tally[0]), self._output
+        self._output.tally[0] = 0
+        return tuple(column[:n].copy() for column in out[:-1])
+
+    # -- silence ---------------------------------------------------------------------------------------------------------------
+
+    def _watch_silence(self, span: Span) -> None:
+        """Silence and age count from the configuration on, and not while blind: then anew from the return of sight."""
+        blind = bool(span.blind[0])
+        if self._was_blind and not blind:
+            self._memory.tally[SIGHT] = span.sight_ns
+        self._was_blind = blind
+        if self._is_fresh:
+            self._is_fresh = False
+            self._begin_silence(max(self._last_ns or int(span.entries.time_ns[0]), int(self._memory.tally[SIGHT])))
+            self._build_heap()
+
+    def _begin_silence(self, begin_ns: int) -> None:
+        """Devices that the configuration names for the first time are silent from there on."""
+        m, b = self._memory, self._book.arrays
+        if not len(b.timer_v):
+            return
+        v = b.timer_v
+        cohort = b.cohort_of[b.timer_seat]
+        cells = b.base[cohort] + b.v_out[v] * b.width[cohort] + b.local_of[b.timer_seat]
+        fresh = (b.v_kind[v] == loop.SILENT) & np.isnan(m.latest[cells])
+        m.latest[cells[fresh]] = 0.0
+        m.t_due[fresh] = begin_ns + b.v_length[v[fresh]]
+
+    # -- demands and faults ----------------------------------------------------------------------------------------------------
 
     def _demand(self, span: Span, changes: Changes) -> None:
-        book = self._book
-        moves = book.parameters["moves"]
-        has = np.array([r.spec.demand is not None for r in book.rules], np.bool_)
-        if not has.any() or not len(changes.instance):
-            return
-        for c in np.flatnonzero(has[book.rule_of[changes.instance]]):
-            instance = int(changes.instance[c])
-            rule, number = book.instance(instance)
+        rules = self._book.rules
+        demanding = np.array([r.spec.demand is not None for r in rules], np.bool_)
+        for c in np.flatnonzero(demanding[changes.rule]) if len(changes.rule) else ():
+            rule, device = rules[int(changes.rule[c])], self._plan.devices[int(changes.device[c])]
             asked = rule.spec.demand
             assert asked is not None
-            value = None if changes.on[c] == 0 else float(changes.demand[c])
-            if not moves[instance] or (value is not None and np.isnan(value)):
+            value = None if changes.what[c] == loop.TURNED_OFF else float(changes.demand[c])
+            if value is not None and np.isnan(value):
                 continue
-            device = self._plan.devices[number].key
+            if rule.spec.shadow:
+                self._tell_shadow(span, changes, int(c), f"{device.key}/{asked.actuator}", value)
+                continue
+            if not rule.moves(device):
+                continue
             span.demands.append(
                 DemandChange(
-                    int(changes.entry[c]), int(changes.phase[c]), int(changes.time_ns[c]), f"{rule.spec.id}@{device}",
-                    f"{device}/{asked.actuator}", asked.bound, level_of(rule), value, rule.spec.message.en or rule.spec.when,
+                    int(changes.entry[c]), int(changes.phase[c]), int(changes.time_ns[c]), f"{rule.spec.id}@{device.key}",
+                    f"{device.key}/{asked.actuator}", asked.bound, level_of(rule), value, rule.spec.message.en or rule.spec.when,
                 )
             )  # fmt: skip
 
+    def _tell_shadow(self, span: Span, changes: Changes, c: int, actuator: str, value: float | None) -> None:
+        """What a shadow rule would have asked of an actuator."""
+        rule = self._book.rules[int(changes.rule[c])]
+        assert rule.spec.demand is not None
+        body = {"rule": rule.spec.id, "rule_version": rule.spec.version, "bound": rule.spec.demand.bound, "value": value}
+        span.decide(
+            entry=int(changes.entry[c]), phase=int(changes.phase[c]), time_ns=int(changes.time_ns[c]), stage=self.rank,
+            kind="shadow_demand", subject=actuator, body=body,
+        )  # fmt: skip
+
     def _report_faults(self, span: Span) -> None:
         if self._new_faults and len(span.entries):
-            for key, message in self._new_faults:
-                time_ns = int(span.entries.time_ns[0])
-                span.decide(entry=0, phase=0, time_ns=time_ns, stage=self.rank, kind="fault", subject=key, body={"error": message})
+            for fault in self._new_faults:
+                span.decide(
+                    entry=0, phase=0, time_ns=int(span.entries.time_ns[0]), stage=self.rank, kind="fault", subject=fault.key,
+                    body={"field": fault.field, "error": fault.message},
+                )  # fmt: skip
             self._new_faults = []
 
-    def _fault_rules(self, span: Span, rules: list[Rule], message: str) -> None:
-        for rule in rules:
-            if rule.key not in self._faulted:
-                self._faulted.add(rule.key)
-                time_ns = int(span.entries.time_ns[-1])
-                span.decide(
-                    entry=len(span.entries) - 1, phase=1, time_ns=time_ns, stage=self.rank, kind="fault", subject=rule.key,
-                    body={"error": message},
-                )  # fmt: skip
-
-    def _watch_silence(self, span: Span) -> None:
-        """Silence counts from the configuration that names the device, and not while blind: then anew from the return of sight."""
-        if not len(span.entries):
-            return
-        blind = bool(span.blind[0])
-        if self._was_blind and not blind:
-            self._count_silence(self._silent(), span.sight_ns)
-        state, book = self._state, self._book
-        fresh = np.flatnonzero(book.parameters["silence"][book.rule_of] & (state.phase == OFF))
-        if len(fresh):
-            begin_ns = max(self._last_ns or int(span.entries.time_ns[0]), span.sight_ns)  # configured while blind: from sight on
-            state.phase[fresh], state.since_ns[fresh] = PENDING_ON, begin_ns
-            state.demand[fresh] = book.parameters["constant"][book.rule_of[fresh]]
-            self._count_silence(fresh, begin_ns)
-        self._was_blind = blind
-        self._hold_silence()
-
-    def _count_silence(self, instances: Array, begin_ns: int) -> None:
-        self._state.due_ns[instances] = begin_ns + self._book.parameters["on_delay"][self._book.rule_of[instances]]
-
-    def _parameters(self) -> dict[str, Array]:
-        """Those of the rulebook; while blind no silence lasts long enough."""
-        own = self._book.parameters | {"of": self._book.rule_of}
-        return own | {"on_delay": np.where(own["silence"], BLIND_DELAY_NS, own["on_delay"])} if self._was_blind else own
-
-    def _hold_silence(self) -> None:
-        if self._was_blind:
-            self._state.due_ns[self._silent()] = NEVER
-
-    def _silent(self) -> Array:
-        """Instances of silence rules whose time runs."""
-        return np.flatnonzero(self._book.parameters["silence"][self._book.rule_of] & (self._state.phase == PENDING_ON))
-
-    # -- state ---------------------------------------------------------------------------------------------------------
+    # -- state -----------------------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> dict[str, Any]:
-        """Conditions by rule and device number, latest values by point number, panes by window length and point number."""
-        book, state = self._book, self._state
-        rules: dict[str, Any] = {}
-        for rule in book.rules:
-            part = slice(rule.start, rule.stop)
-            busy = np.flatnonzero((state.phase[part] != OFF) | ~np.isnan(state.demand[part]))
-            if len(busy):
-                kept = rules.setdefault(rule.key, [])
-                kept.append(
-                    {
-                        "device": rule.devices[busy], "phase": state.phase[part][busy], "since_ns": state.since_ns[part][busy],
-                        "due_ns": state.due_ns[part][busy], "value": state.value[part][busy], "demand": state.demand[part][busy],
-                    }
-                )  # fmt: skip
-        windows = {
-            f.name: {
-                "points": f.points, "stats": list(f.stats), "panes": w.snapshot(),
-                "latest": self._latest[f.base : f.base + len(f.stats) * len(f.points)],
-            }
-            for f, w in zip(book.families, self._windows, strict=True)
-        }  # fmt: skip
-        real = book.families[0].base if book.families else book.arrival_base
+        """Conditions by rule and device number, columns by cohort and text."""
         return {
-            "rules": rules, "windows": windows, "latest": self._latest[:real], "blind": self._was_blind,
-            "last_ns": self._last_ns, "faulted": sorted(self._faulted), "new_faults": [list(fault) for fault in self._new_faults],
+            "rules": self._conditions(),
+            "cohorts": {cohort.name: self._columns(cohort) for cohort in self._book.cohorts if cohort.columns},
+            "blind": self._was_blind, "sight_ns": int(self._memory.tally[SIGHT]), "last_ns": self._last_ns,
+            "faulted": sorted(self._faulted), "new_faults": [list(fault) for fault in self._new_faults],
         }  # fmt: skip
+
+    def _conditions(self) -> dict[str, Any]:
+        m, book = self._memory, self._book
+        rows = m.slot[m.slot >= 0]
+        rows = rows[np.lexsort((m.p_seat[rows], m.p_rule[rows]))]
+        saved: dict[str, Any] = {}
+        bounds = np.searchsorted(m.p_rule[rows], np.arange(len(book.rules) + 1))
+        for number in np.flatnonzero(np.diff(bounds)):
+            mine = rows[bounds[number] : bounds[number + 1]]
+            part = {name: getattr(m, f"p_{name}")[mine] for name in _CONDITION}
+            saved.setdefault(book.rules[number].key, []).append({"device": book.device_of_seat[m.p_seat[mine]], **part})
+        return saved
+
+    def _columns(self, cohort: Cohort) -> dict[str, Any]:
+        m = self._memory
+        imported = {column for column, _ in cohort.imports}
+        saved: dict[str, Any] = {}
+        for key, column in cohort.columns.items():
+            if column in imported or key.startswith("#"):
+                continue
+            cells = slice(cohort.first_cell + column * cohort.width, cohort.first_cell + (column + 1) * cohort.width)
+            saved[key] = {"latest": m.latest[cells]}
+            if cohort.profile is None or column < len(cohort.profile.points):
+                saved[key] |= {"quality": m.quality[cells], "last_ns": m.last_ns[cells]}
+        for number, made in enumerate(cohort.virtual, self._first_virtual(cohort)):
+            if made.kind == loop.PANES:
+                saved[made.key]["state"] = self._state_of(cohort, number)
+            elif made.kind in (loop.STALE, loop.SILENT):
+                first = int(self._book.arrays.v_timer[number])
+                saved[made.key]["due"] = m.t_due[first : first + cohort.width]
+        return {"seats": np.array(cohort.seat_keys(), np.int64), "columns": saved}
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Take over what still exists; the rest starts idle."""
-        book, state = self._book, self._state
-        for rule in book.rules:
-            for part in saved["rules"].get(rule.key, []):
-                place = np.searchsorted(rule.devices, part["device"])
-                place[place == len(rule.devices)] = 0
-                found = rule.devices[place] == part["device"]
-                to = rule.start + place[found]
-                for name in ("phase", "since_ns", "due_ns", "value", "demand"):
-                    getattr(state, name)[to] = part[name][found]
-        latest = saved["latest"]
-        real = book.families[0].base if book.families else book.arrival_base
-        self._latest[: min(real, len(latest))] = latest[:real]
-        for family, window in zip(book.families, self._windows, strict=True):
-            old = saved["windows"].get(family.name)
+        for cohort in self._book.cohorts:
+            old = saved["cohorts"].get(cohort.name)
             if old is not None:
-                self._restore_window(family, window, old)
+                self._restore_columns(cohort, old)
+        for rule in self._book.rules:
+            for part in saved["rules"].get(rule.key, []):
+                self._restore_conditions(rule, part)
         self._was_blind, self._last_ns = saved["blind"], saved["last_ns"]
+        self._memory.tally[SIGHT] = saved["sight_ns"]
         self._faulted |= set(saved["faulted"])
-        self._new_faults = [(str(key), str(message)) for key, message in saved.get("new_faults", [])]
+        self._new_faults = [Fault(*map(str, fault)) for fault in saved["new_faults"]]
+        self._set_ages()
 
-    def _restore_window(self, family: Family, window: PaneWindows, old: dict[str, Any]) -> None:
-        place = np.searchsorted(old["points"], family.points)
-        place[place == len(old["points"])] = 0
-        source = np.where(old["points"][place] == family.points, place, -1)
-        window.restore(old["panes"], source)
-        count = len(family.points)
-        for s, stat in enumerate(family.stats):
-            if stat in old["stats"]:
-                values = old["latest"][old["stats"].index(stat) * len(old["points"]) :][: len(old["points"])]
-                self._latest[family.base + s * count :][:count] = np.where(source >= 0, values[place], np.nan)
+    def _restore_columns(self, cohort: Cohort, old: dict[str, Any]) -> None:
+        m, seats = self._memory, np.array(cohort.seat_keys(), np.int64)
+        order = np.argsort(old["seats"])
+        place = np.searchsorted(old["seats"], seats, sorter=order) if len(order) else np.zeros(len(seats), np.int64)
+        place = order[np.minimum(place, len(order) - 1)] if len(order) else place
+        known = old["seats"][place] == seats if len(order) else np.zeros(len(seats), np.bool_)
+        to, source = np.flatnonzero(known), place[known]
+        for key, column in cohort.columns.items():
+            kept = old["columns"].get(key)
+            if kept is None:
+                continue
+            cells = cohort.first_cell + column * cohort.width + to
+            m.latest[cells] = kept["latest"][source]
+            if "quality" in kept:
+                m.quality[cells], m.last_ns[cells] = kept["quality"][source], kept["last_ns"][source]
+        for number, made in enumerate(cohort.virtual, self._first_virtual(cohort)):
+            kept = old["columns"].get(made.key, {})
+            if made.kind == loop.PANES and "state" in kept and kept["state"].shape[1] == panes.words(made.fn):
+                self._state_of(cohort, number)[to] = kept["state"][source]
+            elif "due" in kept:
+                first = int(self._book.arrays.v_timer[number])
+                m.t_due[first + to] = kept["due"][source]
+
+    def _restore_conditions(self, rule: Rule, part: dict[str, Any]) -> None:
+        m, cohort = self._memory, rule.cohort
+        local = [cohort.place.get(int(number), -1) for number in part["device"]]
+        wanted = [k for k, place in enumerate(local) if place >= 0 and (rule.mask is None or rule.mask[place])]
+        if len(wanted) > m.tally[FREE]:
+            self._make_room(len(wanted))
+            m = self._memory
+        for k in wanted:
+            m.tally[FREE] -= 1
+            row = m.free[m.tally[FREE]]
+            m.slot[rule.start + local[k]] = row
+            m.p_rule[row], m.p_seat[row] = rule.number, cohort.first_seat + local[k]
+            for name in _CONDITION:
+                getattr(m, f"p_{name}")[row] = part[name][k]
+
+    def _set_ages(self) -> None:
+        """When the oldest value of each seat grows old: from the values themselves."""
+        m, b, book = self._memory, self._book.arrays, self._book
+        m.s_due[:] = NEVER
+        for cohort in book.cohorts:
+            for k in range(len(cohort.profile.points) if cohort.profile is not None else 0):
+                length = int(b.stale_ns[cohort.first_column + k])
+                cells = slice(cohort.first_cell + k * cohort.width, cohort.first_cell + (k + 1) * cohort.width)
+                seats = slice(cohort.first_seat, cohort.first_seat + cohort.width)
+                due = np.where(np.isnan(m.latest[cells]) | (length == 0), NEVER, m.last_ns[cells] + length)
+                m.s_due[seats] = np.minimum(m.s_due[seats], due)
+        self._is_fresh = True
 
 
-def _apply(part: Part, values: Array, constants: list[Array], row: Array | None) -> Array:
-    columns = [values[:, j] for j in part.columns]
-    numbers = [c[0] if row is None else c[row] for c in constants]
-    result: Array = part.program(columns, numbers)
-    return result
+_MEANING: Final = ("when", "clear", "hysteresis", "on_delay_s", "off_delay_s", "missing")
+_USE: Final = np.full(len(Verdict), loop.IGNORED, np.uint8)
+_USE[Verdict.LIVE] = loop.DECIDES
+_USE[[Verdict.LATE, Verdict.BACKFILL]] = loop.COUNTS
+_USE[Verdict.FUTURE] = loop.SPOKE
+
+
+def _only_on(part: dict[str, Any]) -> dict[str, Any]:
+    """Of saved conditions those that are on, without running delays."""
+    rows = np.flatnonzero(part["phase"] != loop.RAISING)
+    kept = {name: np.asarray(column)[rows] for name, column in part.items()}
+    return kept | {"phase": np.full(len(rows), loop.ON, np.uint8), "due": np.full(len(rows), NEVER)}
+
+
+def _frozen(column: Array) -> Array:
+    """A read-only contiguous view: another kind of array would have the loop compiled anew, for a minute, while it should run."""
+    view = np.ascontiguousarray(column).view()
+    view.flags.writeable = False
+    return view
+
+
+def _pool(size: int) -> dict[str, Array]:
+    return {
+        "p_rule": np.zeros(size, np.int32), "p_seat": np.zeros(size, np.int32), "p_phase": np.zeros(size, np.uint8),
+        "p_since": np.zeros(size, np.int64), "p_due": np.full(size, NEVER), "p_left": np.zeros(size, np.int64),
+        "p_value": np.full(size, np.nan), "p_demand": np.full(size, np.nan), "p_heap": np.full(size, NEVER),
+        "free": np.arange(size - 1, -1, -1, dtype=np.int32),
+    }  # fmt: skip
+
+
+def _joined(found: list[tuple[Array, ...]], book: Rulebook) -> Changes:
+    """All changes of a run in canonical order."""
+    if not found:
+        return Changes._make([*(np.zeros(0, np.int64) for _ in range(9)), np.zeros((0, loop.LEAVES))])
+    columns = [np.concatenate(parts) for parts in zip(*found, strict=True)]
+    rule, seat, entry, phase, time_ns = columns[:5]
+    order = np.lexsort((book.device_of_seat[seat], rule, np.where(phase == loop.TIMER, time_ns, 0), phase, entry))
+    columns[1] = book.device_of_seat[seat]
+    return Changes(*(column[order] for column in columns))

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from rules.area import changes_area
 from telemetry.decision import Decision, in_order
 from telemetry.frame import Admission, Entries, slice_entries
 from telemetry.plan import NS_PER_S, Plan
@@ -97,6 +98,8 @@ class Engine:
                 until = self._cut_timeout(entries, cuts, until, index + 1)
             if isinstance(record, Config):
                 cuts[index + 1] = record
+            elif changes_area(record):
+                cuts.setdefault(index + 1, None)
             elif begins_blind(record):
                 cuts.setdefault(index, None)
                 until = int(entries.time_ns[index]) + BLIND_MAX_NS
@@ -145,7 +148,8 @@ class Engine:
 
     @staticmethod
     def _answer_requests(span: Span) -> None:
-        """Who asked for a configuration reads that it holds from here on, or why not (core has checked it)."""
+        """Who asked for a configuration reads that it holds from here on, or why not (core has checked it). A test of the alarm path is
+        its answer: whoever follows the journal reads that requests are taken, decided and kept."""
         for index, record in span.entries.records:
             if isinstance(record, Request) and record.kind in {"config", "alarm_test"}:
                 problem = str(record.body.get("refused", ""))

@@ -7,50 +7,34 @@ refused in bounded time. Names, kinds (condition or number) and units are checke
 import difflib
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, Protocol
 
+from rules.clock import CLOCKS
 from rules.tree import (
     MIRRORED,
     Binary,
     Bool,
     Call,
+    Clock,
     Compare,
+    Group,
     If,
     Node,
     Number,
     PointRef,
+    Quality,
     Silent,
-    Slot,
+    Stale,
     Unary,
     Window,
-    children,
-    references,
-    shape,
     with_hysteresis,
 )
 from telemetry.errors import ExpressionError
+from telemetry.site import MODES
 
-__all__ = [
-    "Binary",
-    "Bool",
-    "Call",
-    "Compare",
-    "ExpressionError",
-    "If",
-    "Node",
-    "Number",
-    "PointRef",
-    "Silent",
-    "Slot",
-    "Unary",
-    "Window",
-    "children",
-    "parse",
-    "references",
-    "shape",
-    "with_hysteresis",
-]
+__all__ = ["ExpressionError", "Names", "parse", "with_hysteresis"]
 
 TEXT_MAX: Final = 2_000
 DEPTH_MAX: Final = 32
@@ -59,7 +43,6 @@ NS_PER_S: Final = 1_000_000_000
 WINDOW_QUANTUM_NS: Final = 3 * NS_PER_S  # sixty panes of a whole number of milliseconds
 DURATION_MAX_NS: Final = 31 * 86_400 * NS_PER_S
 DURATIONS: Final = {"s": NS_PER_S, "min": 60 * NS_PER_S, "h": 3_600 * NS_PER_S, "d": 86_400 * NS_PER_S}
-WINDOWS: Final = ("mean", "min", "max", "std", "count")
 DERIVED: Final = {  # of air temperature [C] and relative humidity [%]: the unit of the result
     "vpd_kpa": "kPa",
     "dew_point_c": "C",
@@ -68,8 +51,28 @@ DERIVED: Final = {  # of air temperature [C] and relative humidity [%]: the unit
     "wet_bulb_c": "C",
     "thi": "",
 }
-ARGUMENTS: Final = {"abs": (1, 1), "min": (2, 16), "max": (2, 16), "clamp": (3, 3), **dict.fromkeys(DERIVED, (2, 2))}
-FUNCTIONS: Final = (*ARGUMENTS, "mean", "std", "count", "silent", "if")
+# Functions of values of this moment: fewest and most arguments.
+ARGUMENTS: Final = {
+    "abs": (1, 1),
+    "min": (2, 16),
+    "max": (2, 16),
+    "clamp": (3, 3),
+    **dict.fromkeys(DERIVED, (2, 2)),
+    "poisson": (2, 2),
+}
+# Functions over a length of event time: the parameters that stand between what is looked at and the length.
+WINDOWS: Final[dict[str, tuple[str, ...]]] = {
+    "mean": (), "min": (), "max": (), "std": (), "count": (), "rate": (), "delta": (), "slope": (), "shift": (), "median": (),
+    "quantile": ("part of the values, 0..1",), "robust_z": (), "ewma": (), "cusum_high": ("target", "sigma", "k"),
+    "cusum_low": ("target", "sigma", "k"),
+}  # fmt: skip
+NEEDS_POINT: Final = ("median", "quantile", "robust_z")  # whose range gives the resolution
+PER_MINUTE: Final = ("rate", "slope")
+PLAIN_RESULT: Final = ("count", "robust_z", "cusum_high", "cusum_low")
+GROUPS: Final = ("any", "all", "count", "sum", "mean", "min", "max", "median", "spread")
+SETS: Final = ("peers", "children")
+SPECIAL: Final = ("if", "silent", "stale", "held", "quality", "is", "mode_is", "between", *CLOCKS)
+FUNCTIONS: Final = tuple(dict.fromkeys((*ARGUMENTS, *WINDOWS, *GROUPS, *SPECIAL)))
 KEYWORDS: Final = ("and", "or", "not", "if")
 PLAIN: Final = ""  # the unit of a plain number; None is an unknown unit
 
@@ -81,33 +84,51 @@ class Measured(Protocol):
     def unit(self) -> str:
         """Unit as declared, such as "C"."""
 
+    @property
+    def labels(self) -> Mapping[int, str] | None:
+        """Names of the codes of an enumeration; None when it is none."""
+
+    @property
+    def members(self) -> int | None:
+        """Length of an array point; None for a single value."""
+
 
 Points = Mapping[str, Measured]
 Want = Literal["condition", "number"]
 
 
-def parse(
-    text: str,
-    *,
-    points: Points | None = None,
-    links: Mapping[str, Points] | None = None,
-    want: Want | None = None,
-) -> Node:
-    """The tree of `text`.
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What a rule may speak of. None leaves names and units unchecked.
 
-    points: the own device's points by name; links: those of linked devices; None leaves names and units unchecked. want: which
-    kind the whole must be; None accepts both. Raises ExpressionError with line, column and the likely fix.
+    points: the own device's by name; links: those of linked devices and of the parent; children: those of devices below it;
+    setpoints: unit by name.
+    """
+
+    points: Points | None = None
+    links: Mapping[str, Points] | None = None
+    children: Points | None = None
+    setpoints: Mapping[str, str] | None = None
+
+
+ANYTHING: Final = Names()
+
+
+def parse(text: str, names: Names = ANYTHING, *, want: Want | None = None) -> Node:
+    """The tree of `text`. want: which kind the whole must be; None accepts both.
+
+    Raises ExpressionError with line, column and the likely fix.
     """
     if len(text) > TEXT_MAX:
         raise ExpressionError(f"the expression has {len(text)} characters, at most {TEXT_MAX} are allowed")
-    return _Parser(text, points, links).whole(want)
+    return _Parser(text, names).whole(want)
 
 
 # -- text to tokens ----------------------------------------------------------------------------------------------------
 
 _TOKEN: Final = re.compile(
     r"(?P<space>[ \t\r\n]+)|(?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)|(?P<name>[A-Za-z_][A-Za-z0-9_]*)"
-    r"|(?P<op><=|>=|==|!=|[-+*/<>(),.])",
+    r"|(?P<op><=|>=|==|!=|[-+*/<>(),.:])",
     re.ASCII,
 )
 _FIXES: Final = {
@@ -166,8 +187,9 @@ class _Part(NamedTuple):
 
 
 class _Parser:
-    def __init__(self, text: str, points: Points | None, links: Mapping[str, Points] | None) -> None:
-        self._text, self._points, self._links = text, points, links
+    def __init__(self, text: str, names: Names) -> None:
+        self._text, self._names = text, names
+        self._points, self._links = names.points, names.links
         self._tokens = _tokens(text)
         self._next = 0
         self._depth = 0
@@ -273,6 +295,10 @@ class _Parser:
     def _reference(self, token: _Token) -> _Part:
         if token.text == "if":
             raise self._fail(token.at, "write if(condition, a, b)")
+        if token.text == "set":
+            return self._setpoint(token)
+        if token.text in SETS:
+            raise self._fail(token.at, f"{token.text} are many; say what of them, such as median({token.text}.air_temp_c)")
         link, name, points = None, token, self._points
         if self._take("."):
             link, name = token.text, self._peek()
@@ -282,55 +308,208 @@ class _Parser:
             points = None
             if self._links is not None:
                 if link not in self._links:
-                    raise self._fail(token.at, f"no link {link!r} in the rule's area{_near(link, self._links)}")
+                    raise self._fail(token.at, f"no link {link!r} in the rule's area{near(link, self._links)}")
                 points = self._links[link]
         if points is not None and name.text not in points:
             raise self._fail(name.at, f"no point {name.text!r}{self._near_point(name.text, points, link)}")
         unit = None if points is None else _unit(points[name.text].unit)
         return self._made(PointRef(link, name.text), token.at, [], condition=False, unit=unit)
 
+    def _setpoint(self, token: _Token) -> _Part:
+        self._expect(".")
+        name, known = self._peek(), self._names.setpoints
+        if name.kind != "name":
+            raise self._unexpected(name, "the name of a set point")
+        self._next += 1
+        if known is not None and name.text not in known:
+            raise self._fail(name.at, f"no set point {name.text!r} in the rule's areas{near(name.text, known)}")
+        unit = None if known is None else _unit(known[name.text])
+        return self._made(Clock(f"set.{name.text}"), token.at, [], condition=False, unit=unit)
+
     def _near_point(self, name: str, points: Points, link: str | None) -> str:
         others = {f"{key}.{point}": point for key, of in (self._links or {}).items() for point in of} if link is None else {}
         elsewhere = next((full for full, point in others.items() if point == name), None)
-        return f"; did you mean {elsewhere}?" if elsewhere is not None else _near(name, points)
+        return f"; did you mean {elsewhere}?" if elsewhere is not None else near(name, points)
 
     def _call(self, token: _Token) -> _Part:
-        if token.text == "silent":
-            return self._silent(token)
-        if token.text not in FUNCTIONS:
-            raise self._fail(token.at, f"no function {token.text[:64]!r}{_near(token.text, FUNCTIONS)}")
+        fn = token.text
+        if fn not in FUNCTIONS:
+            raise self._fail(token.at, f"no function {fn[:64]!r}{near(fn, FUNCTIONS)}")
+        if fn in CLOCKS:
+            self._expect(")")
+            return self._made(Clock(fn), token.at, [], condition=fn == "sun_up", unit=_unit(CLOCKS[fn]))
+        if fn in {"silent", "stale", "held", "quality", "is", "mode_is", "between"}:
+            return getattr(self, f"_{fn}")(token)  # type: ignore[no-any-return]
+        if fn in GROUPS and self._tokens[self._next].text in SETS and self._tokens[self._next + 1].text in {".", ":"}:
+            return self._group(token)
         args = [self._or()]
         while self._take(","):
             if (length := self._duration()) is not None:
+                if fn not in WINDOWS:
+                    raise self._fail(token.at, f"{fn} takes no length")
                 return self._window(token, args, length)
             args.append(self._or())
         self._expect(")")
-        if token.text == "if":
+        if fn == "if":
             return self._if(token, args)
-        if token.text not in ARGUMENTS:
-            raise self._fail(token.at, f"{token.text} needs a point and a length, such as {token.text}(air_temp_c, 10 min)")
+        if fn == "ewma" and len(args) == 2:
+            return self._ewma(token, args)
+        if fn not in ARGUMENTS:
+            raise self._fail(token.at, f"{fn} needs a value and a length, such as {fn}(air_temp_c, 10 min)")
         return self._function(token, args)
 
     def _silent(self, token: _Token) -> _Part:
-        length = self._duration()
-        if length is None:
-            raise self._unexpected(self._peek(), "a length such as 3 min")
+        length = self._length("3 min")
         self._expect(")")
-        if len(self._tokens) - 1 != self._next or self._tokens[0] is not token:
-            raise self._fail(token.at, "silent(...) must stand alone; make a rule of its own for the other condition")
         return self._made(Silent(length), token.at, [], condition=True, unit=PLAIN)
+
+    def _stale(self, token: _Token) -> _Part:
+        point = self._point(token)
+        self._expect(",")
+        length = self._length("3 min")
+        self._expect(")")
+        return self._made(Stale(point, length), token.at, [], condition=True, unit=PLAIN)
+
+    def _held(self, token: _Token) -> _Part:
+        inner = self._or()
+        self._need_condition(inner, "held")
+        self._expect(",")
+        wanted = self._length("10 min")
+        self._expect(",")
+        length = self._length("15 min")
+        self._expect(")")
+        self._check_window(token, length)
+        if wanted > length:
+            raise self._fail(token.at, "held(condition, 10 min, 15 min): the first length cannot be longer than the second")
+        node = Window("held", inner.node, length, (wanted / NS_PER_S,))
+        return self._made(node, token.at, [inner], condition=True, unit=PLAIN)
+
+    def _quality(self, token: _Token) -> _Part:
+        point = self._point(token)
+        self._expect(")")
+        return self._made(Quality(point), token.at, [], condition=False, unit=PLAIN)
+
+    def _is(self, token: _Token) -> _Part:
+        """A point against the labels of its codes."""
+        point = self._point(token)
+        table = self._names.points if point.link is None else (self._names.links or {}).get(point.link)
+        spec = None if table is None else table.get(point.name)
+        codes = {label: code for code, label in ((spec.labels or {}) if spec is not None else {}).items()}
+        parts = [Compare("==", point, Number(float(codes.get(label.text, 0)))) for label in self._labels(codes, spec is not None)]
+        return self._made(parts[0] if len(parts) == 1 else Bool("or", tuple(parts)), token.at, [], condition=True, unit=PLAIN)
+
+    def _mode_is(self, token: _Token) -> _Part:
+        codes = {mode: k for k, mode in enumerate(MODES)}
+        labels = self._labels(codes, True, first=True)
+        parts = [Compare("==", Clock("mode"), Number(float(codes[label.text]))) for label in labels]
+        return self._made(parts[0] if len(parts) == 1 else Bool("or", tuple(parts)), token.at, [], condition=True, unit=PLAIN)
+
+    def _labels(self, known: Mapping[str, int], is_checked: bool, *, first: bool = False) -> list[_Token]:
+        found: list[_Token] = []
+        while (first and not found) or self._take(","):
+            label = self._peek()
+            if label.kind != "name":
+                raise self._unexpected(label, "a label")
+            if is_checked and label.text not in known:
+                raise self._fail(label.at, f"no label {label.text!r}; there are {', '.join(known) or 'none'}")
+            self._next += 1
+            found.append(label)
+        self._expect(")")
+        if not found:
+            raise self._unexpected(self._peek(), "a label after the point")
+        return found
+
+    def _between(self, token: _Token) -> _Part:
+        """The clock of the site between two hours, over midnight when the second is smaller."""
+        hours = [self._sum()]
+        self._expect(",")
+        hours.append(self._sum())
+        self._expect(")")
+        if not all(isinstance(part.node, Number) and 0 <= part.node.value <= 24 for part in hours):
+            raise self._fail(token.at, "between takes two hours of the day, such as between(22, 6.5)")
+        low, high = (part.node for part in hours)
+        after, before = Compare(">=", Clock("hour"), low), Compare("<", Clock("hour"), high)
+        is_one_day = isinstance(low, Number) and isinstance(high, Number) and low.value <= high.value
+        return self._made(Bool("and" if is_one_day else "or", (after, before)), token.at, [], condition=True, unit=PLAIN)
+
+    def _group(self, token: _Token) -> _Part:
+        """`median(peers.x)`, or with an expression of each, `count(children: rpm < 10)`."""
+        of = self._peek().text
+        self._next += 1
+        outer = self._points
+        self._points = self._names.children if of == "children" else self._names.points
+        inner = self._nested(self._or) if self._take(":") else self._member_point(of)
+        self._points = outer
+        self._expect(")")
+        fn = token.text
+        if fn in {"any", "all", "count"}:
+            self._need_condition(inner, f"{fn} of {of}")
+        else:
+            self._need_number(inner, f"{fn} of {of}")
+        unit = PLAIN if fn == "count" else inner.unit
+        return self._made(Group(fn, of, inner.node), token.at, [inner], condition=fn in {"any", "all"}, unit=unit)
+
+    def _member_point(self, of: str) -> _Part:
+        self._expect(".")
+        name = self._peek()
+        if name.kind != "name":
+            raise self._unexpected(name, f"a point of {of}")
+        if self._tokens[self._next + 1].text != ")":
+            raise self._fail(name.at, f"for more than a point write {of}: and an expression, such as count({of}: {name.text} < 10)")
+        self._next += 1
+        return self._reference(name)
 
     def _window(self, token: _Token, args: list[_Part], length: int) -> _Part:
         self._expect(")")
-        if token.text not in WINDOWS:
-            raise self._fail(token.at, f"{token.text} takes no length; windows are {', '.join(WINDOWS)}")
-        point = args[0].node
-        if len(args) != 1 or not isinstance(point, PointRef):
-            raise self._fail(args[0].at, f"{token.text} over time takes one point, such as {token.text}(air_temp_c, 10 min)")
+        fn = token.text
+        self._need_number(args[0], f"{fn} over time")
+        if fn in NEEDS_POINT and not isinstance(args[0].node, PointRef):
+            raise self._fail(
+                args[0].at, f"{fn} over time takes one point, such as {fn}(air_temp_c, 1 h): its range gives the resolution"
+            )
+        if not fn.startswith("cusum") and fn != "ewma":
+            self._check_window(token, length)
+        given = self._constants(token, args[1:], WINDOWS[fn])
+        unit = PLAIN if fn in PLAIN_RESULT else args[0].unit
+        if fn in PER_MINUTE and unit is not None:
+            unit = f"{unit}/min"
+        return self._made(Window(fn, args[0].node, length, given), token.at, args[:1], condition=False, unit=unit)
+
+    def _ewma(self, token: _Token, args: list[_Part]) -> _Part:
+        """With a weight of each sample instead of a time constant."""
+        self._need_number(args[0], "ewma")
+        (weight,) = self._constants(token, args[1:], ("weight",))
+        if not 0.0 < weight <= 1.0:
+            raise self._fail(
+                args[1].at, "the weight of ewma lies in 0..1; or give a time constant such as ewma(air_temp_c, 30 min)"
+            )
+        return self._made(Window("ewma", args[0].node, 0, (weight,)), token.at, args[:1], condition=False, unit=args[0].unit)
+
+    def _constants(self, token: _Token, args: list[_Part], wanted: tuple[str, ...]) -> tuple[float, ...]:
+        if len(args) != len(wanted) or not all(isinstance(part.node, Number) for part in args):
+            told = ", ".join(("value", *wanted, "length"))
+            raise self._fail(token.at, f"write {token.text}({told}); what stands between are plain numbers")
+        return tuple(part.node.value for part in args if isinstance(part.node, Number))
+
+    def _check_window(self, token: _Token, length: int) -> None:
         if length % WINDOW_QUANTUM_NS:
             raise self._fail(token.at, "the length of a window must be a multiple of 3 s (sixty equal panes)")
-        unit = PLAIN if token.text == "count" else args[0].unit
-        return self._made(Window(token.text, point, length), token.at, [], condition=False, unit=unit)
+
+    def _point(self, token: _Token) -> PointRef:
+        name = self._peek()
+        if name.kind != "name":
+            raise self._unexpected(name, f"a point for {token.text}")
+        self._next += 1
+        part = self._reference(name)
+        if not isinstance(part.node, PointRef):
+            raise self._fail(name.at, f"{token.text} takes a point")
+        return part.node
+
+    def _length(self, example: str) -> int:
+        length = self._duration()
+        if length is None:
+            raise self._unexpected(self._peek(), f"a length such as {example}")
+        return length
 
     def _if(self, token: _Token, args: list[_Part]) -> _Part:
         if len(args) != 3:
@@ -354,6 +533,10 @@ class _Parser:
                 if part.unit not in {unit, PLAIN, None}:
                     raise self._fail(part.at, f"{fn} takes {what} in {unit} here, not {part.unit}")
             unit_of: str | None = DERIVED[fn]
+        elif fn == "poisson":
+            for part in args:
+                self._need_number(part, fn)
+            unit_of = PLAIN
         else:
             unit_of = self._common_unit(args, token.at, fn)
         return self._made(Call(fn, tuple(p.node for p in args)), token.at, args, condition=False, unit=unit_of)
@@ -447,7 +630,7 @@ class _Rule(Protocol):
     def __call__(self) -> _Part: ...
 
 
-def _near(name: str, known: Mapping[str, object] | tuple[str, ...]) -> str:
+def near(name: str, known: Iterable[str]) -> str:
     if len(name) > 64:  # comparing long text costs its square
         return ""
     close = difflib.get_close_matches(name, list(known)[:1000], n=1)

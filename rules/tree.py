@@ -1,6 +1,6 @@
-"""The tree of an expression, what it reads, its shape, and the condition under which it clears."""
+"""The tree of an expression, what it reads, its canonical text, and the condition under which it clears."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,19 +26,51 @@ class PointRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Clock:
+    """What the clock, the sun, the batch or the mode of the device's area say; `name` as in CLOCKS, or a set point "set.NAME"."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Quality level of a point: 0 good, 1 uncertain, 2 bad."""
+
+    point: PointRef
+
+
+@dataclass(frozen=True, slots=True)
 class Window:
-    """A statistic of one point over the last `length_ns` of event time; fn is mean, min, max, std or count."""
+    """`fn` of what `arg` was over the last `length_ns` of event time; `parameters` by function (docs/rules.md)."""
 
     fn: str
+    arg: "Node"
+    length_ns: int
+    parameters: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """The point has brought no live sample for `length_ns`."""
+
     point: PointRef
     length_ns: int
 
 
 @dataclass(frozen=True, slots=True)
 class Silent:
-    """The rule's device has sent nothing for `length_ns`; always the whole expression."""
+    """The rule's device has sent nothing for `length_ns`."""
 
     length_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """`fn` of `arg` over other devices: `of` is "peers" (same profile and area, without itself) or "children"."""
+
+    fn: str
+    of: str
+    arg: "Node"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +124,9 @@ class Call:
     args: tuple["Node", ...]
 
 
-Node = Number | PointRef | Window | Silent | Unary | Binary | Compare | Bool | If | Call
-Slot = PointRef | Window | Silent
+Leaf = PointRef | Clock | Quality | Window | Stale | Silent | Group
+Node = Number | Leaf | Unary | Binary | Compare | Bool | If | Call
+LEAVES: Final = (PointRef, Clock, Quality, Window, Stale, Silent, Group)
 
 
 def children(node: Node) -> tuple[Node, ...]:
@@ -111,17 +144,24 @@ def children(node: Node) -> tuple[Node, ...]:
             return ()
 
 
-def references(node: Node) -> tuple[Slot, ...]:
-    """What the expression reads, in order of first appearance: the slots of its program."""
-    return tuple(dict.fromkeys(leaf for leaf in _leaves(node) if not isinstance(leaf, Number)))
+def leaves(node: Node) -> tuple[Leaf, ...]:
+    """What the expression reads as values that somebody else makes, in order of first appearance."""
+    return tuple(dict.fromkeys(_leaves(node)))
 
 
-def shape(node: Node) -> tuple[str, tuple[float, ...]]:
-    """(key, constants). Expressions with equal keys differ only in constants and in what stands in their slots, so one program
-    computes them all. Constants in order of appearance."""
-    slots = {slot: k for k, slot in enumerate(references(node))}
-    constants = tuple(leaf.value for leaf in _leaves(node) if isinstance(leaf, Number))
-    return _key(node, slots), constants
+def is_condition(node: Node) -> bool:
+    """Whether the expression is true, false or unknown, rather than a number."""
+    match node:
+        case Compare() | Bool() | Silent() | Stale() | Unary("not", _) | Window("held", _, _, _):
+            return True
+        case Clock(name):
+            return name == "sun_up"
+        case Group(fn, _, _):
+            return fn in {"any", "all"}
+        case If(_, then, _):
+            return is_condition(then)
+        case _:
+            return False
 
 
 def with_hysteresis(node: Node, h: float) -> Node:
@@ -135,26 +175,58 @@ def with_hysteresis(node: Node, h: float) -> Node:
     return _cleared(node, h, negated=False)
 
 
-def _leaves(node: Node) -> Iterator[Number | Slot]:
-    if isinstance(node, Number | PointRef | Window | Silent):
+def _leaves(node: Node) -> Iterator[Leaf]:
+    if isinstance(node, LEAVES):
         yield node
     for child in children(node):
         yield from _leaves(child)
 
 
-def _key(node: Node, slots: Mapping[Slot, int]) -> str:
+def text(node: Node) -> str:
+    """The expression as canonical text: equal trees give equal text, which names a column in snapshots and in a "why"."""
     match node:
-        case Number():
-            return "#"
-        case PointRef() | Window() | Silent():
-            return f"${slots[node]}"
-        case Unary(op, _) | Binary(op, _, _) | Compare(op, _, _) | Bool(op, _):
-            name = op
-        case Call(fn, _):
-            name = fn
-        case If():
-            name = "if"
-    return f"({name} {' '.join(_key(child, slots) for child in children(node))})"
+        case Number(value):
+            return f"{value:.17g}"
+        case PointRef():
+            return str(node)
+        case Clock(name):
+            return name if name.startswith("set.") else f"{name}()"
+        case Quality(point):
+            return f"quality({point})"
+        case Window("held", arg, length_ns, (wanted_s,)):
+            return f"held({text(arg)}, {length_text(round(wanted_s * 1e9))}, {length_text(length_ns)})"
+        case Window("ewma", arg, 0, (weight,)):
+            return f"ewma({text(arg)}, {weight:.17g})"
+        case Window(fn, arg, length_ns, parameters):
+            return f"{fn}({', '.join([text(arg), *(f'{p:.17g}' for p in parameters), length_text(length_ns)])})"
+        case Stale(point, length_ns):
+            return f"stale({point}, {length_text(length_ns)})"
+        case Silent(length_ns):
+            return f"silent({length_text(length_ns)})"
+        case Group(fn, of, arg):
+            return f"{fn}({of}: {text(arg)})"
+        case Unary(op, arg):
+            return f"-{_inner(arg)}" if op == "-" else f"not {_inner(arg)}"
+        case Binary(op, left, right) | Compare(op, left, right):
+            return f"{_inner(left)} {op} {_inner(right)}"
+        case Bool(op, args):
+            return f" {op} ".join(map(_inner, args))
+        case If(condition, then, other):
+            return f"if({text(condition)}, {text(then)}, {text(other)})"
+        case Call(fn, args):
+            return f"{fn}({', '.join(map(text, args))})"
+
+
+def _inner(node: Node) -> str:
+    return f"({text(node)})" if isinstance(node, Binary | Compare | Bool | Unary) else text(node)
+
+
+def length_text(length_ns: int) -> str:
+    """A length as it is written: the largest unit that divides it."""
+    for unit, ns in (("d", 86_400_000_000_000), ("h", 3_600_000_000_000), ("min", 60_000_000_000), ("s", 1_000_000_000)):
+        if length_ns % ns == 0:
+            return f"{length_ns // ns} {unit}"
+    return f"{length_ns / 1e9:.9g} s"
 
 
 MIRRORED: Final = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}

@@ -215,7 +215,7 @@ class SimulatedDevice:
             if math.isnan(value):
                 continue
             last, last_ns = self._reported.get(spec.name, (math.inf, 0))
-            is_due = now_ns - last_ns >= spec.heartbeat_s * 1e9
+            is_due = now_ns - last_ns >= spec.beat_s * 1e9
             if abs(value - last) > spec.deadband or is_due:
                 self._reported[spec.name] = (value, now_ns)
                 values[spec.name] = value

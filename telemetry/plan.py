@@ -13,7 +13,7 @@ from typing import Any, Final, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from telemetry.site import ActuatorSpec, Origin, PointSpec, Profile, SiteConfig
+from telemetry.site import ActuatorSpec, DeviceSpec, Origin, PointSpec, Profile, SiteConfig
 
 NS_PER_S: Final = 1_000_000_000
 
@@ -29,6 +29,8 @@ class Device:
     profile: Profile
     origin: Origin
     points: Sequence[int]
+    parent: str = ""  # the device it is a part of; "" = of none
+    tags: tuple[str, ...] = ()  # its own and its area's
 
     @property
     def key(self) -> str:
@@ -111,7 +113,7 @@ class Plan:
         for spec in config.devices:
             profile = config.profiles[spec.profile]
             for name in spec.names():
-                self._place(config, name, spec.area, profile, known)
+                self._place(config, name, spec, profile, known)
         self._columns = None
 
     def _known_points(self, devices: set[int]) -> dict[int, dict[str, int]]:
@@ -123,7 +125,9 @@ class Plan:
                     known.setdefault(owner, {})[name] = number
         return known
 
-    def _place(self, config: SiteConfig, name: str, area: str, profile: Profile, numbered: dict[int, dict[str, int]]) -> None:
+    def _place(
+        self, config: SiteConfig, name: str, spec: DeviceSpec, profile: Profile, numbered: dict[int, dict[str, int]]
+    ) -> None:
         key = f"{config.site}/{name}"
         number = self.device_number.get(key)
         if number is None:
@@ -131,9 +135,10 @@ class Plan:
             self.device_number[key] = number
         known = numbered.get(number, {})
         numbers = [known[p.name] if p.name in known else self._new_point(number, p.name) for p in profile.points]
+        tags = (*spec.tags, *next(area.tags for area in config.areas if area.name == spec.area))
         block = range(numbers[0], numbers[0] + len(numbers)) if numbers else range(0)
         points = block if list(block) == numbers else tuple(numbers)  # a range: 10,000 devices of 10 points are 5 MB less
-        device = Device(number, config.site, name, area, profile, config.origin, points)
+        device = Device(number, config.site, name, spec.area, profile, config.origin, points, spec.parent or "", tags)
         if number == len(self.devices):
             self.devices.append(device)
         else:

@@ -7,9 +7,12 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from telemetry import topic
+from telemetry.zone import known_zone, offsets
 
 Name = Annotated[str, StringConstraints(pattern=f"^{topic.NAME.pattern}$")]
 PointName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
@@ -27,6 +30,11 @@ LEVELS = {
     "economy": 7,
 }
 Level = Literal["personnel_safety", "equipment", "survival", "manual", "humidity_gas", "temperature", "economy"]
+
+
+# Operating modes of an area; rules read them, and they suppress alarms by design.
+MODES = ("AUTO", "EMPTY", "WASHDOWN", "DISINFECT", "PREHEAT", "OCCUPIED", "STORM", "FROST", "SPRAYING", "MAINTENANCE")
+Missing = Literal["hold", "clear", "alarm"]
 
 
 class _Model(BaseModel):
@@ -50,12 +58,17 @@ class PointSpec(_Model):
     rate_per_min: float | None = Field(default=None, gt=0)
     stuck_s: float | None = Field(default=None, gt=0)
     deadband: float = Field(default=0.0, ge=0)
-    heartbeat_s: float = Field(default=60.0, gt=0)
+    heartbeat_s: float | None = Field(default=None, gt=0)  # None: a minute, and its values never grow old
     decimals: int = Field(default=1, ge=0, le=6)
     members: int | None = Field(default=None, ge=1, le=65536)
     labels: dict[int, str] | None = None
     band: tuple[float, float] | None = None
     label: Text = Text()
+
+    @property
+    def beat_s(self) -> float:
+        """Longest time between two samples of a device that is well [s]."""
+        return 60.0 if self.heartbeat_s is None else self.heartbeat_s
 
     @model_validator(mode="after")
     def _ordered(self) -> "PointSpec":
@@ -110,17 +123,28 @@ class RuleSpec(_Model):
 
     id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")]
     version: int = Field(default=1, ge=1)
+    author: str = Field(default="", max_length=100)
+    changed: str = Field(default="", max_length=40)  # when this version was written, as its author writes it
+    comment: str = Field(default="", max_length=2000)
     enabled: bool = True
+    shadow: bool = False  # runs beside the others, says what it would have done, and touches nothing
     profile: Name | None = None
     area: Name | None = None
+    tag: Name | None = None
     devices: list[Name] | None = None
     when: str = Field(max_length=2000)
     clear: str | None = Field(default=None, max_length=2000)
     hysteresis: float = Field(default=0.0, ge=0)
     on_delay_s: float = Field(default=0.0, ge=0, le=7 * 86400)
     off_delay_s: float = Field(default=0.0, ge=0, le=7 * 86400)
+    missing: Missing = "hold"
     priority: Priority | None = None
+    alarm_class: Name | None = None
+    response_s: float | None = Field(default=None, gt=0)  # time to respond
     latching: bool = False
+    shelve_max_s: float = Field(default=8 * 3600, ge=0, le=24 * 3600)
+    suppress_when: str | None = Field(default=None, max_length=2000)
+    first_out: Name | None = None  # the group of alarms of an area of which the first one is told
     message: Text = Text()
     consequence: Text = Text()
     action: Text = Text()
@@ -154,7 +178,28 @@ class Profile(_Model):
         """Seconds after which a frame is late: as set, else max(10 s, 3 heartbeats)."""
         if self.lateness_s is not None:
             return self.lateness_s
-        return max(10.0, 3.0 * max((p.heartbeat_s for p in self.points), default=0.0))
+        return max(10.0, 3.0 * max((p.beat_s for p in self.points), default=0.0))
+
+
+class SetpointSpec(_Model):
+    """A set point of an area: a plain value, or a curve over the day of the batch or the hour of the day, straight between its knots."""
+
+    unit: str
+    value: float | None = None
+    by_day: list[tuple[float, float]] | None = None
+    by_hour: list[tuple[float, float]] | None = None
+    label: Text = Text()
+
+    @model_validator(mode="after")
+    def _one(self) -> "SetpointSpec":
+        if sum(given is not None for given in (self.value, self.by_day, self.by_hour)) != 1:
+            msg = "a set point has one of value, by_day and by_hour"
+            raise ValueError(msg)
+        knots = [at for at, _ in self.by_day or self.by_hour or []]
+        if knots != sorted(set(knots)) or (self.value is None and not knots):
+            msg = "the knots of a curve rise from one to the next"
+            raise ValueError(msg)
+        return self
 
 
 class AreaSpec(_Model):
@@ -163,7 +208,10 @@ class AreaSpec(_Model):
 
     name: Name
     label: Text = Text()
+    tags: list[Name] = []
+    animals: bool = False  # a P2 alarm here is shelved by two persons only, and for an hour at most
     links: dict[PointName, Annotated[str, StringConstraints(pattern=f"^({topic.NAME.pattern}/)?{topic.NAME.pattern}$")]] = {}
+    setpoints: dict[PointName, SetpointSpec] = {}
 
 
 class DeviceSpec(_Model):
@@ -173,6 +221,8 @@ class DeviceSpec(_Model):
     profile: Name
     area: Name
     count: int | None = Field(default=None, ge=1, le=200_000)
+    parent: Name | None = None
+    tags: list[Name] = []
     label: Text = Text()
 
     def names(self) -> list[str]:
@@ -191,7 +241,8 @@ class SiteConfig(_Model):
     organisation: str = ""
     latitude: float = Field(default=36.7, ge=-90, le=90)
     longitude: float = Field(default=118.0, ge=-180, le=180)
-    zone: str = "Asia/Shanghai"
+    zone: Annotated[str, AfterValidator(known_zone)] = "Asia/Shanghai"
+    zone_offsets: list[tuple[int, int]] = []  # of telemetry.zone.offsets; filled in where the configuration brings none
     areas: list[AreaSpec]
     devices: list[DeviceSpec]
     profiles: dict[str, Profile]
@@ -228,6 +279,27 @@ class SiteConfig(_Model):
             for link, target in area.links.items():
                 if "/" not in target and target not in names:
                     yield f"area {area.name!r} links {link!r} to device {target!r}, which does not exist"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_offsets(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("zone_offsets"):
+            return given
+        try:
+            return {**given, "zone_offsets": offsets(known_zone(str(given.get("zone", "Asia/Shanghai"))))}
+        except ValueError:
+            return given  # told by the zone itself
+
+    def offset_s(self, times_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Seconds by which the site's clock is ahead of UTC at times (n,) in ns."""
+        starts = np.array([start for start, _ in self.zone_offsets], np.int64)
+        offsets = np.array([offset for _, offset in self.zone_offsets], np.int64)
+        return offsets[np.maximum(np.searchsorted(starts, times_ns // 1_000_000_000, side="right") - 1, 0)]
+
+    def midnight_ns(self, time_ns: int) -> int:
+        """Start of the day by the site's clock that holds a time [ns]."""
+        ahead = int(self.offset_s(np.array([time_ns]))[0]) * 1_000_000_000
+        return (time_ns + ahead) // 86_400_000_000_000 * 86_400_000_000_000 - ahead
 
     def canonical(self) -> str:
         """The JSON text that a CONFIG entry carries; equal configurations give equal text."""

@@ -8,6 +8,7 @@ of due time, stamped with the due time; then apply the entry whole". A timer set
 fires before entry i + 1. A run may be cut anywhere between entries without changing any decision.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -57,7 +58,9 @@ class Span:
     blind: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))  # (k,) per entry; the same for all of a span
     blind_from_ns: int = -1  # since when, while blind
     sight_ns: int = 0  # when the last blind time ended
-    transitions: Any = None  # rules.condition.Transitions
+    areas: Mapping[str, Any] = field(default_factory=dict)  # rules.area.AreaState by "site/area", before this span's last entry
+    area_changes: list[tuple[int, str, Any]] = field(default_factory=list)  # (entry, "site/area", AreaState after it)
+    transitions: Any = None  # rules.condition.Changes
     demands: list[DemandChange] = field(default_factory=list)
     targets: list[Any] = field(default_factory=list)  # rules.arbitration.TargetChange
     decisions: list[Decision] = field(default_factory=list)

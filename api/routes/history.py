@@ -67,8 +67,8 @@ def _find_series(parts: Parts, site: str, device: str, point: str) -> tuple[Seri
         for spec, number in zip(owner.profile.points, owner.points, strict=True):
             if spec.name == base:
                 if spec.members is not None and point == base:
-                    return Series(-1, site, device, f"{point}.mean", spec.unit), spec.heartbeat_s
-                return Series(number if point == base else -1, site, device, point, spec.unit), spec.heartbeat_s
+                    return Series(-1, site, device, f"{point}.mean", spec.unit), spec.beat_s
+                return Series(number if point == base else -1, site, device, point, spec.unit), spec.beat_s
     raise not_found("point")
 
 

@@ -57,7 +57,7 @@ def _point_view(parts: Parts, device: Device, spec: PointSpec, number: int) -> P
         high=spec.high,
         band=spec.band,
         decimals=spec.decimals,
-        heartbeat_s=spec.heartbeat_s,
+        heartbeat_s=spec.beat_s,
         labels=spec.labels,
         members=spec.members,
         latest=latest_view(parts.state, number, parts.now_ms()),

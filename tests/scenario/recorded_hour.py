@@ -38,7 +38,7 @@ def site(hot: float = 30.0, count: int = 18, version: int = 1) -> SiteConfig:
     climate = Profile(
         name="climate",
         points=[
-            PointSpec(name="temp_c", unit="C", low=-40, high=80, rate_per_min=60, stuck_s=600, heartbeat_s=20),
+            PointSpec(name="temp_c", unit="C", low=-40, high=80, rate_per_min=60, stuck_s=600, heartbeat_s=60),
             PointSpec(name="vent_pct", unit="%", low=0, high=100, heartbeat_s=10),
         ],
         actuators=[

@@ -122,7 +122,7 @@ def test_misspelt_fields_zones_units_and_points_name_what_was_meant(directory: P
     found = messages(directory)
     assert "site.yaml:6: devices.0.profle: is not a known field; did you mean profile?" in found
     assert "site.yaml:9: orgin: is not a known field; did you mean origin?" in found
-    assert "site.yaml:10: zone: no time zone 'Asia/Shangai'; did you mean Asia/Shanghai?" in found
+    assert "site.yaml:10: zone: no time zone 'Asia/Shangai', did you mean Asia/Shanghai?" in found
     assert "profiles/small.yaml:3: points.0.unit: unit 'Celsius' is not known: write 'C' for 'Celsius'" in found
 
 

@@ -177,6 +177,23 @@ def test_failed_delivery_is_tried_again_with_backoff_and_then_given_up(desk: Des
     assert states == [("delivered", 3), ("failed", TRIES_MAX)]
 
 
+def test_of_a_first_out_group_the_first_is_told_and_every_p1(desk: Desk) -> None:
+    for name, first, priority in [("FIRST", True, "P2"), ("SECOND", False, "P2"), ("WORST", False, "P1")]:
+        body = {"from": "NORM", "to": "UNACK", "event": "raise", "priority": priority, "first_out": first}
+        desk.write(decisions=[("alarm", f"{name}@north/house-0", body)])
+        desk.rounds()
+    desk.write(decisions=[("alarm", "SECOND@north/house-0", {"from": "UNACK", "to": "RTNUN", "event": "clear", "priority": "P2"})])
+    assert desk.rounds() == ["FIRST@north/house-0 raise", "WORST@north/house-0 raise"]
+
+
+def test_alarm_that_stands_when_its_suppression_ends_is_told(desk: Desk) -> None:
+    name = "HOT@north/house-0"
+    desk.write(decisions=[("alarm", name, {"from": "UNACK", "to": "DSUPR", "event": "suppress", "priority": "P2"})])
+    assert desk.rounds() == []
+    desk.write(decisions=[("alarm", name, {"from": "DSUPR", "to": "UNACK", "event": "unsuppress", "priority": "P2"})])
+    assert desk.rounds() == [f"{name} raise"]
+
+
 TWO_WAYS = {
     "channels": {"log": {"kind": "log"}, "sms": {"kind": "command", "argv": ["/bin/true"], "test": False}},
     "contacts": {"wang": {"via": [{"channel": "log"}]}, "li": {"via": [{"channel": "log"}, {"channel": "sms", "address": "138"}]}},

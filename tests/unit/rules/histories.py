@@ -6,6 +6,7 @@ from typing import Any
 
 from ingest.admit import Admit
 from ingest.decode import Directory, Gather
+from rules.area import Areas
 from rules.condition import Conditions
 from rules.engine import Engine
 from telemetry.frame import Entries
@@ -49,7 +50,7 @@ RULES = [
 PROFILE = Profile(
     name="p", lateness_s=10, receipts=True,
     points=[
-        PointSpec(name="temp_c", unit="C", low=-40, high=80),
+        PointSpec(name="temp_c", unit="C", low=-40, high=80, heartbeat_s=5),
         PointSpec(name="rh_pct", unit="%", low=0, high=100),
     ],
     actuators=[ActuatorSpec(name="vent"), ActuatorSpec(name="fogger", min_step=0)],
@@ -77,9 +78,12 @@ def record_of(config: SiteConfig) -> Config:
 def variants() -> list[SiteConfig]:
     """Configurations to change between: rules removed, added, changed with and without state, devices gone and come."""
     warmer = RULES[0].model_copy(update={"version": 2, "when": "temp_c > 25"})
+    colder = RULES[2].model_copy(update={"version": 2, "when": "temp_c < 21"})  # goes on from version 1
+    worded = RULES[2].model_copy(update={"version": 2, "priority": "P3"})
     other = RULES[2].model_copy(update={"off_delay_s": 1.0})  # the same version keeps its state
     return [
         site(), site(2), site(6), site(rules=RULES[3:]), site(rules=[warmer, *RULES[1:]]), site(rules=[*RULES[:2], other, *RULES[3:]]),
+        site(rules=[*RULES[:2], colder, *RULES[3:]]), site(rules=[*RULES[:2], worded, *RULES[3:]]),
         site(extra=[RuleSpec(id="MORE", profile="p", when="temp_c > 25 or rh_pct < 55", on_delay_s=2)]),
         site(extra=[RuleSpec(id="HOT", profile="p", when="temp_c > 20", enabled=False)]),
     ]  # fmt: skip
@@ -170,15 +174,13 @@ class Probe:
         self._plan = plan
 
     def run(self, span: Span) -> None:
-        book, changes = self._conditions.book, span.transitions
-        for c in range(len(changes.instance)):
-            i = int(changes.instance[c])
-            rule, number = book.instance(i)
-            device = self._plan.devices[number]
+        rules, changes = self._conditions.book.rules, span.transitions
+        for c in range(len(changes.rule)):
+            rule, device = rules[int(changes.rule[c])], self._plan.devices[int(changes.device[c])]
             self.out.append(
                 Transition(
                     span.entries.first + int(changes.entry[c]), int(changes.phase[c]), int(changes.time_ns[c]),
-                    f"{rule.spec.id}@{device.key}", int(changes.on[c]), known(float(changes.value[c])), known(float(changes.demand[c])),
+                    f"{rule.spec.id}@{device.key}", int(changes.what[c]), known(float(changes.value[c])), known(float(changes.demand[c])),
                 )
             )  # fmt: skip
 
@@ -189,7 +191,7 @@ class Probe:
         pass
 
 
-def rule_engine(*, numba: bool) -> tuple[Engine, Probe]:
-    conditions = Conditions(numba=numba)
+def rule_engine() -> tuple[Engine, Probe]:
+    conditions = Conditions()
     probe = Probe(conditions)
-    return Engine([Admit(numba=numba), conditions, probe]), probe
+    return Engine([Admit(), Areas(), conditions, probe]), probe

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from rules import expression
-from rules.expression import Binary, Bool, Call, Compare, If, Number, PointRef, Silent, Unary, Window
+from rules.tree import Binary, Bool, Call, Compare, If, Number, PointRef, Silent, Unary, Window, leaves
 from telemetry import psychrometrics
 from telemetry.frame import Admission, Entries, Flag, Kind, Verdict
 from telemetry.plan import Device, Plan
@@ -19,6 +19,8 @@ from telemetry.site import RuleSpec, SiteConfig
 S = 1_000_000_000
 NAN = float("nan")
 PANES, COVERED = 60, 48
+WINDOWS = ("mean", "min", "max", "std", "count")
+MEANING = ("when", "clear", "hysteresis", "on_delay_s", "off_delay_s", "missing")
 BLIND_MAX = 60 * S
 
 
@@ -38,13 +40,13 @@ class Transition(NamedTuple):
 class Condition:
     rule: RuleSpec
     device: Device
-    refs: tuple[Any, ...]
-    points: dict[Any, int]  # of every reference that is not silence
     when: Any
     clear: Any
+    value_of: Any
     step: float
     phase: str = "OFF"
     due: int | None = None
+    left: int = 0  # of a delay that stands still
     value: float = NAN
     demand: float = NAN
 
@@ -53,8 +55,8 @@ class Condition:
         return (f"{self.rule.id}@{self.rule.version}", self.device.site, self.device.number)
 
     @property
-    def on_delay(self) -> int:
-        return self.when.length_ns if isinstance(self.when, Silent) else int(self.rule.on_delay_s * S)
+    def live_only(self) -> bool:
+        return self.rule.demand is not None
 
 
 @dataclass
@@ -62,14 +64,17 @@ class Oracle:
     plan: Plan = field(default_factory=Plan)
     conditions: list[Condition] = field(default_factory=list)
     latest: dict[int, float] = field(default_factory=dict)
+    last_ns: dict[int, int] = field(default_factory=dict)
     windows: dict[tuple[int, int, bool], list[tuple[int, float]]] = field(
         default_factory=dict
     )  # (point, length, live only) -> samples
     stats: dict[tuple[str, int, int, bool], float] = field(default_factory=dict)
+    heard: dict[int, int] = field(default_factory=dict)  # device -> when it was heard last, or named first
+    silent: dict[tuple[int, int], float] = field(default_factory=dict)  # (device, length) -> 1.0 silent, 0.0 not
     blind: bool = False
     blind_until: int = 0
-    rearm: bool = False
     sight: int = 0
+    versions: set[tuple[str, int]] = field(default_factory=set)
     out: list[Transition] = field(default_factory=list)
 
     def step(self, entries: Entries, admission: Admission) -> None:
@@ -96,20 +101,42 @@ class Oracle:
 
     def before(self, position: int, now: int, record: Any) -> None:
         if self.blind and now >= self.blind_until:
-            self.blind, self.rearm, self.sight = False, True, self.blind_until
+            self.blind, self.sight = False, self.blind_until
         if isinstance(record, Start) or (isinstance(record, Event) and record.name == "broker_lost"):
             self.blind, self.blind_until = True, now + BLIND_MAX
-        silent = [c for c in self.conditions if isinstance(c.when, Silent) and c.phase == "PENDING_ON"]
-        if self.blind:
-            self.rearm = True
-            for c in silent:
-                c.due = None
-        elif self.rearm:
-            self.rearm = False
-            for c in silent:
-                c.due = self.sight + c.on_delay
-        while waiting := [c for c in self.conditions if c.due is not None and c.due <= now]:
-            self.fire(position, min(waiting, key=lambda c: c.due or 0))
+        while not self.blind and (waiting := [timer for timer in self.timers() if timer[0] <= now]):
+            self.fire(position, min(waiting, key=lambda timer: timer[:2]))
+
+    def timers(self) -> list[tuple[int, int, Any]]:
+        """(due, class, what): delays of conditions, values that grow old, silences."""
+        found: list[tuple[int, int, Any]] = [(c.due, 0, c) for c in self.conditions if c.due is not None]
+        read = self.read_points()
+        for point, value in self.latest.items():
+            if point in read and not math.isnan(value):
+                found.append((max(self.last_ns[point], self.sight) + read[point], 1, point))
+        for (device, length), value in self.silent.items():
+            if value == 0.0:
+                found.append((max(self.heard[device], self.sight) + length, 2, (device, length)))
+        return found
+
+    def read_points(self) -> dict[int, int]:
+        """Points that some rule reads, with the age at which they are unknown."""
+        points = {p for c in self.conditions for node in self.nodes(c) for p in self.points_of(node, c)}
+        return {p: 3 * int(spec.heartbeat_s * S) for p in points if (spec := self.plan.point_spec(p)) and spec.heartbeat_s}
+
+    def fire(self, position: int, timer: tuple[int, int, Any]) -> None:
+        due, kind, what = timer
+        if kind == 0:
+            self.end_delay(position, what)
+        elif kind == 1:
+            device = self.plan.columns.device[what]
+            old = [p for t, k, p in self.timers() if k == 1 and t <= due and self.plan.columns.device[p] == device]
+            for point in old:
+                self.latest[point] = NAN
+            self.judge(position, 0, due, {("point", p) for p in old})
+        else:
+            self.silent[what] = 1.0
+            self.judge(position, 0, due, {("silent", *what)})
 
     def late(self, ts: int, samples: list[tuple[int, float]]) -> None:
         for point, value in samples:
@@ -118,106 +145,160 @@ class Oracle:
                     history.append((ts, value))
 
     def frame(self, position: int, now: int, device: int, ts: int, verdict: Verdict, samples: list[tuple[int, float]]) -> None:
-        changed: set[int] = set()
+        changed: set[Any] = set()
+        time = ts
+        if device in self.heard and verdict not in {Verdict.DUPLICATE, Verdict.REPLAY, Verdict.RETAINED}:
+            self.heard[device] = now
+            for key, value in self.silent.items():
+                if key[0] == device and value == 1.0:
+                    self.silent[key], time = 0.0, max(time, now)
+                    changed.add(("silent", *key))
         if verdict is Verdict.LIVE:
             for point, value in samples:
-                self.latest[point] = value
-                changed.add(point)
+                self.latest[point], self.last_ns[point] = value, ts
+                changed.add(("point", point))
                 for (p, length, live_only), history in self.windows.items():
                     if p == point:
                         history.append((ts, value))
-                        for fn in expression.WINDOWS:
+                        changed.add(("window", p, length, live_only))
+                        for fn in WINDOWS:
                             self.stats[fn, point, length, live_only] = statistic(fn, history, length)
-        spoke = verdict not in {Verdict.DUPLICATE, Verdict.REPLAY, Verdict.RETAINED}
+        self.judge(position, 1, time, changed)
+
+    def judge(self, position: int, phase: int, time: int, changed: set[Any]) -> None:
+        """Evaluate once each rule that reads something changed."""
         for c in self.conditions:
-            if isinstance(c.when, Silent):
-                if spoke and c.device.number == device:
-                    self.heard(position, now, c)
-            elif changed & set(c.points.values()):
-                self.evaluate(position, ts, c)
+            if changed & {key for node in self.nodes(c) for key in self.keys_of(node, c)}:
+                self.evaluate(position, phase, time, c)
 
     def after(self, record: Any, now: int) -> None:
         if isinstance(record, Event) and record.name == "drained" and self.blind:
-            self.blind, self.rearm, self.sight = False, True, now
+            self.blind, self.sight = False, now
         if isinstance(record, Config):
-            self.configure(SiteConfig.model_validate_json(record.text))
-            for c in self.conditions:
-                if isinstance(c.when, Silent) and c.phase == "OFF":
-                    c.phase, c.due, c.demand = "PENDING_ON", None if self.blind else now + c.on_delay, self.wanted(c)
+            self.configure(SiteConfig.model_validate_json(record.text), now)
 
     # -- the machine -------------------------------------------------------------------------------------------------
 
-    def fire(self, position: int, c: Condition) -> None:
+    def end_delay(self, position: int, c: Condition) -> None:
         assert c.due is not None
         time, c.due = c.due, None
-        on = c.phase == "PENDING_ON"
+        on = c.phase == "RAISING"
         c.phase = "ON" if on else "OFF"
         if not on:
             c.demand = NAN
         self.tell(position, 0, time, c, int(on))
 
-    def heard(self, position: int, now: int, c: Condition) -> None:
-        was_on = c.phase == "ON"
-        c.phase, c.value = "PENDING_ON", 1.0
-        c.due = None if self.blind else now + c.on_delay
-        demand = self.wanted(c)
-        if not math.isnan(demand) or was_on:
-            c.demand = demand
-        if was_on:
-            self.tell(position, 1, now, c, 0)
-
-    def evaluate(self, position: int, ts: int, c: Condition) -> None:
-        holds, clears, demand = self.scalar(c.when, c), self.cleared(c), self.wanted(c)
-        c.value = self.read(c.refs[0], c)
+    def evaluate(self, position: int, phase: int, time: int, c: Condition) -> None:
+        if c.due is not None and c.due <= time:
+            self.end_delay(position, c)
+        holds, clears = self.truths(c)
+        leaves_of = leaves(c.when)
+        c.value = self.read(leaves_of[0], c) if leaves_of else NAN
+        demand = (
+            self.scalar(c.value_of, c) if c.value_of is not None else NAN if c.rule.demand is None else float(c.rule.demand.value)
+        )
         said = None
         if c.phase == "OFF" and holds is True:
-            if c.on_delay == 0:
-                c.phase, said = "ON", 1
+            c.phase, c.due, said = self.begin(c.rule.on_delay_s, time, "RAISING", "ON")
+        elif c.phase == "RAISING":
+            if holds is False:
+                c.phase, c.due = "OFF", None
             else:
-                c.phase, c.due = "PENDING_ON", ts + c.on_delay
-        elif c.phase == "PENDING_ON" and holds is False:
-            c.phase, c.due = "OFF", None
+                self.hold(c, holds is None, time)
         elif c.phase == "ON" and clears is True:
-            if c.rule.off_delay_s == 0:
-                c.phase, said = "OFF", 0
+            c.phase, c.due, said = self.begin(c.rule.off_delay_s, time, "CLEARING", "OFF")
+        elif c.phase == "CLEARING":
+            if clears is False:
+                c.phase, c.due = "ON", None
             else:
-                c.phase, c.due = "PENDING_OFF", ts + int(c.rule.off_delay_s * S)
-        elif c.phase == "PENDING_OFF" and clears is False:
-            c.phase, c.due = "ON", None
+                self.hold(c, clears is None, time)
         if c.phase == "OFF":
             c.demand = NAN
         elif not math.isnan(demand):
             is_change = math.isnan(c.demand) or (demand != c.demand and abs(demand - c.demand) >= c.step)
-            if c.phase == "PENDING_ON" or said == 1:
-                c.demand = demand
-            elif is_change:
-                c.demand, said = demand, 2
+            if c.phase == "RAISING" or said == 1 or is_change:
+                if c.phase != "RAISING" and said is None and is_change:
+                    said = 2
+                if c.phase != "RAISING" or is_change or math.isnan(c.demand):
+                    c.demand = demand
         if said is not None:
-            self.tell(position, 1, ts, c, said)
+            self.tell(position, phase, time, c, said)
 
-    def cleared(self, c: Condition) -> bool | None:
-        if c.clear is not None:
-            return self.scalar(c.clear, c)
+    @staticmethod
+    def begin(delay_s: float, time: int, waiting: str, reached: str) -> tuple[str, int | None, int | None]:
+        if delay_s == 0:
+            return reached, None, int(reached == "ON")
+        return waiting, time + int(delay_s * S), None
+
+    @staticmethod
+    def hold(c: Condition, unknown: bool, time: int) -> None:
+        """A delay stands still while the condition is unknown."""
+        if unknown and c.due is not None:
+            c.left, c.due = max(c.due - time, 0), None
+        elif not unknown and c.due is None:
+            whole = int((c.rule.on_delay_s if c.phase == "RAISING" else c.rule.off_delay_s) * S)
+            c.due = time + min(c.left, whole)
+
+    def truths(self, c: Condition) -> tuple[bool | None, bool | None]:
         holds = self.scalar(c.when, c)
-        return None if holds is None else not holds
-
-    def wanted(self, c: Condition) -> float:
-        if c.rule.demand is None:
-            return NAN
-        value = c.rule.demand.value
-        return self.scalar(expression.parse(value), c) if isinstance(value, str) else float(value)
+        clears = self.scalar(c.clear, c) if c.clear is not None else None if holds is None else not holds
+        if c.rule.missing == "clear":
+            return holds is True, clears is not False
+        if c.rule.missing == "alarm":
+            return holds is not False, clears is True
+        return holds, clears
 
     def tell(self, position: int, phase: int, time: int, c: Condition, on: int) -> None:
         subject = f"{c.rule.id}@{c.device.key}"
         self.out.append(Transition(position, phase, time, subject, on, known(c.value), known(c.demand)))
 
+    # -- what a rule reads -------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def nodes(c: Condition) -> list[Any]:
+        return [node for node in (c.when, c.clear, c.value_of) if node is not None]
+
+    def points_of(self, node: Any, c: Condition) -> set[int]:
+        found = set()
+        for leaf in leaves(node):
+            ref = leaf.arg if isinstance(leaf, Window) else leaf
+            if isinstance(ref, PointRef):
+                found.add(self.number(ref, c))
+        return found
+
+    def keys_of(self, node: Any, c: Condition) -> set[Any]:
+        found: set[Any] = set()
+        for leaf in leaves(node):
+            match leaf:
+                case PointRef():
+                    found.add(("point", self.number(leaf, c)))
+                case Window(_, arg, length, _):
+                    # A window over a value that grew old has no new sample, and so is not news.
+                    found.add(("window", self.number(arg, c), length, c.live_only))
+                case Silent(length):
+                    found.add(("silent", c.device.number, length))
+        return found
+
+    def number(self, ref: PointRef, c: Condition) -> int:
+        target = c.device
+        if ref.link is not None:
+            area = next(a for a in self.plan.sites[c.device.site].areas if a.name == c.device.area)
+            name = area.links[ref.link]
+            found = self.plan.device(name if "/" in name else f"{c.device.site}/{name}")
+            assert found is not None
+            target = found
+        number = target.point(ref.name)
+        assert number is not None
+        return number
+
     # -- one number at a time ----------------------------------------------------------------------------------------
 
     def read(self, ref: Any, c: Condition) -> float:
-        point = c.points[ref]
+        if isinstance(ref, Silent):
+            return self.silent.get((c.device.number, ref.length_ns), NAN)
         if isinstance(ref, Window):
-            return self.stats.get((ref.fn, point, ref.length_ns, c.rule.demand is not None), NAN)
-        return self.latest.get(point, NAN)
+            return self.stats.get((ref.fn, self.number(ref.arg, c), ref.length_ns, c.live_only), NAN)
+        return self.latest.get(self.number(ref, c), NAN)
 
     def scalar(self, node: Any, c: Condition) -> Any:
         """A float (NaN: unknown) of a number; True, False or None (unknown) of a condition."""
@@ -226,6 +307,9 @@ class Oracle:
                 return value
             case PointRef() | Window():
                 return finite(self.read(node, c))
+            case Silent():
+                state = self.read(node, c)
+                return None if math.isnan(state) else state == 1.0
             case Unary("-", arg):
                 return -self.scalar(arg, c)
             case Unary("not", arg):
@@ -248,10 +332,14 @@ class Oracle:
 
     # -- binding -----------------------------------------------------------------------------------------------------
 
-    def configure(self, config: SiteConfig) -> None:
+    def configure(self, config: SiteConfig, now: int) -> None:
         self.plan.apply(config)
         old = {c.key: c for c in self.conditions}
         self.conditions = []
+        self.versions = {
+            (r.id, r.version) for s in self.plan.sites.values() for p in s.profiles.values() for r in p.rules if r.enabled
+        }
+        self.versions |= {(r.id, r.version) for s in self.plan.sites.values() for r in s.rules if r.enabled}
         for site in self.plan.sites.values():
             own = {rule.id for rule in site.rules}
             for number in sorted(self.plan.active):
@@ -260,46 +348,46 @@ class Oracle:
                     continue
                 for rule in [*(r for r in device.profile.rules if r.id not in own), *site.rules]:
                     if rule.enabled and applies(rule, device):
-                        self.conditions.append(self.bind(rule, device, site, old))
-        wanted = {
-            (c.points[r], r.length_ns, c.rule.demand is not None) for c in self.conditions for r in c.refs if isinstance(r, Window)
-        }
+                        self.conditions.append(self.bind(rule, device, old))
+        leaf_of = [(leaf, c) for c in self.conditions for node in self.nodes(c) for leaf in leaves(node)]
+        wanted = {(self.number(w.arg, c), w.length_ns, c.live_only) for w, c in leaf_of if isinstance(w, Window)}
         self.windows = {key: self.windows.get(key, []) for key in wanted}
-        self.stats = {key: value for key, value in self.stats.items() if key[1:] in wanted}
+        fns = {(w.fn, self.number(w.arg, c), w.length_ns, c.live_only) for w, c in leaf_of if isinstance(w, Window)}
+        self.stats = {key: value for key, value in self.stats.items() if key in fns}
+        silences = {(c.device.number, s.length_ns) for s, c in leaf_of if isinstance(s, Silent)}
+        self.silent = {key: self.silent.get(key, 0.0) for key in silences}
+        self.heard = {device: self.heard.get(device, now) for device, _ in silences}
+        active = {p for d in self.plan.active for p in self.plan.devices[d].points}
+        self.latest = {p: v for p, v in self.latest.items() if p in active}
 
-    def bind(self, rule: RuleSpec, device: Device, site: SiteConfig, old: dict[Any, Condition]) -> Condition:
+    def bind(self, rule: RuleSpec, device: Device, old: dict[Any, Condition]) -> Condition:
         when = expression.parse(rule.when)
-        clear = None
-        if rule.clear is not None:
-            clear = expression.parse(rule.clear)
-        elif rule.hysteresis > 0:
+        clear = expression.parse(rule.clear) if rule.clear is not None else None
+        if clear is None and rule.hysteresis > 0:
             clear = expression.with_hysteresis(when, rule.hysteresis)
         asked = rule.demand.value if rule.demand is not None else None
-        nodes = [when, clear, expression.parse(asked) if isinstance(asked, str) else None]
-        refs = tuple(dict.fromkeys(r for node in nodes if node is not None for r in expression.references(node)))
-        links = next(area.links for area in site.areas if area.name == device.area)
-        points: dict[Any, int] = {}
-        for ref in refs:
-            if isinstance(ref, Silent):
-                continue
-            point = ref.point if isinstance(ref, Window) else ref
-            target = device
-            if point.link is not None:
-                name = links[point.link]
-                found = self.plan.device(name if "/" in name else f"{site.site}/{name}")
-                assert found is not None
-                target = found
-            number = target.point(point.name)
-            assert number is not None
-            points[ref] = number
         actuator = device.actuator(rule.demand.actuator) if rule.demand is not None else None
-        made = Condition(rule, device, refs, points, when, clear, actuator.min_step if actuator is not None else 0.0)
-        known_before = old.get(made.key)
-        if known_before is not None:
-            made.phase, made.due, made.value, made.demand = (
-                known_before.phase, known_before.due, known_before.value, known_before.demand,
-            )  # fmt: skip
+        made = Condition(
+            rule, device, when, clear, expression.parse(asked) if isinstance(asked, str) else None,
+            actuator.min_step if actuator is not None else 0.0,
+        )  # fmt: skip
+        before = old.get(made.key)
+        if before is None and rule.demand is None:
+            before = next((c for c in old.values() if self.is_before(c, made)), None)
+            if before is not None and any(getattr(rule, name) != getattr(before.rule, name) for name in MEANING):
+                if before.phase in {"OFF", "RAISING"}:
+                    return made
+                made.phase, made.value = "ON", before.value
+                return made
+        if before is not None:
+            for name in ("phase", "due", "left", "value", "demand"):
+                setattr(made, name, getattr(before, name))
         return made
+
+    def is_before(self, c: Condition, made: Condition) -> bool:
+        """Whether `made` goes on from `c`: another version of its rule that no longer runs, and moved nothing."""
+        same = (c.rule.id, c.device.number) == (made.rule.id, made.device.number) and c.rule.demand is None
+        return same and (c.rule.id, c.rule.version) not in self.versions
 
 
 def applies(rule: RuleSpec, device: Device) -> bool:
@@ -363,9 +451,8 @@ def statistic(fn: str, history: list[tuple[int, float]], length: int) -> float:
             counted.append((p, v))
     if not counted or head - min(p for p, _ in counted) < COVERED:
         return NAN
-    centre = counted[0][1]
-    inside = [[v for p, v in counted if p == k] for k in range(head - PANES + 1, head + 1)]
-    values = [v for part in inside for v in part]
+    inside = [(p, v) for p, v in counted if p > head - PANES]
+    values = [v for _, v in inside]
     if fn == "count":
         return float(len(values))
     if not values:
@@ -373,13 +460,24 @@ def statistic(fn: str, history: list[tuple[int, float]], length: int) -> float:
     if fn in {"min", "max"}:
         return min(values) if fn == "min" else max(values)
     if fn == "mean":
-        return summed([summed(part) for part in inside]) / len(values)
+        return by_panes(inside) / len(values)
     if len(values) < 2:
         return NAN
-    d = summed([summed([v - centre for v in part]) for part in inside])
-    q = summed([summed([(v - centre) * (v - centre) for v in part]) for part in inside])
+    centre = counted[0][1]
+    d = by_panes([(p, v - centre) for p, v in inside])
+    q = by_panes([(p, (v - centre) * (v - centre)) for p, v in inside])
     m = d / len(values)
     return math.sqrt(max(q / len(values) - m * m, 0.0))
+
+
+def by_panes(samples: list[tuple[int, float]]) -> float:
+    """The order of additions that the product promises: within a pane as they came, panes by number modulo 64 in eights."""
+    leaves_of = [summed([v for p, v in samples if p % 64 == k]) for k in range(64)]
+    return in_pairs([in_pairs(leaves_of[k : k + 8]) for k in range(0, 64, 8)])
+
+
+def in_pairs(v: list[float]) -> float:
+    return ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]))
 
 
 def summed(values: list[float]) -> float:

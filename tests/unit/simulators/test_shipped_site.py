@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from rules import expression
-from rules.rulebook import bind
+from rules.book import bind
 from telemetry.plan import Plan
 from telemetry.site import Profile
 from tests.unit.simulators.shipped import load_site
@@ -43,7 +43,7 @@ def test_every_rule_of_the_demo_site_is_right_in_names_kinds_and_units():
             value = rule.demand.value if rule.demand is not None else None
             for text, want in ((rule.when, "condition"), (rule.clear, "condition"), (value, "number")):
                 if isinstance(text, str):
-                    expression.parse(text, points=points[name], links=links, want=want)
+                    expression.parse(text, expression.Names(points=points[name], links=links), want=want)
     plan = Plan()
     plan.apply(site)
     book = bind(plan)

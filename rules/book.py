@@ -1,0 +1,529 @@
+"""Rules bound to devices: every expression becomes code over columns of its cohort, which are made as they are asked for.
+
+The result is a function of the plan alone, and so the same in every process.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rules import calculate, expression, layout, loop, panes
+from rules.cohort import Code, Cohort, Fault, Rule, Rulebook, Virtual
+from rules.tree import (
+    LEAVES,
+    Binary,
+    Bool,
+    Call,
+    Clock,
+    Compare,
+    Group,
+    If,
+    Leaf,
+    Node,
+    Number,
+    PointRef,
+    Quality,
+    Silent,
+    Stale,
+    Unary,
+    Window,
+    children,
+    leaves,
+    text,
+)
+from telemetry.errors import ExpressionError
+from telemetry.plan import NS_PER_S, Device, Plan
+from telemetry.site import LEVELS, PointSpec, RuleSpec
+
+Array = NDArray[Any]
+_READS: Final = (calculate.LOAD, calculate.QUALITY, calculate.KNOWN)
+GROUP_MAX: Final = 1_000  # devices one group function may look at, for each device that asks
+STALE_HEARTBEATS: Final = 3
+LEVELS_MAX: Final = 16  # of columns over columns
+
+_ARITHMETIC: Final = {"+": calculate.ADD, "-": calculate.SUBTRACT, "*": calculate.MULTIPLY, "/": calculate.DIVIDE}
+_COMPARE: Final = {
+    "<": calculate.LESS, "<=": calculate.LESS_EQUAL, ">": calculate.GREATER, ">=": calculate.GREATER_EQUAL,
+    "==": calculate.EQUAL, "!=": calculate.NOT_EQUAL,
+}  # fmt: skip
+_CALLS: Final = {
+    "abs": calculate.ABS, "min": calculate.MIN, "max": calculate.MAX, "clamp": calculate.CLAMP, "vpd_kpa": calculate.VPD,
+    "dew_point_c": calculate.DEW_POINT, "abs_humidity_g_m3": calculate.ABS_HUMIDITY, "enthalpy_kj_kg": calculate.ENTHALPY,
+    "wet_bulb_c": calculate.WET_BULB, "thi": calculate.THI, "poisson": calculate.POISSON, "known": calculate.KNOWN,
+}  # fmt: skip
+_PANES: Final = {
+    "mean": panes.MEAN, "min": panes.MIN, "max": panes.MAX, "std": panes.STD, "count": panes.COUNT, "rate": panes.RATE,
+    "delta": panes.DELTA, "slope": panes.SLOPE, "shift": panes.SHIFT, "quantile": panes.QUANTILE, "median": panes.QUANTILE,
+    "robust_z": panes.ROBUST_Z, "ewma": panes.EWMA, "cusum_high": panes.CUSUM_HIGH, "cusum_low": panes.CUSUM_LOW, "held": panes.HELD,
+}  # fmt: skip
+_GROUPS: Final = {
+    "any": calculate.G_ANY, "all": calculate.G_ALL, "count": calculate.G_COUNT, "sum": calculate.G_SUM, "mean": calculate.G_MEAN,
+    "min": calculate.G_MIN, "max": calculate.G_MAX, "median": calculate.G_MEDIAN, "spread": calculate.G_SPREAD,
+}  # fmt: skip
+
+
+def scope(plan: Plan, site: str, spec: RuleSpec, profile: str | None) -> list[Device]:
+    """Active devices the rule applies to, by number."""
+    wanted = spec.profile if spec.profile is not None else profile
+    return [
+        plan.devices[n]
+        for n in sorted(plan.active)
+        if (d := plan.devices[n]).site == site
+        and (wanted is None or d.profile.name == wanted)
+        and (spec.area is None or d.area == spec.area)
+        and (spec.tag is None or spec.tag in d.tags)
+        and (spec.devices is None or d.name in spec.devices)
+    ]
+
+
+def bind(plan: Plan) -> Rulebook:
+    """Compile every enabled rule of the plan. A rule that cannot be bound becomes a fault, the others go on."""
+    binder = _Binder(plan)
+    for site, spec, profile in _specs(plan):
+        for cohort in binder.cohorts_of(site, spec.profile if spec.profile is not None else profile):
+            binder.try_rule(site, spec, cohort)
+    return binder.lay_out()
+
+
+def _specs(plan: Plan) -> Iterable[tuple[str, RuleSpec, str | None]]:
+    for site in sorted(plan.sites):
+        config = plan.sites[site]
+        own = {rule.id for rule in config.rules if not rule.shadow}
+        for name in sorted(config.profiles):
+            # A site's rule replaces the profile's default of the same id.
+            yield from ((site, rule, name) for rule in config.profiles[name].rules if rule.enabled and rule.id not in own)
+        yield from ((site, rule, None) for rule in config.rules if rule.enabled)
+
+
+class _Binder:
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._peers: dict[tuple[str, str, str], list[Device]] = {}
+        self._children: dict[tuple[str, str], list[Device]] = {}
+        self._cohorts: dict[tuple[str, str], Cohort] = {}
+        self._areas: dict[str, Cohort] = {}
+        self._rules: list[Rule] = []
+        self._faults: list[Fault] = []
+        self._making: set[tuple[int, str]] = set()
+        self._constants: list[float] = []
+        self._constant_at: dict[bytes, int] = {}
+        for number in sorted(plan.active):
+            device = plan.devices[number]
+            self._seat(device)
+            self._peers.setdefault((device.site, device.profile.name, device.area), []).append(device)
+            if device.parent:
+                self._children.setdefault((device.site, device.parent), []).append(device)
+        for site, config in sorted(plan.sites.items()):
+            self._areas[site] = Cohort(site, None, [], [area.name for area in config.areas])
+        self._cohort_of = {d.number: c for c in self._cohorts.values() for d in c.devices}
+
+    def _seat(self, device: Device) -> None:
+        key = (device.site, device.profile.name)
+        cohort = self._cohorts.get(key)
+        if cohort is None:
+            cohort = self._cohorts[key] = Cohort(device.site, device.profile, [], [])
+            for point in device.profile.points:
+                cohort.add(point.name, 0)
+        cohort.place[device.number] = len(cohort.devices)
+        cohort.devices.append(device)
+        cohort.areas.append(device.area)
+
+    def cohorts_of(self, site: str, profile: str | None) -> list[Cohort]:
+        """Cohorts of a site, of one profile or all, by name."""
+        return [c for (s, p), c in sorted(self._cohorts.items(), key=lambda item: item[0]) if s == site and profile in (None, p)]
+
+    # -- rules -------------------------------------------------------------------------------------------------------------
+
+    def try_rule(self, site: str, spec: RuleSpec, cohort: Cohort) -> None:
+        """Bind one rule to a cohort; a fault when that cannot be."""
+        mask = np.array([
+            (spec.area is None or d.area == spec.area)
+            and (spec.tag is None or spec.tag in d.tags)
+            and (spec.devices is None or d.name in spec.devices)
+            for d in cohort.devices
+        ])  # fmt: skip
+        if not mask.any():
+            return
+        rule = Rule(site, spec, cohort, None if mask.all() else mask)
+        known = len(self._faults)
+        self._parse(rule)
+        if len(self._faults) > known:
+            return
+        live_only = spec.demand is not None
+        try:
+            rule.codes = tuple([] if n is None else self._code(cohort, n, live_only) for n in (rule.when, rule.clear, rule.value))
+        except ExpressionError as error:
+            self._faults.append(Fault(rule.key, "when", str(error)))
+            return
+        rule.leaf = leaves(rule.when)
+        if spec.demand is not None:
+            rule.moving = self._moving(rule)
+        self._rules.append(rule)
+        if spec.suppress_when is not None:
+            self._suppression(rule)
+
+    def _suppression(self, rule: Rule) -> None:
+        """What suppresses an alarm is a condition of its own, without delays."""
+        assert rule.spec.suppress_when is not None
+        spec = rule.spec.model_copy(
+            update={
+                "when": rule.spec.suppress_when, "clear": None, "hysteresis": 0.0, "on_delay_s": 0.0, "off_delay_s": 0.0,
+                "missing": "hold", "priority": None, "demand": None, "suppress_when": None,
+            }
+        )  # fmt: skip
+        made = Rule(rule.site, spec, rule.cohort, rule.mask, suppresses=rule)
+        known = len(self._faults)
+        self._parse(made)
+        if len(self._faults) > known:
+            self._faults[known:] = [fault._replace(key=rule.key, field="suppress_when") for fault in self._faults[known:]]
+            self._rules.remove(rule)
+            return
+        made.codes = (self._code(made.cohort, made.when, False), [], [])
+        made.leaf = leaves(made.when)
+        self._rules.append(made)
+
+    def _parse(self, rule: Rule) -> None:
+        """Trees of a rule's texts; every text's mistake becomes a fault."""
+        spec, cohort, mask = rule.spec, rule.cohort, rule.mask
+        assert cohort.profile is not None
+        wanted = {area for k, area in enumerate(cohort.areas) if mask is None or mask[k]}
+        known = expression.Names(
+            points={p.name: p for p in cohort.profile.points},
+            links=self._linked_points(cohort, mask),
+            children={p.name: p for d in cohort.devices for child in self._others(d, "children") for p in child.profile.points},
+            setpoints={
+                name: spec.unit
+                for area in self._plan.sites[cohort.site].areas
+                for name, spec in area.setpoints.items()
+                if area.name in wanted
+            },
+        )
+        demand = spec.demand
+
+        def tree(name: str, text: str, want: expression.Want) -> Node | None:
+            try:
+                return expression.parse(text, known, want=want)
+            except ExpressionError as error:
+                self._faults.append(Fault(rule.key, name, str(error)))
+                return None
+
+        when = tree("when", spec.when, "condition")
+        if when is None:
+            return
+        rule.when = when
+        if spec.clear is not None:
+            rule.clear = tree("clear", spec.clear, "condition")
+        elif spec.hysteresis > 0:
+            try:
+                rule.clear = expression.with_hysteresis(when, spec.hysteresis)
+            except ExpressionError as error:
+                self._faults.append(Fault(rule.key, "hysteresis", str(error)))
+        if demand is None:
+            return
+        names = [a.name for a in cohort.profile.actuators]
+        if demand.actuator not in names:
+            problem = (
+                f"profile {cohort.profile.name!r} has no actuator {demand.actuator!r}{expression.near(demand.actuator, names)}"
+            )
+            self._faults.append(Fault(rule.key, "demand.actuator", problem))
+            return
+        rule.actuator = cohort.profile.actuators[names.index(demand.actuator)]
+        if isinstance(demand.value, str):
+            rule.value = tree("demand.value", demand.value, "number")
+
+    def _moving(self, rule: Rule) -> Array | None:
+        """(width,) True where a demand may move something: it inherits the origin of all its inputs, and REPLAY moves nothing."""
+        cohort = rule.cohort
+        own = self._plan.sites[cohort.site].origin
+        columns = {argument for code in rule.codes for op, argument in code if op in _READS}
+        same = np.full(cohort.width, own != "REPLAY")
+        for column in columns:
+            same &= self._same_origin(cohort, column, own)
+        return None if same.all() else same
+
+    def _same_origin(self, cohort: Cohort, column: int, own: str) -> Array:
+        """(width,) True where everything a column stands on comes from a site of origin `own`."""
+        same = np.full(cohort.width, cohort.profile is None or self._plan.sites[cohort.site].origin == own)
+        sources = [[source] for source in dict(cohort.imports).get(column, ())]
+        made = next((v for v in cohort.virtual if v.column == column), None)
+        if made is not None:
+            inner = [argument for op, argument in made.code if op in _READS]
+            for other in inner if made.follows < 0 or made.sources else [made.follows]:
+                same &= self._same_origin(cohort, other, own)
+            sources = made.sources or sources
+        for local, group in enumerate(sources):
+            for home, source, place in group:
+                if (home, source) != (cohort, column):
+                    same[local] &= bool(self._same_origin(home, source, own)[place])
+        return same
+
+    def _linked_points(self, cohort: Cohort, mask: Array | None) -> dict[str, dict[str, PointSpec]]:
+        """Points behind each link of the areas in scope, by link and name."""
+        wanted = {area for k, area in enumerate(cohort.areas) if mask is None or mask[k]}
+        found: dict[str, dict[str, PointSpec]] = {}
+        for area in self._plan.sites[cohort.site].areas:
+            for link, target in area.links.items() if area.name in wanted else ():
+                device = self._plan.device(target if "/" in target else f"{cohort.site}/{target}")
+                if device is not None:
+                    found.setdefault(link, {}).update({p.name: p for p in device.profile.points})
+        for k, own in enumerate(cohort.devices):
+            parent = self._plan.device(f"{cohort.site}/{own.parent}") if own.parent and (mask is None or mask[k]) else None
+            if parent is not None:
+                found.setdefault("parent", {}).update({p.name: p for p in parent.profile.points})
+        return found
+
+    # -- code --------------------------------------------------------------------------------------------------------------
+
+    def _code(self, cohort: Cohort, node: Node, live_only: bool) -> Code:
+        """Instructions for one expression; constants are (CONST, index) into `self._constants`."""
+        match node:
+            case Number(value):
+                return [(calculate.CONST, self._constant(value))]
+            case Quality(point):
+                return [(calculate.QUALITY, self._column(cohort, point, live_only))]
+            case Unary("-", Number(value)):
+                return [(calculate.CONST, self._constant(-value))]
+            case Unary(op, arg):
+                return [*self._code(cohort, arg, live_only), (calculate.NEGATE if op == "-" else calculate.NOT, 0)]
+            case Binary(op, left, right):
+                return [*self._code(cohort, left, live_only), *self._code(cohort, right, live_only), (_ARITHMETIC[op], 0)]
+            case Compare(op, left, right):
+                return [*self._code(cohort, left, live_only), *self._code(cohort, right, live_only), (_COMPARE[op], 0)]
+            case Bool(op, args) | Call("min" | "max" as op, args):
+                made = self._code(cohort, args[0], live_only)
+                join = {"and": calculate.AND, "or": calculate.OR, "min": calculate.MIN, "max": calculate.MAX}[op]
+                for arg in args[1:]:
+                    made += [*self._code(cohort, arg, live_only), (join, 0)]
+                return made
+            case If(condition, then, other):
+                parts = [self._code(cohort, part, live_only) for part in (condition, then, other)]
+                return [*parts[0], *parts[1], *parts[2], (calculate.CHOOSE, 0)]
+            case Call("known", (arg,)):
+                return [(calculate.KNOWN, self._column_of_any(cohort, arg, live_only))]
+            case Call(fn, args):
+                return [*(step for arg in args for step in self._code(cohort, arg, live_only)), (_CALLS[fn], 0)]
+            case _:
+                return [(calculate.LOAD, self._column(cohort, node, live_only))]
+
+    def _constant(self, value: float) -> int:
+        key = np.float64(value).tobytes()  # -0.0 and 0.0 are two
+        if key not in self._constant_at:
+            self._constant_at[key] = len(self._constants)
+            self._constants.append(value)
+        return self._constant_at[key]
+
+    # -- columns -----------------------------------------------------------------------------------------------------------
+
+    def _column_of_any(self, cohort: Cohort, node: Node, live_only: bool) -> int:
+        """The column of an expression: its own when it is a leaf, else one that computes it."""
+        if isinstance(node, LEAVES) and not isinstance(node, Quality):
+            return self._column(cohort, node, live_only)
+        key = text(node) + (" live" if live_only else "")
+        if key in cohort.columns:
+            return cohort.columns[key]
+        code = self._code(cohort, node, live_only)
+        level = 1 + max(
+            (cohort.levels[arg] for op, arg in code if op in (calculate.LOAD, calculate.QUALITY, calculate.KNOWN)), default=0
+        )
+        made = Virtual(key, loop.EXPRESSION, cohort.add(key, level), level=level, code=code)
+        cohort.virtual.append(made)
+        return made.column
+
+    def _column(self, cohort: Cohort, leaf: Leaf, live_only: bool) -> int:
+        """The column that holds a leaf, made when there is none yet."""
+        if isinstance(leaf, PointRef) and leaf.link is None:
+            if leaf.name not in cohort.columns:
+                raise ExpressionError(f"profile {cohort.profile.name if cohort.profile else ''!r} has no point {leaf.name!r}")
+            return cohort.columns[leaf.name]
+        link, inner = _stripped(leaf)
+        if link is not None:
+            return self._import(cohort, link, inner, live_only)
+        if isinstance(leaf, Clock):
+            return self._import_clock(cohort, leaf)
+        key = text(leaf) + (" live" if live_only and isinstance(leaf, Window) else "")
+        if key in cohort.columns:
+            return cohort.columns[key]
+        if (id(cohort), key) in self._making:
+            raise ExpressionError(f"{text(leaf)} reads itself")
+        self._making.add((id(cohort), key))
+        try:
+            made = self._virtual(cohort, leaf, key, live_only)
+        finally:
+            self._making.discard((id(cohort), key))
+        if made.level >= LEVELS_MAX:
+            raise ExpressionError(f"{text(leaf)} stands on more than {LEVELS_MAX} levels of other columns")
+        made.column = cohort.add(key, made.level)
+        cohort.virtual.append(made)
+        return made.column
+
+    def _virtual(self, cohort: Cohort, leaf: Leaf, key: str, live_only: bool) -> Virtual:
+        match leaf:
+            case Silent(length_ns):
+                return Virtual(key, loop.SILENT, -1, length_ns=length_ns)
+            case Stale(point, length_ns):
+                column = self._column(cohort, point, live_only)
+                return Virtual(key, loop.STALE, -1, follows=column, level=cohort.levels[column] + 1, length_ns=length_ns)
+            case Group(fn, of, arg):
+                return self._group(cohort, key, (fn, of, arg), live_only)
+            case Window(fn, arg, length_ns, parameters):
+                column = self._column_of_any(cohort, arg, live_only)
+                return Virtual(
+                    key, loop.PANES, -1, follows=column, level=cohort.levels[column] + 1, live_only=live_only, fn=_PANES[fn],
+                    pane_ns=length_ns if fn.startswith("cusum") else length_ns // panes.PANES,
+                    parameters=self._parameters(cohort, fn, arg, length_ns, parameters),
+                )  # fmt: skip
+        raise ExpressionError(f"{text(leaf)} cannot be computed here")
+
+    @staticmethod
+    def _parameters(cohort: Cohort, fn: str, arg: Node, length_ns: int, given: tuple[float, ...]) -> tuple[float, ...]:
+        if fn in {"quantile", "median", "robust_z"}:
+            assert isinstance(arg, PointRef)
+            assert cohort.profile is not None
+            spec = next(p for p in cohort.profile.points if p.name == arg.name)
+            return (given[0] if fn == "quantile" else 0.5, spec.low, spec.high - spec.low)
+        if fn == "ewma":
+            return (given[0], 0.0) if given else (0.0, length_ns / NS_PER_S)
+        if fn == "held":
+            return (given[0], _gap_s(cohort, arg))
+        return given
+
+    def _group(self, cohort: Cohort, key: str, group: tuple[str, str, Node], live_only: bool) -> Virtual:
+        fn, of, arg = group
+        made = Virtual(key, loop.GROUP, -1, fn=_GROUPS[fn], level=1)
+        for device in cohort.devices:
+            others = self._others(device, of)
+            if len(others) > GROUP_MAX:
+                raise ExpressionError(f"{of} of {device.key} are {len(others)} devices; at most {GROUP_MAX} are allowed")
+            sources = []
+            for other in others:
+                home = self._cohort_of[other.number]
+                if isinstance(arg, PointRef) and arg.link is None and arg.name not in home.columns:
+                    continue
+                column = self._column_of_any(home, arg, live_only)
+                made.level = max(made.level, home.levels[column] + 1)
+                sources.append((home, column, home.place[other.number]))
+            made.sources.append(sources)
+        if not any(made.sources):
+            raise ExpressionError(f"{text(Group(fn, of, arg))}: no device in scope has {of} with such a point")
+        made.follows = cohort.add(f"#{key}", made.level - 1)
+        return made
+
+    def _others(self, device: Device, of: str) -> list[Device]:
+        if of == "peers":
+            found = self._peers.get((device.site, device.profile.name, device.area), [])
+            return [d for d in found if d.number != device.number]
+        return self._children.get((device.site, device.name), [])
+
+    def _import(self, cohort: Cohort, link: str, inner: Leaf, live_only: bool) -> int:
+        """A column of linked devices, as seen from each seat."""
+        key = f"{link}: {text(inner)}" + (" live" if live_only and isinstance(inner, Window) else "")
+        if key in cohort.columns:
+            return cohort.columns[key]
+        sources: list[tuple[Cohort, int, int] | None] = []
+        links = {area.name: area.links for area in self._plan.sites[cohort.site].areas}
+        for device in cohort.devices:
+            target = (device.parent or None) if link == "parent" else links[device.area].get(link)
+            other = None if target is None else self._plan.device(target if "/" in target else f"{cohort.site}/{target}")
+            if target is not None and other is None:
+                raise ExpressionError(f"link {link!r} names {target!r}, which is not configured")
+            if other is None:
+                sources.append(None)
+                continue
+            home = self._cohort_of[other.number]
+            sources.append((home, self._column(home, inner, live_only), home.place[other.number]))
+        missing = [device for device, source in zip(cohort.devices, sources, strict=True) if source is None]
+        if len(missing) == len(sources):
+            raise ExpressionError(f"an area of the rule's scope has no link {link!r}; add it under the area's `links`")
+        known = [source for source in sources if source is not None]
+        column = cohort.add(key, max(home.levels[c] for home, c, _ in known))
+        # A seat without the link looks at an unknown value for ever: its own import column's cell.
+        cohort.imports.append((column, [source if source is not None else (cohort, column, k) for k, source in enumerate(sources)]))
+        return column
+
+    def _import_clock(self, cohort: Cohort, leaf: Clock) -> int:
+        key = f"area: {leaf.name}"
+        if key in cohort.columns:
+            return cohort.columns[key]
+        areas = self._areas[cohort.site]
+        source = areas.columns[leaf.name] if leaf.name in areas.columns else areas.add(leaf.name, 0)
+        place = {name: k for k, name in enumerate(areas.areas)}
+        column = cohort.add(key, 0)
+        cohort.imports.append((column, [(areas, source, place[area]) for area in cohort.areas]))
+        return column
+
+    # -- layout ------------------------------------------------------------------------------------------------------------
+
+    def lay_out(self) -> Rulebook:
+        """Numbers for everything."""
+        cohorts = [*self._cohorts.values(), *self._areas.values()]
+        return layout.lay_out(self._plan, cohorts, self._rules, self._constants, self._faults)
+
+
+def _stripped(leaf: Leaf) -> tuple[str | None, Leaf]:
+    """A leaf that reads one linked device only, as that device sees it."""
+    links = {ref.link for ref in _points(leaf)}
+    if len(links) != 1 or None in links or isinstance(leaf, Quality):
+        return None, leaf
+    (link,) = links
+    return link, _without_link(leaf)
+
+
+def _points(node: Node) -> Iterable[PointRef]:
+    match node:
+        case PointRef():
+            yield node
+        case Quality(point) | Stale(point, _):
+            yield point
+        case Window(_, arg, _, _):
+            yield from _points(arg)
+        case Group():
+            yield PointRef(None, "")
+        case _ if not isinstance(node, LEAVES):
+            for child in children(node):
+                yield from _points(child)
+
+
+def _without_link(node: Any) -> Any:
+    match node:
+        case PointRef(_, name):
+            return PointRef(None, name)
+        case Quality(point):
+            return Quality(_without_link(point))
+        case Stale(point, length_ns):
+            return Stale(_without_link(point), length_ns)
+        case Window(fn, arg, length_ns, parameters):
+            return Window(fn, _without_link(arg), length_ns, parameters)
+        case Unary(op, arg):
+            return Unary(op, _without_link(arg))
+        case Binary(op, left, right):
+            return Binary(op, _without_link(left), _without_link(right))
+        case Compare(op, left, right):
+            return Compare(op, _without_link(left), _without_link(right))
+        case Bool(op, args):
+            return Bool(op, tuple(map(_without_link, args)))
+        case If(condition, then, other):
+            return If(_without_link(condition), _without_link(then), _without_link(other))
+        case Call(fn, args):
+            return Call(fn, tuple(map(_without_link, args)))
+        case _:
+            return node
+
+
+def _gap_s(cohort: Cohort, arg: Node) -> float:
+    """The longest pause between samples that still counts as held: three heartbeats of what is read."""
+    assert cohort.profile is not None
+    heartbeats = {p.name: p.beat_s for p in cohort.profile.points}
+    return STALE_HEARTBEATS * max((heartbeats.get(ref.name, 60.0) for ref in _points(arg)), default=60.0)
+
+
+def level_of(rule: Rule) -> int:
+    """The demand's level as a number, 1..7."""
+    assert rule.spec.demand is not None
+    return LEVELS[rule.spec.demand.level]
+
+
+def evidence(rule: Rule, values: Sequence[float]) -> dict[str, float | None]:
+    """What a condition read when it changed, by its text."""
+    return {text(leaf): None if np.isnan(value) else float(value) for leaf, value in zip(rule.leaf, values, strict=False)}

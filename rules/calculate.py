@@ -1,0 +1,260 @@
+"""Expressions as code for a small stack machine, and the formulas it knows; scalar, compiled, the same with and without numba.
+
+Unknown is NaN: what is not finite, a division by zero, an overflow. Conditions are 1.0, 0.0 or NaN, joined by Kleene's logic.
+Derived values are rounded to 2^-20 of their unit, so that thresholds are compared above the noise of exp and log.
+"""
+
+from math import exp, lgamma, log
+from typing import Any, Final
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from telemetry.psychrometrics import GAS_CONSTANT_VAPOUR, MOLAR_RATIO, PRESSURE_PA, PSYCHROMETER_PER_K, ZERO_C_K
+
+Array = NDArray[Any]
+_compile = njit(cache=True, nogil=True)
+_inline = njit(cache=True, nogil=True, inline="always")
+bare: Any = njit  # its published type does not know the two words
+# For what only compiled code calls: wrappers that take the loop's arrays from Python would double the time of compilation.
+inner = bare(cache=True, nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, _nrt=False, forceinline=True)
+
+(
+    CONST, LOAD, QUALITY, NEGATE, ADD, SUBTRACT, MULTIPLY, DIVIDE, ABS, MIN, MAX, CLAMP, CHOOSE, LESS, LESS_EQUAL, GREATER,
+    GREATER_EQUAL, EQUAL, NOT_EQUAL, AND, OR, NOT, VPD, DEW_POINT, ABS_HUMIDITY, ENTHALPY, WET_BULB, THI, POISSON, KNOWN,
+) = range(30)  # fmt: skip
+STACK: Final = 64  # deeper than any expression may be nested
+
+# Of a group of cells.
+G_ANY, G_ALL, G_COUNT, G_SUM, G_MEAN, G_MIN, G_MAX, G_MEDIAN, G_SPREAD = range(9)
+
+# The formulas of telemetry/psychrometrics.py for one value at a time; a test holds that both give the same after rounding.
+
+
+@_compile
+def _saturation(t: float) -> float:
+    return 610.8 * exp(17.27 * t / (t + 237.3)) if t > -237.3 else np.nan
+
+
+@_compile
+def _vpd(t: float, rh: float) -> float:
+    return _saturation(t) * (1.0 - rh / 100.0) / 1000.0
+
+
+@_compile
+def _dew_point(t: float, rh: float) -> float:
+    vapour = _saturation(t) * rh / 100.0
+    if not vapour > 0.0:
+        return np.nan
+    y = log(vapour / 610.8)
+    return 237.3 * y / (17.27 - y)
+
+
+@_compile
+def _abs_humidity(t: float, rh: float) -> float:
+    return 1000.0 * (_saturation(t) * rh / 100.0) / (GAS_CONSTANT_VAPOUR * (t + ZERO_C_K))
+
+
+@_compile
+def _enthalpy(t: float, rh: float) -> float:
+    vapour = _saturation(t) * rh / 100.0
+    dry = PRESSURE_PA - vapour
+    return 1.006 * t + MOLAR_RATIO * vapour / dry * (2501.0 + 1.86 * t) if dry > 0.0 else np.nan
+
+
+@_compile
+def _wet_bulb(t: float, rh: float) -> float:
+    gamma = PSYCHROMETER_PER_K * PRESSURE_PA
+    vapour = _saturation(t) * rh / 100.0
+    wet = t
+    for _ in range(16):
+        saturation = _saturation(wet)
+        slope = saturation * 17.27 * 237.3 / (wet + 237.3) ** 2
+        wet = wet - (saturation - gamma * (t - wet) - vapour) / (slope + gamma)
+    return wet
+
+
+@_compile
+def _thi(t: float, rh: float) -> float:
+    return 0.8 * t + rh / 100.0 * (t - 14.4) + 46.4
+
+
+@_inline
+def compare(op: int, a: float, b: float) -> float:
+    """A comparison by its operator: 1.0, 0.0, or NaN when either side is unknown."""
+    if np.isnan(a) or np.isnan(b):
+        return np.nan
+    if op == GREATER:
+        return 1.0 if a > b else 0.0
+    if op == LESS:
+        return 1.0 if a < b else 0.0
+    if op == GREATER_EQUAL:
+        return 1.0 if a >= b else 0.0
+    if op == LESS_EQUAL:
+        return 1.0 if a <= b else 0.0
+    if op == EQUAL:
+        return 1.0 if a == b else 0.0
+    return 1.0 if a != b else 0.0
+
+
+@_inline
+def _finite(x: float) -> float:
+    return x if np.isfinite(x) else np.nan
+
+
+@_inline
+def _rounded(x: float) -> float:
+    y = x * 1048576.0
+    return np.rint(y) / 1048576.0 if np.isfinite(y) else np.nan
+
+
+@_compile
+def poisson_significance(count: float, expected: float) -> float:
+    """-log10 of the chance that a Poisson process of mean `expected` gives `count` or more: 3 = one in a thousand."""
+    if np.isnan(count) or np.isnan(expected) or expected < 0.0:
+        return np.nan
+    k = np.ceil(count)
+    if k <= 0.0:
+        return 0.0
+    if expected == 0.0:
+        return 300.0
+    # The tail from k on, relative to its first term: sum of products expected / (k + j).
+    term, total, j = 1.0, 1.0, 1.0
+    if k > expected:
+        while term > 1e-17 * total and j < 10_000.0:
+            term *= expected / (k + j)
+            total += term
+            j += 1.0
+        return -(k * log(expected) - expected - lgamma(k + 1.0) + log(total)) / log(10.0)
+    term, total = exp(-expected) if expected < 700.0 else 0.0, 0.0
+    if term == 0.0:
+        return 0.0
+    for n in range(int(k)):
+        total += term
+        term *= expected / (n + 1.0)
+    return -log(max(1.0 - total, 1e-300)) / log(10.0)
+
+
+@inner
+def evaluate(b: Any, m: Any, start: int, stop: int, cohort: int, local: int, stack: Array) -> float:
+    """Run code[start:stop] for one seat of a cohort."""
+    n = 0
+    for pc in range(start, stop):
+        op, arg = b.op[pc], b.argument[pc]
+        if op == LOAD or op == QUALITY or op == KNOWN:
+            at = b.import_at[arg]
+            cell = b.base[cohort] + arg * b.width[cohort] + local if at < 0 else b.import_cells[at + local]
+            if op == LOAD:
+                stack[n] = _finite(m.latest[cell])
+            elif op == QUALITY:
+                stack[n] = float(m.quality[cell])
+            else:
+                stack[n] = 0.0 if np.isnan(m.latest[cell]) else 1.0
+            n += 1
+        elif op == CONST:
+            stack[n] = b.constant[arg]
+            n += 1
+        elif LESS <= op <= NOT_EQUAL:
+            n -= 1
+            stack[n - 1] = compare(op, stack[n - 1], stack[n])
+        elif op == AND or op == OR:
+            n -= 1
+            x, y = stack[n - 1], stack[n]
+            decisive = 1.0 if op == OR else 0.0
+            stack[n - 1] = decisive if x == decisive or y == decisive else np.nan if np.isnan(x) or np.isnan(y) else 1.0 - decisive
+        elif op == NOT:
+            stack[n - 1] = 1.0 - stack[n - 1]
+        elif ADD <= op <= DIVIDE:
+            n -= 1
+            x, y = stack[n - 1], stack[n]
+            if op == ADD:
+                stack[n - 1] = _finite(x + y)
+            elif op == SUBTRACT:
+                stack[n - 1] = _finite(x - y)
+            elif op == MULTIPLY:
+                stack[n - 1] = _finite(x * y)
+            else:
+                stack[n - 1] = _finite(x / y) if y != 0.0 else np.nan
+        elif op == NEGATE:
+            stack[n - 1] = -stack[n - 1]
+        elif op == ABS:
+            stack[n - 1] = abs(stack[n - 1])
+        elif op == CLAMP:
+            n -= 2
+            x, low, high = stack[n - 1], stack[n], stack[n + 1]
+            stack[n - 1] = np.nan if np.isnan(x) or np.isnan(low) or np.isnan(high) else min(max(x, low), high)
+        elif op == CHOOSE:
+            n -= 2
+            c = stack[n - 1]
+            stack[n - 1] = stack[n] if c == 1.0 else stack[n + 1] if c == 0.0 else np.nan
+        else:
+            n -= 1
+            x, y = stack[n - 1], stack[n]
+            if np.isnan(x) or np.isnan(y):
+                stack[n - 1] = np.nan
+            elif op == MIN:
+                stack[n - 1] = min(x, y)
+            elif op == MAX:
+                stack[n - 1] = max(x, y)
+            elif op == VPD:
+                stack[n - 1] = _rounded(_vpd(x, y))
+            elif op == DEW_POINT:
+                stack[n - 1] = _rounded(_dew_point(x, y))
+            elif op == ABS_HUMIDITY:
+                stack[n - 1] = _rounded(_abs_humidity(x, y))
+            elif op == ENTHALPY:
+                stack[n - 1] = _rounded(_enthalpy(x, y))
+            elif op == WET_BULB:
+                stack[n - 1] = _rounded(_wet_bulb(x, y))
+            elif op == THI:
+                stack[n - 1] = _rounded(_thi(x, y))
+            else:
+                stack[n - 1] = _rounded(poisson_significance(x, y))
+    return stack[0]
+
+
+@inner
+def _sort(values: Array, n: int) -> None:
+    """The first n values in place (Shell's way: no memory, and quick for the few devices of a group)."""
+    gap = n // 2
+    while gap > 0:
+        for i in range(gap, n):
+            x, j = values[i], i
+            while j >= gap and values[j - gap] > x:
+                values[j] = values[j - gap]
+                j -= gap
+            values[j] = x
+        gap = gap // 2 if gap != 2 else 1
+
+
+@inner
+def gather(fn: int, cells: Array, latest: Array, known: Array) -> float:
+    """A function of the known values of a group; NaN when none is known. G_ANY and G_ALL by Kleene's logic over all of them."""
+    n, unknown, total, low, high = 0, 0, 0.0, np.inf, -np.inf
+    for k in range(len(cells)):
+        x = latest[cells[k]]
+        if not np.isfinite(x):
+            unknown += 1
+            continue
+        if fn == G_MEDIAN:
+            known[n] = x
+        n += 1
+        total += x
+        low, high = min(low, x), max(high, x)
+    if fn == G_ANY:
+        return 1.0 if high == 1.0 else np.nan if unknown or n == 0 else 0.0
+    if fn == G_ALL:
+        return 0.0 if low == 0.0 else np.nan if unknown or n == 0 else 1.0
+    if n == 0:
+        return np.nan
+    if fn == G_COUNT or fn == G_SUM:
+        return total
+    if fn == G_MEAN:
+        return total / n
+    if fn == G_MIN or fn == G_MAX:
+        return low if fn == G_MIN else high
+    if fn == G_SPREAD:
+        return high - low
+    _sort(known, n)
+    return known[n // 2] if n % 2 else 0.5 * (known[n // 2 - 1] + known[n // 2])

@@ -1,0 +1,134 @@
+"""What the binder makes: cohorts with their columns, rules on them, and the rulebook that holds all of it.
+
+A *cohort* is all active devices of one profile of a site; each has a *seat*. A cohort's *columns* are its points, what it imports
+from other seats (linked devices, the area's clock, peers), and virtual columns: windows, silences, groups, parts of expressions. An
+*instance* is one rule on one seat.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from rules import loop
+from rules.tree import Leaf, Node, Number
+from telemetry.plan import Device
+from telemetry.site import ActuatorSpec, Profile, RuleSpec
+
+Array = NDArray[Any]
+Code = list[tuple[int, int]]
+
+
+@dataclass(slots=True)
+class Virtual:
+    """A virtual column of a cohort. `key` names it in snapshots."""
+
+    key: str
+    kind: int
+    column: int
+    follows: int = -1
+    level: int = 1
+    code: Code = field(default_factory=list)
+    length_ns: int = 0
+    live_only: bool = False
+    fn: int = 0
+    pane_ns: int = 0
+    parameters: tuple[float, ...] = ()
+    sources: list[list[tuple["Cohort", int, int]]] = field(default_factory=list)  # by seat: (cohort, column, local)
+
+
+@dataclass(slots=True)
+class Cohort:
+    """Devices of one profile of a site, or (profile None) the areas of a site, whose columns the clock fills."""
+
+    site: str
+    profile: Profile | None
+    devices: list[Device]
+    areas: list[str]  # of each seat
+    columns: dict[str, int] = field(default_factory=dict)
+    virtual: list[Virtual] = field(default_factory=list)
+    imports: list[tuple[int, list[tuple["Cohort", int, int]]]] = field(default_factory=list)  # column, source by seat
+    levels: list[int] = field(default_factory=list)  # by column
+    place: dict[int, int] = field(default_factory=dict)  # device number -> local
+    first_column: int = 0
+    first_cell: int = 0
+    first_seat: int = 0
+
+    @property
+    def name(self) -> str:
+        """Names it in snapshots."""
+        return f"{self.site}/{self.profile.name if self.profile is not None else ''}"
+
+    @property
+    def width(self) -> int:
+        """Number of seats."""
+        return len(self.areas)
+
+    def seat_keys(self) -> list[int]:
+        """What names each seat in a snapshot: the device's number, or the area's place."""
+        return [device.number for device in self.devices] if self.profile is not None else list(range(self.width))
+
+    def add(self, key: str, level: int) -> int:
+        """A new column."""
+        number = self.columns[key] = len(self.columns)
+        self.levels.append(level)
+        return number
+
+
+@dataclass(slots=True)
+class Rule:
+    """One rule version on a cohort."""
+
+    site: str
+    spec: RuleSpec
+    cohort: Cohort
+    mask: Array | None  # (width,) bool; None = all
+    when: Node = field(default_factory=lambda: Number(0.0))
+    clear: Node | None = None
+    value: Node | None = None
+    actuator: ActuatorSpec | None = None
+    leaf: tuple[Leaf, ...] = ()  # what `when` reads: the evidence
+    codes: tuple[Code, ...] = ()  # of when, clear, value
+    start: int = 0
+    number: int = 0
+    moving: Array | None = None  # (width,) bool; None = all
+    suppresses: "Rule | None" = None  # the rule whose alarm this condition suppresses
+    inherits: str | None = None  # key of the version before, whose conditions and alarms went over to this one
+
+    @property
+    def key(self) -> str:
+        """ "site/RULE@version"."""
+        return f"{self.site}/{self.spec.id}@{self.spec.version}" + ("" if self.suppresses is None else "~suppress")
+
+    def covers(self, device: int) -> bool:
+        """Whether a device (number) is in its scope."""
+        place = self.cohort.place.get(device)
+        return place is not None and (self.mask is None or bool(self.mask[place]))
+
+    def moves(self, device: Device) -> bool:
+        """Whether its demand may reach the actuator: every input comes from a site of the same origin as the device's own."""
+        return self.moving is None or bool(self.moving[self.cohort.place[device.number]])
+
+
+class Fault(NamedTuple):
+    """Why a rule could not be bound: its key, the field of its specification (`when`, `demand.value`), the mistake and its fix."""
+
+    key: str
+    field: str
+    message: str
+
+
+@dataclass(slots=True)
+class Rulebook:
+    """All enabled rules of a plan, and the faults of those that could not be bound."""
+
+    cohorts: list[Cohort]
+    rules: list[Rule]
+    arrays: loop.Book
+    cells: int
+    instances: int
+    words: int  # of 8 bytes, of the states of functions over time
+    device_of_seat: Array  # (seats,) int32 device number, -1 for areas
+    room: tuple[int, int]  # columns touched and conditions judged by one moment at most
+    faults: list[Fault]
+    clock: list[tuple[str, str, str]]  # (site, area, name) of each cell that the clock fills
