@@ -21,7 +21,9 @@ def title(message: dict[str, Any], language: Language) -> str:
     if first["change"] == "test":
         return {"en": "Test of the alarm path: no alarm", "zh": "报警通道测试：并非真实报警"}[language]
     if count > 1:
-        words = {"en": f"{first['priority']}: {count} alarms", "zh": f"{first['priority']}：{count} 条报警"}[language]
+        is_over = all(line["change"] == "clear" for line in lines)
+        what = {"en": " cleared" if is_over else "", "zh": "已解除" if is_over else ""}[language]
+        words = {"en": f"{first['priority']}: {count} alarms{what}", "zh": f"{first['priority']}：{count} 条报警{what}"}[language]
         return f"{words} {_place(first)}".rstrip() if len({(line["site"], line["area"]) for line in lines}) == 1 else words
     what = _CHANGES[language]["clear"] if first["change"] == "clear" else ""
     return " ".join(filter(None, [first["priority"], what, _text(first, language)]))
