@@ -144,6 +144,8 @@ ZH: Final[dict[str, str]] = {
     "channel {name}: {count} failures in a row: {error}": "通道 {name}：连续失败 {count} 次：{error}",
     "newest test of the alarm path, {age} ago: {state}, {detail}": "最近一次报警通道自检（{age}前）：{state}，{detail}",
     "no notify.yaml: alarms are told in the log only": "没有 notify.yaml：报警只写入日志",
+    "nothing here: no alarm was told yet": "暂无记录：尚未发出过报警通知",
+    "nothing here: everything arrived": "暂无记录：全部已送达",
     "after": "延时",
     "who": "通知对象",
     "over": "通道",

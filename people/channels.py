@@ -220,7 +220,8 @@ class CommandSender:
 
 
 def post(url: str, body: bytes, headers: dict[str, str]) -> bytes:
-    """POST; the answer of a 2xx. Raises DeliveryError, which does not name the address, at the latest after LIMIT_S."""
+    """POST; the answer of a 2xx. Raises DeliveryError, which does not name the address, at the latest after LIMIT_S (a silent name
+    server takes the resolver's own time, some 10 s more)."""
     return asyncio.run(_post(url, body, headers))  # a loop for one call: only that cuts short a server that drips
 
 

@@ -80,7 +80,10 @@ def log(
     from people.self_test import cause_of
 
     reader = DeliveryReader(load_settings().data_dir / "notify.sqlite")
-    for item in reversed(reader.deliveries(state="failed" if failed else None, limit=count)):
+    found = reader.deliveries(state="failed" if failed else None, limit=count)
+    if not found:
+        print(say("nothing here: no alarm was told yet") if not failed else say("nothing here: everything arrived"))
+    for item in reversed(found):
         first, more = item.message["lines"][0], len(item.message["lines"]) - 1 + item.message["more"]
         what = f"{first['priority']} {first['alarm']} {say(first['change'])}" + (f" +{more}" if more else "")
         print(

@@ -244,6 +244,14 @@ def test_self_test_by_command_goes_through_core_to_the_channels(tmp_path: Path, 
             assert core.decisions("answer")[-1].body["request"] == "alarm_test"
             shown = run.command("notify", "log").stdout
             assert "1 of 1 arrived" in shown
+            assert run.command("notify", "log", "--failed").stdout == "nothing here: everything arrived\n"
+            kept = [
+                core.data / "notify.sqlite",
+                *core.data.glob("*.sqlite-wal"),
+                *tmp_path.glob("*.log"),
+                *tmp_path.glob("core/*.log"),
+            ]
+            assert [file for file in kept if b"canary-secret" in file.read_bytes()] == []
             status = run.command("status")
             assert "newest test of the alarm path" in status.stdout, status.stderr
             core.process.freeze()
