@@ -172,7 +172,7 @@ async def serve_notify(settings: Settings) -> int:
                 log.error("notify_configuration_wrong", problem=str(problem))
             raise EnvironmentFault(f"{error.problems[0]}; see `fieldloom notify check`") from error
         secret_of = functools.partial(reveal, directory=directory)
-        await notify.run(settings.data_dir, config, secret_of, clock=clock(), stop=stop_on_signal())
+        await notify.run(settings.data_dir, config, secret_of, clock=clock(), wall=time.time_ns, stop=stop_on_signal())
     return 0
 
 

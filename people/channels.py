@@ -24,7 +24,6 @@ import structlog
 
 from people import wording
 from people.roster import Channel, CommandChannel, LogChannel, MailChannel, NotifyConfig, RobotChannel, Secret, WebhookChannel
-from telemetry.clock import Clock
 from telemetry.errors import EnvironmentFault
 
 log = structlog.get_logger()
@@ -33,6 +32,7 @@ LIMIT_S: Final = 5.0  # of a whole call over HTTP; of one step of SMTP
 ANSWER_MAX: Final = 65_536  # bytes of an answer that are read
 WECOM_BYTES_MAX: Final = 2000  # its text may have 2048
 Reveal = Callable[[Secret], str]  # the secret that stands at a place
+Wall = Callable[[], int]  # the wall clock, in ns since 1970 UTC
 
 
 class DeliveryError(EnvironmentFault):
@@ -47,8 +47,8 @@ class Sender(Protocol):
         ...
 
 
-def make_sender(channel: Channel, config: NotifyConfig, reveal: Reveal, clock: Clock) -> Sender:
-    """The channel with its secrets. Raises ConfigError from `reveal`."""
+def make_sender(channel: Channel, config: NotifyConfig, reveal: Reveal, wall: Wall) -> Sender:
+    """The channel with its secrets. Signatures carry the wall clock's time: receivers refuse what is an hour off."""
     match channel:
         case LogChannel():
             return LogSender()
@@ -56,10 +56,10 @@ def make_sender(channel: Channel, config: NotifyConfig, reveal: Reveal, clock: C
             return MailSender(channel, None if channel.password is None else reveal(channel.password), config.zone)
         case WebhookChannel():
             url = channel.url if isinstance(channel.url, str) else reveal(channel.url)
-            return WebhookSender(url, reveal(channel.secret), clock, config.zone)
+            return WebhookSender(url, reveal(channel.secret), wall, config.zone)
         case RobotChannel():
             return RobotSender(
-                channel.kind, reveal(channel.url), reveal(channel.secret) if channel.secret else "", clock, config.zone
+                channel.kind, reveal(channel.url), reveal(channel.secret) if channel.secret else "", wall, config.zone
             )
         case CommandChannel():
             return CommandSender(channel, config.zone)
@@ -125,15 +125,15 @@ class WebhookSender:
     the body's bytes. Receivers refuse old timestamps and ids (`X-Fieldloom-Id`) that they have seen.
     """
 
-    def __init__(self, url: str, secret: str, clock: Clock, zone: str) -> None:
-        self._url, self._secret, self._clock, self._zone = url, secret, clock, zone
+    def __init__(self, url: str, secret: str, wall: Wall, zone: str) -> None:
+        self._url, self._secret, self._wall, self._zone = url, secret, wall, zone
 
     def send(self, message: dict[str, Any], address: str, language: wording.Language) -> None:
         """Deliver within the limit."""
         sent = {**message, "title": wording.title(message, language), "body": wording.text(message, language, self._zone)}
         sent |= {"address": address} if address else {}
         body = json.dumps(sent, ensure_ascii=False, allow_nan=False).encode()
-        timestamp = str(self._clock.now_ns() // 1_000_000_000)
+        timestamp = str(self._wall() // 1_000_000_000)
         headers = {
             "Content-Type": "application/json",
             "X-Fieldloom-Id": quote_plus(message["id"]),
@@ -151,8 +151,8 @@ def signature(secret: str, timestamp: str, body: bytes) -> str:
 class RobotSender:
     """Robots of WeCom, DingTalk and Feishu: text messages. They answer 200 also when they refuse, with a code that is not 0."""
 
-    def __init__(self, kind: str, url: str, secret: str, clock: Clock, zone: str) -> None:
-        self._kind, self._url, self._secret, self._clock, self._zone = kind, url, secret, clock, zone
+    def __init__(self, kind: str, url: str, secret: str, wall: Wall, zone: str) -> None:
+        self._kind, self._url, self._secret, self._wall, self._zone = kind, url, secret, wall, zone
 
     def send(self, message: dict[str, Any], address: str, language: wording.Language) -> None:
         """Deliver within the limit. `address`: the mobile number of whom the group's message is to alert, or empty."""
@@ -179,7 +179,7 @@ class RobotSender:
         """Signed in the address: base64 HMAC-SHA256, by the secret, of the time in ms, a line end, and the secret."""
         url = self._url
         if self._secret:
-            timestamp = self._clock.now_ns() // 1_000_000
+            timestamp = self._wall() // 1_000_000
             sign = base64.b64encode(hmac.digest(self._secret.encode(), f"{timestamp}\n{self._secret}".encode(), "sha256")).decode()
             url += f"{'&' if '?' in url else '?'}timestamp={timestamp}&sign={quote_plus(sign)}"
         at = {"at": {"atMobiles": [address], "isAtAll": False}} if address else {}
@@ -190,7 +190,7 @@ class RobotSender:
         del address
         sent: dict[str, Any] = {"msg_type": "text", "content": {"text": words}}
         if self._secret:
-            timestamp = str(self._clock.now_ns() // 1_000_000_000)
+            timestamp = str(self._wall() // 1_000_000_000)
             sign = base64.b64encode(hmac.digest(f"{timestamp}\n{self._secret}".encode(), b"", "sha256")).decode()
             sent |= {"timestamp": timestamp, "sign": sign}
         return self._url, sent

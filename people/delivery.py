@@ -17,6 +17,7 @@ from telemetry.errors import StoreError
 
 TRIES_MAX: Final = 8
 BACKOFF_S: Final = 2.0  # doubled at each try: the last one is some 4 min after the first
+PAUSE_MAX_MS: Final = int(BACKOFF_S * 2**TRIES_MAX * 1000)
 DELIVERIES_PER_ROUND: Final = 20
 DELIVERIES_KEPT: Final = 100_000
 TESTS_KEPT: Final = 1000
@@ -171,12 +172,13 @@ class DeliveryJournal:
         execute("COMMIT")
 
     def due(self, channel: str, now_ms: int) -> list[Due]:
-        """What must be sent over a channel now: P1 first, then the oldest."""
+        """What must be sent over a channel now: P1 first, then the oldest. What is due after more than the longest pause was dated by a
+        clock that has been set back since: it is due now."""
         query = (
-            "SELECT number, message, address, language, tries FROM delivery WHERE state = 'waiting' AND channel = ? AND due_ms <= ? "
-            "ORDER BY urgent DESC, number LIMIT ?"
+            "SELECT number, message, address, language, tries FROM delivery WHERE state = 'waiting' AND channel = ? "
+            "AND NOT due_ms BETWEEN ? + 1 AND ? ORDER BY urgent DESC, number LIMIT ?"
         )
-        rows = self._database.execute(query, (channel, now_ms, DELIVERIES_PER_ROUND))
+        rows = self._database.execute(query, (channel, now_ms, now_ms + PAUSE_MAX_MS, DELIVERIES_PER_ROUND))
         return [Due(number, json.loads(message), *rest) for number, message, *rest in rows]
 
     def delivered(self, channel: str, due: Due, now_ms: int) -> None:

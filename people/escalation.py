@@ -104,11 +104,13 @@ class Escalation:
 
     def __init__(self, config: NotifyConfig, saved: Mapping[str, bytes]) -> None:
         self._config = config
+        self.skew_ms = 0  # by which the wall clock is ahead of the times that are given: rosters and quiet hours go by it
         self._saved = dict(saved)
         self._alarms: dict[str, _Alarm] = {}
         self._boxes = {name: _Box() for name in config.contacts}
         self._floods: set[str] = set()
         self._touched: set[str] = set()
+        self._newest_ms = 1 << 62  # not known yet: what was saved may be of a clock that was ahead
         self.unreadable: list[str] = []  # keys of rows of another build; forgotten: better than to tell nobody of anything
         for key, row in saved.items():
             try:
@@ -185,15 +187,34 @@ class Escalation:
 
     def advance(self, now_ms: int) -> list[Message]:
         """Take every step that is due, and what is then to be told. Call it also when nothing came: time alone makes steps due."""
+        self._clamp(now_ms)
         for name, alarm in self._alarms.items():
             if alarm.is_open and (alarm.is_on or alarm.priority == "P1"):  # a P1 walks on when its cause is gone
                 self._walk(name, alarm, now_ms)
         return [message for name in self._boxes for message in self._release(name, now_ms)]
 
+    def _clamp(self, now_ms: int) -> None:
+        """Time went back, as it does when a wrong clock is set right before a restart: nothing may wait for a time that was wrong."""
+        if now_ms >= self._newest_ms:
+            self._newest_ms = now_ms
+            return
+        self._newest_ms = now_ms
+        for name, alarm in self._alarms.items():
+            if max(alarm.since_ms, alarm.last_ms) > now_ms:
+                alarm.since_ms, alarm.last_ms = min(alarm.since_ms, now_ms), min(alarm.last_ms, now_ms)
+                self._touched.add(f"alarm:{name}")
+        latest_ms = now_ms + int(self._config.group_s * 1000)
+        for name, box in self._boxes.items():
+            if max([0, *box.sent_ms]) > now_ms or max([0, *(line.ripe_ms for line in box.lines)]) > latest_ms:
+                box.sent_ms = [sent for sent in box.sent_ms if sent <= now_ms]
+                for line in box.lines:
+                    line.ripe_ms = min(line.ripe_ms, latest_ms)
+                self._touched.add(f"box:{name}")
+
     def _walk(self, name: str, alarm: _Alarm, now_ms: int) -> None:
         steps = self._config.steps(alarm.site, alarm.area, alarm.priority)
         while alarm.step < len(steps) and alarm.since_ms + steps[alarm.step].after_min * MS_PER_MIN <= now_ms:
-            for contact in self._config.on_duty(steps[alarm.step].tell, now_ms):
+            for contact in self._config.on_duty(steps[alarm.step].tell, now_ms + self.skew_ms):
                 self._put(contact, name, alarm, "raise", f"{alarm.cause}/{alarm.step}", alarm.raised_ms, now_ms)
             alarm.step, alarm.last_ms = alarm.step + 1, now_ms
             self._touched.add(f"alarm:{name}")
@@ -201,7 +222,7 @@ class Escalation:
         if alarm.priority == "P1" and is_last and now_ms - alarm.last_ms >= self._config.repeat_min * MS_PER_MIN:
             alarm.repeats, alarm.last_ms = alarm.repeats + 1, now_ms
             self._touched.add(f"alarm:{name}")
-            for contact in self._config.on_duty([t for step in steps for t in step.tell], now_ms):
+            for contact in self._config.on_duty([t for step in steps for t in step.tell], now_ms + self.skew_ms):
                 self._put(contact, name, alarm, "repeat", f"{alarm.cause}/repeat/{alarm.repeats}", alarm.raised_ms, now_ms)
 
     # -- boxes -------------------------------------------------------------------------------------------------------------
@@ -246,7 +267,7 @@ class Escalation:
         urgent = [line for line in box.lines if line.priority == "P1"]
         if urgent:
             yield self._send(contact, urgent, 0)
-        is_quiet = self._config.is_quiet(contact, now_ms)
+        is_quiet = self._config.is_quiet(contact, now_ms + self.skew_ms)
         ripe = []
         for line in box.lines:
             if line.priority in CALM and (is_quiet or f"{line.site}/{line.area}" in self._floods):

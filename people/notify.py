@@ -17,12 +17,12 @@ from typing import Any, Final
 
 import structlog
 
-from people.channels import DeliveryError, Reveal, Sender, make_sender
+from people.channels import DeliveryError, Reveal, Sender, Wall, make_sender
 from people.delivery import DeliveryJournal, Outgoing, Work
 from people.escalation import Escalation, Message
 from people.notices import Answer, Flood, cut_off, notices, own_change
 from people.roster import NotifyConfig
-from people.self_test import ANSWER_MS, LATE_MS, SelfTests
+from people.self_test import ANSWER_MS, SelfTests
 from store.inbox import Inbox
 from store.journal_reader import HELD_ROWS, Gap, JournalReader
 from store.position import PositionFile
@@ -53,17 +53,19 @@ class Watch:
         config: NotifyConfig,
         *,
         clock: Clock,
+        wall: Wall | None = None,
         ask: Callable[[Request], None] = lambda _request: None,
         told: PositionFile | None = None,
         unkept: Callable[[Message], None] = lambda _message: None,
     ) -> None:
-        """`ask` puts a request into the inbox. `told`: where core reads how far we are. `unkept` tells a message at once when our
-        own file cannot keep it."""
+        """`wall`: the wall clock, by which people live (None: it is `clock`). `ask` puts a request into the inbox. `told`: where
+        core reads how far we are. `unkept` tells a message at once when our own file cannot keep it."""
         self._open = journal
         self._journal: JournalReader | None = None  # None: to be opened
         self._deliveries = deliveries
         self._config = config
         self._clock = clock
+        self._wall = wall or clock.now_ns
         self._told = told
         self._heard_ns = clock.now_ns()
         self._has_heard = False  # in this life: a restart of ours says nothing about the core
@@ -71,7 +73,7 @@ class Watch:
         self._is_news = False  # the last read came to the journal's end
         self._unkept = unkept
         self._has_told_unkept = self._cannot_keep = False
-        self._tests = SelfTests(config, deliveries, ask, self._now_ms())
+        self._tests = SelfTests(config, deliveries, ask, self._wall() // 1_000_000)
         self._escalation: Escalation | None = None  # None: to be read from our file
         self._is_forgetful = os.environ.get("FIELDLOOM_SABOTAGE") == "forget_escalation"
 
@@ -153,7 +155,8 @@ class Watch:
         return transactions, work, self._escalation
 
     def _work(self, transactions: Sequence[Transaction], work: Work, escalation: Escalation) -> None:
-        now_ms = self._now_ms()
+        now_ms, wall_ms = self._now_ms(), self._wall() // 1_000_000
+        escalation.skew_ms = wall_ms - now_ms
         live_ms = now_ms if self._is_news else None  # clocks of two processes may differ: what is news happened now
         for transaction in transactions:
             for notice in notices(transaction, live_ms=live_ms, now_ms=now_ms):
@@ -170,7 +173,7 @@ class Watch:
                     escalation.take(notice, now_ms)
         self._is_news = not self._is_failing and sum(max(t.rows, t.count) for t in transactions) < HELD_ROWS
         self._watch_own(work, escalation, now_ms)
-        work.tests += [*self._tests.planned(now_ms), *self._tests.judged(now_ms)]
+        work.tests += [*self._tests.planned(now_ms, wall_ms), *self._tests.judged(now_ms)]
         if self._is_news or not transactions or now_ms - transactions[-1].engine_ns // 1_000_000 < NEWS_S * 1000:
             for message in escalation.advance(now_ms):
                 work.outgoing += outgoing_of(self._config, message)
@@ -200,10 +203,8 @@ class Watch:
             elif channel.failures >= DEAD_AFTER:
                 wanted[f"{DEAD}@{channel.name}"] = channel.error
         newest = next(iter(self._deliveries.tests(limit=1)), None)
-        if newest is not None:
-            is_late = newest.state == "waiting" and newest.asked_ms - (newest.planned_ms or newest.asked_ms) > LATE_MS
-            if newest.state != "waiting" or is_late:
-                wanted[TEST_FAILED] = None if newest.state == "passed" else newest.detail
+        if newest is not None and (newest.state != "waiting" or newest.detail):  # a test that waits has one when it began late
+            wanted[TEST_FAILED] = None if newest.state == "passed" else newest.detail
         return wanted
 
     def _take_own(self, work: Work, escalation: Escalation, name: str, detail: str | None, now_ms: int) -> None:
@@ -300,9 +301,10 @@ def ask_core(path: Path, request: Request) -> None:
         inbox.put(request)
 
 
-async def run(data_dir: Path, config: NotifyConfig, reveal: Reveal, *, clock: Clock, stop: asyncio.Event) -> None:
-    """The process, until `stop` is set. `reveal` gives the secret that stands at a place. On a full disk it goes on and keeps later."""
-    senders = {name: make_sender(channel, config, reveal, clock) for name, channel in config.channels.items()}
+async def run(data_dir: Path, config: NotifyConfig, reveal: Reveal, *, clock: Clock, wall: Wall, stop: asyncio.Event) -> None:
+    """The process, until `stop` is set. `wall` is the wall clock, `reveal` gives the secret that stands at a place. On a full disk it
+    goes on and keeps later."""
+    senders = {name: make_sender(channel, config, reveal, wall) for name, channel in config.channels.items()}
     journals = [DeliveryJournal(data_dir / "notify.sqlite") for _ in range(1 + len(senders))]
     log.info("notify_ready", channels=list(senders))
     try:
@@ -311,7 +313,7 @@ async def run(data_dir: Path, config: NotifyConfig, reveal: Reveal, *, clock: Cl
             log.warning("notices_given_up", count=given_up, reason="their channels are no longer configured")
         async with asyncio.TaskGroup() as group:
             watch = Watch(
-                lambda: JournalReader(data_dir / "journal"), journals[0], config, clock=clock,
+                lambda: JournalReader(data_dir / "journal"), journals[0], config, clock=clock, wall=wall,
                 ask=functools.partial(ask_core, data_dir / "inbox.sqlite"),
                 told=PositionFile(data_dir / "run" / "notify.position", clock=clock),
                 unkept=functools.partial(tell_all, senders, config),

@@ -33,27 +33,27 @@ def cause_of(test: str) -> str:
 class SelfTests:
     """Begins planned tests and judges all of them. `ask` puts a request into the inbox, or raises StoreError."""
 
-    def __init__(self, config: NotifyConfig, deliveries: DeliveryJournal, ask: Callable[[Request], None], now_ms: int) -> None:
+    def __init__(self, config: NotifyConfig, deliveries: DeliveryJournal, ask: Callable[[Request], None], wall_ms: int) -> None:
         self._config, self._deliveries, self._ask = config, deliveries, ask
         has_begun = any(test.planned_ms is not None for test in deliveries.tests())
-        self._began_ms = 0 if has_begun else now_ms  # where none was ever planned, none is owed for the time before us
+        self._began_ms = 0 if has_begun else wall_ms  # where none was ever planned, none is owed for the time before us
         self._problem = ""
 
-    def planned(self, now_ms: int) -> Iterator[PathTest]:
-        """The planned test that is due and was not begun yet."""
-        planned_ms = self._config.planned_test_ms(now_ms)
+    def planned(self, now_ms: int, wall_ms: int) -> Iterator[PathTest]:
+        """The planned test that is due and was not begun yet; its detail says when it is late. Plans go by the wall clock."""
+        planned_ms = self._config.planned_test_ms(wall_ms)
         name = f"{AUTHOR}.test-{planned_ms}"
         if planned_ms is None or planned_ms < self._began_ms or self._deliveries.test(name) is not None:
             return
-        late_min = (now_ms - planned_ms) // MS_PER_MIN
-        detail = f"began {late_min} min after its time" if now_ms - planned_ms > LATE_MS else ""
+        late_min = (wall_ms - planned_ms) // MS_PER_MIN
+        detail = f"began {late_min} min after its time" if wall_ms - planned_ms > LATE_MS else ""
         try:
             self._ask(Request(name, TEST_REQUEST, AUTHOR))
         except StoreError as error:
             if str(error) != self._problem:
                 log.error("self_test_not_asked", error=str(error))
             self._problem = str(error)
-            if now_ms - planned_ms <= LATE_MS:
+            if wall_ms - planned_ms <= LATE_MS:
                 return  # the next round tries again
             yield PathTest(name, planned_ms, now_ms, None, now_ms, "failed", f"the request could not be kept: {error}")
             return

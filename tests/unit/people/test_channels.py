@@ -24,7 +24,6 @@ from aiosmtpd.smtp import SMTP, AuthResult
 from people import channels
 from people.channels import DeliveryError, make_sender
 from people.roster import NotifyConfig, Secret, log_only
-from telemetry.clock import ManualClock
 
 # The test server cannot know that its socket speaks TLS already.
 pytestmark = pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")
@@ -100,7 +99,7 @@ def sender(channel: dict[str, Any], **secrets: str) -> channels.Sender:
     def reveal(secret: Secret) -> str:
         return known[secret.env or ""]
 
-    return make_sender(config.channels["it"], config, reveal, ManualClock(NOW_S * 1_000_000_000))
+    return make_sender(config.channels["it"], config, reveal, lambda: NOW_S * 1_000_000_000)
 
 
 def webhook(server: Server) -> channels.Sender:

@@ -261,6 +261,22 @@ def test_message_of_many_p1_is_bounded_and_counts_them_all() -> None:
     assert desk.keep() == [f"wang: N{LINES_KEPT + 36} clear"], "who was only counted was told too"
 
 
+def test_time_that_went_back_keeps_nobody_waiting() -> None:
+    desk = Desk(config(wang={"rate": {"messages": 1, "minutes": 60}}))
+    desk.change("raise", "FIRE", "P1")
+    desk.pass_min(6)
+    desk.change("raise", "OLD", "P3")
+    desk.pass_min(2)
+    desk.change("raise", "HOT", "P2", area="other")
+    desk.keep()
+    told = len(desk.told)
+    desk.now_ms -= 86_400_000
+    desk.kill()
+    assert desk.pass_min(1.1) == ["wang: HOT raise"], "neither its group nor the rate waits for a time of tomorrow"
+    assert desk.pass_min(5) == ["wang: FIRE repeat", "boss: FIRE repeat"]
+    assert len(desk.told) == told + 3
+
+
 def test_flood_holds_p3_and_not_p2() -> None:
     desk = Desk()
     desk.escalation.flood("farm/house", is_on=True)

@@ -58,6 +58,7 @@ class Desk:
         self.directory = directory
         self.config = config or log_only()
         self.requests: list[str] = []
+        self.skew_ns = 0  # by which the wall clock is ahead
         self.clock = ManualClock(START_NS)
         self.journal = Journal(directory / "journal", clock=self.clock)
         self.journal.begin(1)
@@ -75,6 +76,7 @@ class Desk:
             self.deliveries,
             self.config,
             clock=self.clock,
+            wall=lambda: self.clock.now_ns() + self.skew_ns,
             ask=lambda request: self.requests.append(request.id),
         )
 
@@ -263,6 +265,25 @@ def test_planned_self_test_goes_through_core_and_is_recorded(two_ways: Desk) -> 
     assert desk.others["sms"].told() == [], "a channel that takes no part in tests"
 
 
+def test_wall_clock_that_is_set_moves_the_plan(two_ways: Desk) -> None:
+    desk = two_ways
+    desk.rounds()
+    desk.skew_ns = 1800 * SECOND_NS  # somebody sets the clock, and it is half past eight
+    desk.write()
+    desk.rounds()
+    assert len(desk.requests) == 1
+
+
+def test_deliveries_dated_by_a_clock_that_was_ahead_do_not_wait_for_it(desk: Desk) -> None:
+    desk.channel.failures = 1
+    desk.write(decisions=[RAISE])
+    desk.rounds()
+    desk.deliveries.close()
+    desk.clock = ManualClock(START_NS - 86_400 * SECOND_NS)  # the machine's clock was a day ahead
+    desk.start()
+    assert "HOT@north/house-0 raise" in desk.rounds()
+
+
 def test_self_test_that_core_does_not_answer_is_an_alarm_until_one_passes(two_ways: Desk) -> None:
     desk = two_ways
     desk.clock.advance(1800 * SECOND_NS)
@@ -391,7 +412,9 @@ async def test_process_delivers_and_stops(desk: Desk) -> None:
     desk.write(decisions=[RAISE])
     stop = asyncio.Event()
     desk.deliveries.close()
-    task = asyncio.create_task(run(desk.directory, log_only(), lambda _secret: "", clock=desk.clock, stop=stop))
+    task = asyncio.create_task(
+        run(desk.directory, log_only(), lambda _secret: "", clock=desk.clock, wall=desk.clock.now_ns, stop=stop)
+    )
     async with asyncio.timeout(5):
         while not _delivered(desk.directory):  # noqa: ASYNC110 -- what is waited for happens in another thread's file
             await asyncio.sleep(0.02)
