@@ -23,6 +23,7 @@ from api.routes import (
     history,
     lanes,
     metrics,
+    notifications,
     points,
     rejects,
     session,
@@ -64,7 +65,22 @@ def make_app(parts: Parts) -> FastAPI:
     app.state.parts = parts
     problem.install(app)
     routed = APIRouter(prefix=PREFIX)
-    for module in (sites, devices, points, history, alarms, lanes, backtests, commands, decisions, rejects, config, session):
+    modules = (
+        sites,
+        devices,
+        points,
+        history,
+        alarms,
+        notifications,
+        lanes,
+        backtests,
+        commands,
+        decisions,
+        rejects,
+        config,
+        session,
+    )
+    for module in modules:
         routed.include_router(module.router)
     for module in (health, metrics):
         routed.include_router(module.router)

@@ -75,7 +75,7 @@ class Lag:
 @dataclass(frozen=True, slots=True)
 class Parts:
     """Everything a route may use. hosts: host names that are answered; metrics_open: /metrics needs no login;
-    lanes: directory of lane results; backtests: None where nobody runs them."""
+    lanes: directory of lane results; notify: the delivery journal; backtests: None where nobody runs them."""
 
     state: LiveState
     history: History
@@ -90,6 +90,7 @@ class Parts:
     metrics_open: bool = False
     secure_cookie: bool = False
     lanes: Path | None = None
+    notify: Path | None = None
     backtests: Backtests | None = None
 
     def core_silent_ms(self) -> int:

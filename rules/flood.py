@@ -37,9 +37,7 @@ class Floods:
                 self._flooded[area] += 1
             elif len(times) == BEGINS and times[0] > time_ns - WINDOW_NS:
                 self._flooded[area] = BEGINS
-                self._tell(
-                    span, (entry, phase, time_ns), area, {"from": "NORM", "to": "UNACK", "event": "raise", "count": BEGINS}
-                )
+                self._tell(span, (entry, phase, time_ns), area, {"from": "NORM", "to": "UNACK", "event": "raise", "count": BEGINS})
         if len(span.entries):
             for area in sorted(self._flooded):
                 self._end_before(span, area, len(span.entries), 0, 0)
