@@ -11,7 +11,7 @@ import duckdb
 
 from store.history import HistoryFault, RecordRow, Rows, check_schema
 
-MEMORY_MB: Final = 128
+MEMORY_MB: Final = 64
 QUERY: Final = """
 SELECT point, ts_ms, value, quality FROM samples
 WHERE ts_ms >= $start AND ts_ms < $end AND point BETWEEN $low AND $high LIMIT $limit

@@ -21,8 +21,8 @@ from telemetry.decision import Decision
 from telemetry.frame import Entries, Kind
 from telemetry.plan import Plan
 
-BLOCK_ROWS: Final = 2_000_000  # aimed at; 150 MB while it is worked on
-BLOCK_ROWS_MAX: Final = 4_000_000
+BLOCK_ROWS: Final = 1_000_000  # aimed at; 100 MB while it is worked on
+BLOCK_ROWS_MAX: Final = 2_000_000
 TICK_MS: Final = TICK_NS // NS_PER_MS
 WIDTH_MAX_MS: Final = 30 * 86_400_000
 DAY_MS: Final = 86_400_000

@@ -30,7 +30,7 @@ LAST_NS: Final = (1 << 63) - 1
 
 
 class Spent(NamedTuple):
-    """Seconds of the slowest process, and the largest memory of them together [MB]."""
+    """Seconds of the slowest process, and the largest memory of all of them and of this one together [MB]."""
 
     reading_s: float
     framing_s: float
@@ -114,6 +114,7 @@ class Backtest:
                         del open_pipes[pipe]
                 if (piece := merge.piece()) is not None:
                     yield piece
+        self.spent = self.spent._replace(rss_mb=self.spent.rss_mb + _peak_mb())
 
     def _add(self, spent: Spent) -> None:
         slowest = max(self.spent, spent, key=lambda s: s.reading_s + s.framing_s + s.evaluating_s)
