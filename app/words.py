@@ -214,7 +214,7 @@ ZH: Final[dict[str, str]] = {
     "Alarms": "报警",
     "a day": "每日",
     "peak in 10 min": "10 分钟峰值",
-    "standing [h]": "持续 [h]",
+    "standing, h": "持续（小时）",
     "at the end": "结束时仍在",
     "new": "新增",
     "gone": "消失",

@@ -68,7 +68,7 @@ def _span(report: Report) -> str:
 
 def columns(report: Report) -> list[str]:
     """Headings of the table of rules, the name apart."""
-    names = [say("alarms"), say("a day"), say("peak in 10 min"), say("standing [h]"), say("at the end")]
+    names = [say("alarms"), say("a day"), say("peak in 10 min"), say("standing, h"), say("at the end")]
     names += [say("new"), say("gone")] if report.against else []
     return names + ([say("hits"), say("misses"), say("false alarms")] if report.labels else [])
 

@@ -30,7 +30,7 @@ LAST_NS: Final = (1 << 63) - 1
 
 
 class Spent(NamedTuple):
-    """Seconds of the slowest process, and the largest memory of all of them and of this one together [MB]."""
+    """Seconds of the slowest process; largest memory of all of them and of this one together [MB], programs and libraries once."""
 
     reading_s: float
     framing_s: float
@@ -63,17 +63,21 @@ def _work(pipe: "Connection[Any, Any]", job: Job, file: Path | None) -> None:
             pipe.send(
                 ("block", (block.reached_ms, block.samples, [encode_decisions(made) for made in block.decisions], block.told))
             )
-        pipe.send(("done", Spent(seconds.reading, seconds.framing, seconds.evaluating, _peak_mb())))
+        pipe.send(("done", Spent(seconds.reading, seconds.framing, seconds.evaluating, _memory_mb()[0] - _memory_mb()[1])))
     except FieldloomError as error:
         pipe.send(("failed", error))
     except (BrokenPipeError, EOFError):
         return  # the parent is gone
 
 
-def _peak_mb() -> float:
-    """Largest resident memory of this process."""
+def _memory_mb() -> tuple[float, float]:
+    """Largest resident memory of this process, and how much of what is resident now are files, as other processes have them too [MB]."""
     with Path("/proc/self/status").open(encoding="ascii") as status:
-        return next((int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM")), 0.0)
+        kb = {
+            name: int(rest.split()[0])
+            for name, rest in (line.split(":") for line in status if line.startswith(("VmHWM", "RssFile")))
+        }
+    return kb.get("VmHWM", 0) / 1024, kb.get("RssFile", 0) / 1024
 
 
 class Backtest:
@@ -114,7 +118,7 @@ class Backtest:
                         del open_pipes[pipe]
                 if (piece := merge.piece()) is not None:
                     yield piece
-        self.spent = self.spent._replace(rss_mb=self.spent.rss_mb + _peak_mb())
+        self.spent = self.spent._replace(rss_mb=self.spent.rss_mb + _memory_mb()[0])
 
     def _add(self, spent: Spent) -> None:
         slowest = max(self.spent, spent, key=lambda s: s.reading_s + s.framing_s + s.evaluating_s)
