@@ -14,6 +14,7 @@ from api.limits import BodyLimit, Guard
 from api.parts import Parts
 from api.routes import (
     alarms,
+    areas,
     commands,
     config,
     decisions,
@@ -63,7 +64,7 @@ def make_app(parts: Parts) -> FastAPI:
     app.state.parts = parts
     problem.install(app)
     routed = APIRouter(prefix=PREFIX)
-    for module in (sites, devices, points, history, alarms, lanes, commands, decisions, rejects, config, session):
+    for module in (sites, devices, points, history, alarms, areas, lanes, commands, decisions, rejects, config, session):
         routed.include_router(module.router)
     for module in (health, metrics):
         routed.include_router(module.router)
