@@ -22,10 +22,12 @@ from api.routes import (
     health,
     history,
     lanes,
+    measures,
     metrics,
     points,
     rejects,
     session,
+    shadows,
     sites,
     stream,
 )
@@ -64,7 +66,22 @@ def make_app(parts: Parts) -> FastAPI:
     app.state.parts = parts
     problem.install(app)
     routed = APIRouter(prefix=PREFIX)
-    for module in (sites, devices, points, history, alarms, areas, lanes, commands, decisions, rejects, config, session):
+    for module in (
+        sites,
+        devices,
+        points,
+        history,
+        alarms,
+        measures,
+        areas,
+        shadows,
+        lanes,
+        commands,
+        decisions,
+        rejects,
+        config,
+        session,
+    ):
         routed.include_router(module.router)
     for module in (health, metrics):
         routed.include_router(module.router)

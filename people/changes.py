@@ -1,5 +1,6 @@
 """Changes of alarms and floods out of a site's history, in the order in which they were decided."""
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -35,12 +36,16 @@ class _Body(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Body, strict=False).decode
 
 
-def read_rows(history: History, kind: str, site: str, start_ms: int, end_ms: int) -> list[RecordRow]:
-    """Every decision of a kind in [start_ms, end_ms), in the order of the journal. Blocking: for a query thread.
+def read_rows(
+    history: History, kinds: Sequence[str], site: str, start_ms: int, end_ms: int, *, most: int = CHANGES_MAX
+) -> list[RecordRow]:
+    """Every decision of these kinds in [start_ms, end_ms), in the order of the journal. Blocking: for a query thread.
 
-    Raises CallerError when there are more than CHANGES_MAX.
+    Raises CallerError when there are more than `most` of a kind.
     """
-    rows = _halved(history, kind, site, start_ms, end_ms, CHANGES_MAX)
+    rows = []
+    for kind in kinds:
+        rows += _halved(history, kind, site, start_ms, end_ms, most)
     return sorted(rows, key=lambda r: (r.position, r.phase or 0, r.time_ns if r.phase == 0 else 0, r.stage or 0, r.subject))
 
 
@@ -56,7 +61,7 @@ def _halved(history: History, kind: str, site: str, start_ms: int, end_ms: int, 
         rows = _halved(history, kind, site, start_ms, middle, most)
         rows += _halved(history, kind, site, middle, end_ms, most - len(rows))
     if len(rows) > most:
-        raise CallerError(f"this range holds more than {CHANGES_MAX:,} changes; ask for a shorter one")
+        raise CallerError(f"the range holds too many decisions of kind {kind} to be measured at once; ask for a shorter one")
     return rows
 
 
