@@ -53,7 +53,7 @@ class AlarmView(View):
     site: str = Field(examples=["nursery"])
     device: str = Field(examples=["ms-1"])
     rule: str = Field(examples=["MS-T-HH"])
-    state: str = Field(examples=["UNACK"], description="ISA-18.2: NORM, UNACK, ACKED, RTNUN, SHLVD, DSUPR, OOSRV")
+    state: str = Field(examples=["UNACK"], description="ISA-18.2: NORM, UNACK, ACKED, RTNUN, LATCH, SHLVD, DSUPR, OOSRV")
     priority: str = Field(examples=["P2"])
     raised_ms: int = Field(examples=[1767225600000])
     changed_ms: int = Field(examples=[1767225660000])
