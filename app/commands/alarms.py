@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 alarms = typer.Typer(help="How well alarms serve who answers them.", no_args_is_help=True)
 area = typer.Typer(help="Say what an area is used for: its operating mode, its batch.", no_args_is_help=True)
-AreaName = Annotated[str, typer.Argument(metavar="SITE/AREA", help="The area, such as nursery/ms.")]
+AreaName = Annotated[str, typer.Argument(metavar="SITE/AREA", help="The area, such as nursery/house-1.")]
 
 # Figures of a site and its areas: label, field, decimals, what it is divided by.
 FIGURES: Final = (
@@ -182,7 +182,7 @@ def _tell(area: str, what: str, body: dict[str, Any]) -> None:
 
     site, _, name = area.partition("/")
     if not site or not name or "/" in name:
-        raise CallerError(f"{area!r} is not an area; write site/area, such as nursery/ms")
+        raise CallerError(f"{area!r} is not an area; write site/area, such as nursery/house-1")
     with connect(load_settings()) as client:
         sites = {item["site"]: [part["name"] for part in item["areas"]] for item in client.get("/sites")["items"]}
         if name not in sites.get(site, []):
