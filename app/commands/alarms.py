@@ -90,7 +90,7 @@ def _figures(found: dict[str, Any]) -> "Table":
 
     table = grid("", say("site"), *(area["area"] for area in found["areas"]))
     for label, name, decimals, unit in FIGURES:
-        table.add_row(say(label), *(number(part[name] / unit, decimals) for part in (found["whole"], *found["areas"])))
+        table.add_row(Text(say(label)), *(number(part[name] / unit, decimals) for part in (found["whole"], *found["areas"])))
     return table
 
 

@@ -67,6 +67,7 @@ async def test_measures_are_a_table_with_units_in_both_languages(web: WebProcess
     table = rows(done.stdout)
     assert ["alarms", "raised", "1", "1"] in table
     assert ["in", "10", "min,", "mean", "0.01", "0.01"] in table
+    assert ["in", "flood", "[min]", "0.0", "0.0"] in table
     assert ["medium", "P2", "1", "100", "%", "15", "%"] in table
     assert [HOT, "1", "100", "%"] in table
     assert any(row[:2] == ["[red]li", "1"] and row[-1] == "s" for row in table)
