@@ -15,7 +15,6 @@ from people.changes import Change
 from telemetry.plan import NS_PER_S
 
 Array = NDArray[Any]
-STATES: Final = ("NORM", "UNACK", "ACKED", "RTNUN", "LATCH", "SHLVD", "DSUPR", "OOSRV")
 STANDING: Final = ("UNACK", "ACKED")
 WAITING: Final = ("UNACK", "RTNUN")  # for an acknowledgement
 PRIORITIES: Final = ("P1", "P2", "P3", "P4")
@@ -90,31 +89,44 @@ class Measures:
 
 
 class _Columns:
-    """Changes by subject, each subject's in the order they were decided; all columns (n,)."""
+    """Changes by subject, each subject's in the order they were decided. Texts are codes into `names`; all columns (n,)."""
 
-    def __init__(self, changes: Sequence[Change]) -> None:
-        self.subjects: list[str] = []
-        numbers: dict[str, int] = {}
-        subject = np.array([numbers.setdefault(change.subject, len(numbers)) for change in changes], np.int64)
-        self.subjects = list(numbers)
-        order = np.argsort(subject, kind="stable")
-        self.subject = subject[order]
-        rows = [changes[k] for k in order]
-        self.time_ns = np.array([row.time_ns for row in rows], np.int64)
-        self.before, self.after, self.event, self.priority, self.author = (
-            np.array([getattr(row, name) for row in rows], np.str_) for name in ("before", "after", "event", "priority", "author")
-        )
-        self.is_last = np.append(self.subject[1:] != self.subject[:-1], True)[: len(rows)]
+    def __init__(self, names: dict[str, list[str]], codes: dict[str, Array], time_ns: Array) -> None:
+        self.names, self.codes, self.time_ns = names, codes, time_ns
+        self.subject, self.subjects = codes["subject"], names["subject"]
+        self.is_last = np.append(self.subject[1:] != self.subject[:-1], True)[: len(time_ns)]
         self.is_first = np.roll(self.is_last, 1)
+
+    @classmethod
+    def of(cls, changes: Sequence[Change]) -> "_Columns":
+        """From changes in the order they were decided."""
+        names, codes = {}, {}
+        columns = dict(zip(Change._fields, zip(*changes, strict=True) if changes else [()] * len(Change._fields), strict=True))
+        times = np.array(columns.pop("time_ns"), np.int64)
+        for name, values in columns.items():
+            numbers: dict[str, int] = {}
+            codes[name] = np.fromiter((numbers.setdefault(value, len(numbers)) for value in values), np.int64, len(values))
+            names[name] = list(numbers)
+        order = np.argsort(codes["subject"], kind="stable")
+        return cls(names, {name: column[order] for name, column in codes.items()}, times[order])
+
+    def of_area(self, area: str) -> "_Columns":
+        """Those of one area."""
+        chosen = self.has("area", (area,))
+        return _Columns(self.names, {name: column[chosen] for name, column in self.codes.items()}, self.time_ns[chosen])
+
+    def has(self, column: str, wanted: Sequence[str]) -> Array:
+        """(n,) True where a column holds one of these texts."""
+        return np.array([name in wanted for name in self.names[column]], np.bool_)[self.codes[column]]
 
     def enters(self, states: Sequence[str]) -> Array:
         """(n,) True where a change leads into these states from outside."""
-        return np.isin(self.after, states) & ~np.isin(self.before, states)
+        return self.has("after", states) & ~self.has("before", states)
 
     def spans(self, states: Sequence[str], start_ns: int, end_ns: int) -> tuple[Array, Array]:
         """Begin and end [ns] of every stretch between changes that was spent in these states, cut to the range."""
         until = np.where(self.is_last, end_ns, np.append(self.time_ns[1:], end_ns)[: len(self.time_ns)])
-        begun, inside = self.is_first & np.isin(self.before, states), np.isin(self.after, states)
+        begun, inside = self.is_first & self.has("before", states), self.has("after", states)
         begin = np.concatenate([np.full(int(begun.sum()), start_ns), self.time_ns[inside]])
         end = np.concatenate([self.time_ns[begun], until[inside]])
         begin, end = np.clip(begin, start_ns, end_ns), np.clip(end, start_ns, end_ns)
@@ -141,26 +153,17 @@ def measure(
     names as the one before.
     """
     assert start_ns < end_ns
-    known = [change for change in changes if change.time_ns < end_ns]
-    flooded = [change for change in floods if change.time_ns < end_ns]
-    by_area: dict[str, tuple[list[Change], list[Change]]] = {area: ([], []) for area in areas}
-    for k, group in enumerate((known, flooded)):
-        for change in group:
-            if change.area in by_area:
-                by_area[change.area][k].append(change)
-    return (
-        _measures(known, flooded, start_ns, end_ns),
-        {area: _measures(*found, start_ns, end_ns) for area, found in by_area.items()},
-    )
+    known, flooded = (_Columns.of([change for change in group if change.time_ns < end_ns]) for group in (changes, floods))
+    of_areas = {area: _measures(known.of_area(area), flooded.of_area(area), start_ns, end_ns) for area in areas}
+    return _measures(known, flooded, start_ns, end_ns), of_areas
 
 
-def _measures(changes: Sequence[Change], floods: Sequence[Change], start_ns: int, end_ns: int) -> Measures:
-    columns, flooded = _Columns(changes), _Columns(floods)
+def _measures(columns: _Columns, flooded: _Columns, start_ns: int, end_ns: int) -> Measures:
     inside = columns.time_ns >= start_ns
     raised = columns.enters(("UNACK",)) & inside
     count, length_ns = int(raised.sum()), end_ns - start_ns
     peak, peak_ns = _peak(columns.time_ns[raised])
-    stands = columns.is_last & np.isin(columns.after, STANDING)
+    stands = columns.is_last & columns.has("after", STANDING)
     delays, by_priority, by_operator = _delays(columns, inside)
     return Measures(
         raised=count,
@@ -172,7 +175,7 @@ def _measures(changes: Sequence[Change], floods: Sequence[Change], start_ns: int
         stale=_stale(columns, stands, end_ns),
         chattering=_chattering(columns, inside),
         frequent=_most(columns, raised, FREQUENT_MAX),
-        mix=_mix(columns.priority[raised]),
+        mix=_mix(columns, raised),
         acknowledged=delays,
         by_priority=by_priority,
         by_operator=by_operator,
@@ -205,10 +208,10 @@ def _stale(columns: _Columns, stands: Array, end_ns: int) -> tuple[Standing, ...
 
 def _chattering(columns: _Columns, inside: Array) -> tuple[Share, ...]:
     """Alarms whose condition changed three times within 60 s at least once, by how often it changed in all."""
-    changed = np.flatnonzero(inside & np.isin(columns.event, ("raise", "clear")))
+    changed = np.flatnonzero(inside & columns.has("event", ("raise", "clear")))
     subject, times, more = columns.subject[changed], columns.time_ns[changed], CHATTER_CHANGES - 1
     quick = (subject[more:] == subject[:-more]) & (times[more:] - times[:-more] <= CHATTER_NS)
-    chattered = np.union1d(subject[more:][quick], columns.subject[inside & (columns.event == "chatter")])
+    chattered = np.union1d(subject[more:][quick], columns.subject[inside & columns.has("event", ("chatter",))])
     is_changed = np.zeros(len(columns.subject), np.bool_)
     is_changed[changed] = True
     return _most(columns, is_changed, LISTED_MAX, of=chattered)
@@ -222,25 +225,25 @@ def _most(columns: _Columns, chosen: Array, most: int, of: Array | None = None) 
     return tuple(sorted(shares, key=lambda share: (-share.count, share.subject))[:most])
 
 
-def _mix(priorities: Array) -> tuple[Mix, ...]:
-    found = []
+def _mix(columns: _Columns, raised: Array) -> tuple[Mix, ...]:
+    found, total = [], int(raised.sum())
     for level, (members, target) in TARGETS.items():
-        count = int(np.isin(priorities, members).sum())
-        found.append(Mix(level, members, count, count / len(priorities) if len(priorities) else None, target))
+        count = int((raised & columns.has("priority", members)).sum())
+        found.append(Mix(level, members, count, count / total if total else None, target))
     return tuple(found)
 
 
 def _delays(columns: _Columns, inside: Array) -> tuple[Delay, dict[str, Delay], dict[str, Delay]]:
     """Times to acknowledge of all, of each priority and of each operator. One waits from when the alarm began to wait."""
-    answered = np.flatnonzero(inside & (columns.event == "acknowledge") & np.isin(columns.before, WAITING))
+    answered = np.flatnonzero(inside & columns.has("event", ("acknowledge",)) & columns.has("before", WAITING))
     begun = columns.last_entry(WAITING)[answered]
     # A sample may be up to 2 s ahead of the clock by which a request is taken: that is no delay below 0.
     waited_ns = np.where(begun >= 0, np.maximum(columns.time_ns[answered] - columns.time_ns[begun], 0), -1)
-    priorities, authors = columns.priority[answered], columns.author[answered]
+    authors = {columns.names["author"][code] for code in np.unique(columns.codes["author"][answered])}
     return (
         _delay(waited_ns),
-        {priority: _delay(waited_ns[priorities == priority]) for priority in PRIORITIES},
-        {str(author): _delay(waited_ns[authors == author]) for author in np.unique(authors)},
+        {priority: _delay(waited_ns[columns.has("priority", (priority,))[answered]]) for priority in PRIORITIES},
+        {author: _delay(waited_ns[columns.has("author", (author,))[answered]]) for author in sorted(authors)},
     )
 
 
