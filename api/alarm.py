@@ -1,6 +1,6 @@
 """An alarm as the live pages show it: what the journal's decisions about it add up to."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 from api.about import split_subject
@@ -75,17 +75,4 @@ def _remarked(before: Alarm | None, decision: Decision) -> Alarm:
         assignee = str(body.get("assignee", ""))
     else:
         comments = [*comments, Comment(time_ns, str(body.get("author", "")), str(body.get("text", "")))][-COMMENTS_MAX:]
-    return Alarm(
-        alarm.subject,
-        alarm.rule,
-        alarm.site,
-        alarm.device,
-        alarm.state,
-        alarm.priority,
-        alarm.raised_ns,
-        alarm.changed_ns,
-        decision.position,
-        alarm.body,
-        assignee,
-        comments,
-    )
+    return replace(alarm, position=decision.position, assignee=assignee, comments=comments)
