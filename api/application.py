@@ -14,6 +14,7 @@ from api.limits import BodyLimit, Guard
 from api.parts import Parts
 from api.routes import (
     alarms,
+    areas,
     commands,
     config,
     decisions,
@@ -21,11 +22,13 @@ from api.routes import (
     health,
     history,
     lanes,
+    measures,
     metrics,
     notifications,
     points,
     rejects,
     session,
+    shadows,
     sites,
     stream,
 )
@@ -64,7 +67,23 @@ def make_app(parts: Parts) -> FastAPI:
     app.state.parts = parts
     problem.install(app)
     routed = APIRouter(prefix=PREFIX)
-    for module in (sites, devices, points, history, alarms, notifications, lanes, commands, decisions, rejects, config, session):
+    for module in (
+        sites,
+        devices,
+        points,
+        history,
+        alarms,
+        measures,
+        notifications,
+        areas,
+        shadows,
+        lanes,
+        commands,
+        decisions,
+        rejects,
+        config,
+        session,
+    ):
         routed.include_router(module.router)
     for module in (health, metrics):
         routed.include_router(module.router)

@@ -16,6 +16,7 @@ REFERENCE: Final = "#/components/schemas/"
 PARAMETERS: Final[dict[str, Any]] = {
     "site": "nursery",
     "device": "ms-1",
+    "area": "ms",
     "point": "air_temp_c",
     "actuator": "roof_vent",
     "rule": "MS-T-HH",

@@ -11,7 +11,7 @@ import numpy as np
 
 from rules import alarm_states, loop
 from rules.alarm_states import NEW, Alarm
-from rules.cohort import Rule
+from rules.cohort import SHADOW, Rule
 from rules.condition import Conditions
 from rules.flood import Floods
 from telemetry.plan import NS_PER_S, Device, Plan
@@ -264,7 +264,7 @@ class Alarms:
         """Whether no other alarm of the rule's first-out group stands in the area."""
         for (key, number), alarm in self._state.items():
             other = self._rule(key, number)
-            if alarm.on and other is not None and other.spec.first_out == rule.spec.first_out:
+            if alarm.on and other is not None and other.spec.first_out == rule.spec.first_out and not other.spec.shadow:
                 place = self._plan.devices[number]
                 if (place.site, place.area) == (device.site, device.area):
                     return False
@@ -290,7 +290,8 @@ class Alarms:
             rule_id = key[0].split("/", 1)[1].rsplit("@", 1)[0]
             body = {"from": alarm.state, "to": "NORM", "event": "rule_removed", "area": alarm.area, "value": None}
             span.decide(
-                entry=0, phase=TIMER, time_ns=int(span.entries.time_ns[0]), stage=self.rank, kind="alarm",
+                entry=0, phase=TIMER, time_ns=int(span.entries.time_ns[0]), stage=self.rank,
+                kind="shadow" if key[0].endswith(SHADOW) else "alarm",
                 subject=f"{rule_id}@{device.key}", body=body,
             )  # fmt: skip
 

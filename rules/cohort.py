@@ -6,7 +6,7 @@ from other seats (linked devices, the area's clock, peers), and virtual columns:
 """
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from numpy.typing import NDArray
 
@@ -16,6 +16,7 @@ from telemetry.plan import Device
 from telemetry.site import ActuatorSpec, Profile, RuleSpec
 
 Array = NDArray[Any]
+SHADOW: Final = "~shadow"  # ends the key of a shadow rule
 Code = list[tuple[int, int]]
 
 
@@ -97,8 +98,9 @@ class Rule:
 
     @property
     def key(self) -> str:
-        """ "site/RULE@version"."""
-        return f"{self.site}/{self.spec.id}@{self.spec.version}" + ("" if self.suppresses is None else "~suppress")
+        """ "site/RULE@version", with what it is besides: a shadow may have the version of the rule that it runs beside."""
+        more = (SHADOW if self.spec.shadow else "") + ("" if self.suppresses is None else "~suppress")
+        return f"{self.site}/{self.spec.id}@{self.spec.version}{more}"
 
     def covers(self, device: int) -> bool:
         """Whether a device (number) is in its scope."""

@@ -80,12 +80,14 @@ class Conditions:
     def _inherit(self, saved: dict[str, Any], before: dict[str, Rule]) -> None:
         """A new version of a rule that moves nothing goes on from the one before: what was on stays on until it is judged anew."""
         known = {rule.key for rule in self._book.rules}
-        last = {(rule.site, rule.spec.id, rule.suppresses is None): rule for key, rule in before.items() if key not in known}
+
+        def kind(rule: Rule) -> tuple[str, str, bool, bool]:
+            return rule.site, rule.spec.id, rule.spec.shadow, rule.suppresses is None
+
+        last = {kind(rule): rule for key, rule in before.items() if key not in known}
         for rule in self._book.rules:
-            old = last.get((rule.site, rule.spec.id, rule.suppresses is None))
+            old = last.get(kind(rule))
             if rule.key in before or old is None or rule.spec.demand is not None or old.spec.demand is not None:
-                continue
-            if rule.spec.shadow != old.spec.shadow:
                 continue
             rule.inherits = old.key
             is_same = all(getattr(rule.spec, name) == getattr(old.spec, name) for name in _MEANING)

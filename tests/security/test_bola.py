@@ -30,6 +30,7 @@ ROLES: tuple[Role, ...] = ("viewer", "operator", "engineer", "admin")
 HOME, FOREIGN = "north", "south"
 PATH_VALUES = {
     "device": "house-0",
+    "area": "ms",
     "point": "air_temp_c",
     "rule": "HOT",
     "action": "acknowledge",
@@ -41,6 +42,8 @@ BODIES: dict[str, Any] = {
     "override": {"value": 50, "seconds": 60, "reason": "test"},
     "release": {},
     "{action}": {},
+    "mode": {"mode": "OCCUPIED"},
+    "batch": {"day": 3, "name": "of {site}"},
     "config": None,  # a SiteConfig of the site in the path
     "tokens": {"person": "mallory", "role": "viewer", "sites": ["{site}"]},
     "session": {"token": "x" * 43},
@@ -52,6 +55,8 @@ NEEDS: dict[tuple[str, str], Role] = {
     ("POST", "{action}"): "operator",
     ("POST", "override"): "operator",
     ("POST", "release"): "operator",
+    ("POST", "mode"): "operator",
+    ("POST", "batch"): "operator",
     ("POST", "config"): "engineer",
     ("POST", "tests"): "operator",
     ("POST", "tokens"): "admin",

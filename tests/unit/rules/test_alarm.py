@@ -392,6 +392,46 @@ def test_a_shadow_rule_says_what_it_would_have_done_and_touches_nothing() -> Non
     assert not answer.body["accepted"]
 
 
+def beside_a_shadow(shadow: bool, **spec: Any) -> SiteConfig:
+    """The rule in the profile, and at the site the same version once more as a shadow that is on earlier."""
+    base = rule_of(version=2, priority="P2", **spec)
+    rule = base.profiles["p"].rules[0].model_copy(update={"when": "temp_c > 20", "shadow": True, "profile": "p"})
+    return base.model_copy(update={"rules": [rule] if shadow else []})
+
+
+def test_a_shadow_of_the_same_version_has_a_life_of_its_own() -> None:
+    house = House()
+    house.configure(beside_a_shadow(shadow=True))
+    house.send(temp_c=25)
+    house.send(temp_c=35)
+    house.send(temp_c=25)
+    made = house.flush()
+    told = [(d.kind, d.body["event"]) for d in made if d.kind in {"alarm", "shadow"}]
+    assert told == [("shadow", "raise"), ("alarm", "raise"), ("alarm", "clear")]
+
+
+def test_a_shadow_that_is_taken_away_ends_no_alarm() -> None:
+    house = House()
+    house.configure(beside_a_shadow(shadow=True))
+    house.send(temp_c=35)
+    house.flush()
+    before = len(house.decisions)
+    house.configure(beside_a_shadow(shadow=False))
+    house.send(temp_c=36)
+    house.flush()
+    ended = [(d.kind, d.body["event"]) for d in house.decisions[before:] if d.kind in {"alarm", "shadow"}]
+    assert ended == [("shadow", "rule_removed")]
+
+
+def test_a_shadow_is_not_the_first_alarm_of_a_group() -> None:
+    house = House()
+    house.configure(beside_a_shadow(shadow=True, first_out="trip"))
+    house.send(temp_c=25)
+    house.send(temp_c=35)
+    [raised] = [d for d in house.flush() if d.kind == "alarm"]
+    assert raised.body["first_out"] is True
+
+
 def many(count: int, **spec: Any) -> House:
     house = House()
     base = rule_of(version=2, priority="P2", **spec)
