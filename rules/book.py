@@ -30,7 +30,7 @@ from rules.tree import (
     Unary,
     Window,
     children,
-    leaves,
+    observed,
     text,
 )
 from telemetry.errors import ExpressionError
@@ -157,7 +157,7 @@ class _Binder:
         except ExpressionError as error:
             self._faults.append(Fault(rule.key, "when", str(error)))
             return
-        rule.leaf = leaves(rule.when)
+        rule.leaf = observed(rule.when)
         if spec.demand is not None:
             rule.moving = self._moving(rule)
         self._rules.append(rule)
@@ -181,7 +181,7 @@ class _Binder:
             self._rules.remove(rule)
             return
         made.codes = (self._code(made.cohort, made.when, False), [], [])
-        made.leaf = leaves(made.when)
+        made.leaf = observed(made.when)
         self._rules.append(made)
 
     def _parse(self, rule: Rule) -> None:
