@@ -48,6 +48,7 @@ COMMANDS: tuple[tuple[str, Callable[..., Any], str], ...] = (
     ("status", look.status, "Look"),
     ("tail", look.tail, "Look"),
     ("query", look.query, "Look"),
+    ("why", look.why, "Look"),
     ("decisions", look.decisions, "Look"),
     ("doctor", operate.doctor, "Operate"),
     ("login", operate.login, "Operate"),

@@ -38,6 +38,11 @@ ALARM_WORDS: Final = {
     "out_of_service": "out of service",
     "in_service": "in service again",
     "rule_removed": "ended: its rule was removed",
+    "suppress": "suppressed by design",
+    "unsuppress": "no longer suppressed",
+    "chatter": "shelved for a while: it chatters",
+    "comment": "commented",
+    "assign": "assigned",
 }
 COMMAND_WORDS: Final = {  # in the order of a command's life
     "requested": "requested",

@@ -192,11 +192,9 @@ def text(node: Node) -> str:
     return written(node, _leaf_text)
 
 
-def written(node: Node, leaf: Callable[[Leaf], str]) -> str:
-    """The expression as text, with each leaf as `leaf` writes it."""
+def written(node: Node, leaf: Callable[[Leaf | Number], str]) -> str:
+    """The expression as text, with each leaf and number as `leaf` writes it."""
     match node:
-        case Number(value):
-            return f"{value:.17g}"
         case Unary(op, arg):
             return f"-{_inner(arg, leaf)}" if op == "-" else f"not {_inner(arg, leaf)}"
         case Binary(op, left, right) | Compare(op, left, right):
@@ -211,8 +209,10 @@ def written(node: Node, leaf: Callable[[Leaf], str]) -> str:
             return leaf(node)
 
 
-def _leaf_text(node: Leaf) -> str:
+def _leaf_text(node: Leaf | Number) -> str:
     match node:
+        case Number(value):
+            return f"{value:.17g}"
         case PointRef():
             return str(node)
         case Clock(name):
@@ -233,7 +233,7 @@ def _leaf_text(node: Leaf) -> str:
             return f"{fn}({of}: {text(arg)})"
 
 
-def _inner(node: Node, leaf: Callable[[Leaf], str]) -> str:
+def _inner(node: Node, leaf: Callable[[Leaf | Number], str]) -> str:
     inner = written(node, leaf)
     return f"({inner})" if isinstance(node, Binary | Compare | Bool | Unary) else inner
 

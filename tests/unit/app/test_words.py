@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from api.routes.history import BucketRow, RawRow
-from app import narrator, status, words
+from app import narrator, status, why, words
 from app.demo import STOP_ORDER
 from app.words import ZH, language, say, text_of
 
 APP = Path(words.__file__).parent
-TABLES = (narrator.EVENT_WORDS, narrator.ALARM_WORDS, narrator.COMMAND_WORDS)
+TABLES = (narrator.EVENT_WORDS, narrator.ALARM_WORDS, narrator.COMMAND_WORDS, why.STATE_WORDS, why.BOUND_WORDS, why.LEVEL_WORDS)
 
 
 def said() -> Iterator[str]:
