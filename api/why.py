@@ -190,9 +190,10 @@ class _Answer:
         if not rows:
             return None
         newest, body = rows[0], _body(rows[0])
-        ground = next((row for row in rows if "read" in _body(row)), None)
         change = next((row for row in rows if _body(row).get("from") != _body(row).get("to")), newest)
         changed = _body(change)
+        stands_on = rows if "read" in changed or changed.get("from") != "NORM" else []  # not on what an earlier alarm did
+        ground = next((row for row in stands_on if "read" in _body(row)), None)
         seconds = changed.get("seconds")
         is_shelved = body.get("to") == "SHLVD" and isinstance(seconds, int | float)
         return self._made(

@@ -249,7 +249,7 @@ class Alarms:
             "area": device.area, "value": None if np.isnan(alarm.value) else alarm.value,
             "message": {"en": spec.message.en, "zh": spec.message.zh},
         }  # fmt: skip
-        if after == "UNACK":  # also when it comes out of a shelf, with what it then stands on
+        if after == "UNACK" or happening.event == "raise":  # also when it comes out of a shelf, with what it then stands on
             body |= {"since_ns": alarm.held_ns, "read": alarm.read}
         elif happening.event == "clear":
             body["read"] = alarm.read

@@ -193,6 +193,16 @@ def test_a_shelved_alarm_says_who_why_and_until_when(world: Farm) -> None:
     assert "By wang: sensor swap" in said(why)
 
 
+def test_what_an_earlier_alarm_stood_on_is_not_told_of_a_later_shelf(world: Farm) -> None:
+    world.live(7, temp_c=39)
+    world.ask("acknowledge", alarm=HOT)
+    world.live(1, temp_c=20)
+    assert world.why(HOT).state == "NORM"
+    world.ask("shelve", alarm=HOT, seconds=1800, reason="sensor swap")
+    why = world.why(HOT)
+    assert (why.state, why.note, why.cause) == ("SHLVD", "sensor swap", None)
+
+
 def test_windows_qualities_and_labels_are_filled_in(world: Farm) -> None:
     end = world.live(15, co2_ppm=1600, state=0, temp_c=20)
     cause = world.why(STUFFY).cause

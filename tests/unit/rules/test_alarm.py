@@ -268,6 +268,14 @@ def test_values_read_stand_beside_what_they_are_of_when_a_quality_is_read_too() 
     assert raised.body["read"] == {"temp_c": 35.0, "heat_bool": 0.5}
 
 
+def test_an_alarm_that_is_suppressed_when_it_is_raised_says_what_was_read() -> None:
+    house = house_of(suppress_when="heat_bool > 0", priority="P2")
+    house.send(heat_bool=1.0)
+    house.send(temp_c=35.0)
+    (raised,) = [d for d in house.flush() if d.kind == "alarm"]
+    assert (raised.body["to"], raised.body["read"]) == ("DSUPR", {"temp_c": 35.0})
+
+
 def test_an_alarm_from_a_shelf_says_what_it_stands_on() -> None:
     house = House()
     house.happen("shelve")
