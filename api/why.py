@@ -67,6 +67,9 @@ class CommandPart(View):
     changed_ms: int = Field(examples=[1767225660000])
     measured: float | None = Field(examples=[79.0])
     detail: str = Field(examples=[""], description="Why it is withheld, was refused or ended")
+    fail_safe: float | Literal["hold"] | None = Field(
+        examples=[None], description="Declared safe position that it was sent to, or where it stays; null: it did not fail"
+    )
 
 
 Answer = Literal["alarm", "rule", "override", "rest", "fail_safe", "unrecorded", "unconfigured"]
@@ -227,7 +230,7 @@ class _Answer:
         given["losers"] = [self._cause(row, loser) for loser in body.get("losers") or []]
         winner = body.get("winner")
         cause = None if winner is None else self._cause(row, winner)
-        if _is_fail_safe(given["command"]):
+        if given["command"] is not None and given["command"].fail_safe is not None:
             return self._made("fail_safe", **{**given, "cause": cause})
         if cause is None:
             return self._at_rest(row, **given)
@@ -246,13 +249,14 @@ class _Answer:
         if commands:
             row, body = commands[0], _body(commands[0])
             detail = body.get("withheld") or body.get("why") or body.get("answer") or ""
-            if str(body.get("reason", "")).startswith("fail-safe"):
-                detail = body["reason"]
-            if body.get("fail_safe") is not None:
-                detail = f"fail-safe: {body['fail_safe']}"
+            reason = str(body.get("reason", ""))
+            is_order = reason.startswith(
+                "fail-safe after "
+            )  # of devices/command.py: the command that sends it to the safe position
             found["command"] = CommandPart(
-                id=str(body.get("id", "")), state=str(body.get("state", "")), value=finite(body.get("value")), detail=str(detail),
-                changed_ms=row.time_ms, measured=finite(body.get("measured")),
+                id=str(body.get("id", "")), state=str(body.get("state", "")), value=finite(body.get("value")), changed_ms=row.time_ms,
+                measured=finite(body.get("measured")), detail=reason if is_order else str(detail),
+                fail_safe=finite(body.get("value")) if is_order else body.get("fail_safe"),
             )  # fmt: skip
         return found
 
@@ -349,10 +353,6 @@ def _reading(reading: Reading, begin_ms: int, end_ms: int) -> ReadingView:
         for source in dict.fromkeys(reading.sources)
     ]
     return ReadingView(text=reading.text, value=finite(reading.value), shown=reading.words, unit=reading.unit, history=links)
-
-
-def _is_fail_safe(command: CommandPart | None) -> bool:
-    return command is not None and (command.state == "failed_safe" or command.detail.startswith("fail-safe"))
 
 
 def _body(row: RecordRow) -> dict[str, Any]:

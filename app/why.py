@@ -36,6 +36,7 @@ STATE_WORDS: Final = {
     "DSUPR": "suppressed by design",
     "OOSRV": "out of service",
 }
+CLEARED: Final = ("NORM", "RTNUN", "LATCH")
 BOUND_WORDS: Final = {"at_least": "at least {value}", "at_most": "at most {value}", "value": "exactly {value}"}
 LEVEL_WORDS: Final = {
     "personnel_safety": "safety of people",
@@ -177,7 +178,7 @@ def _alarm(why: WhyView) -> Iterator[str]:
     named = f"{why.state}, {why.priority}" if why.priority else why.state
     yield say("Alarm {state} ({named}) since {time}.", state=state, named=named, time=_time(why, why.since_ms))
     message = text_of(why.message).replace("{device}", why.subject.rpartition("/")[2])
-    if message:
+    if message and why.state in {"UNACK", "ACKED"}:
         yield message.replace("{value}", "" if why.value is None else f"{why.value:.1f}")
     if why.event not in {None, "raise", "clear"}:
         yield say("Last change: {happened}", happened=say(ALARM_WORDS.get(str(why.event), str(why.event))))
@@ -212,7 +213,12 @@ def _actuator(why: WhyView) -> Iterator[str]:
 
 
 def _fail_safe(why: WhyView, value: str) -> Iterator[str]:
-    yield say("Fail-safe: a command was not answered or not obeyed, so its declared safe position holds, not {value}.", value=value)
+    assert why.command is not None
+    if isinstance(why.command.fail_safe, float):
+        safe = _value(why, why.command.fail_safe)
+        yield say("Fail-safe: a command was not answered or not obeyed. Sent to {safe}; asked was {value}.", safe=safe, value=value)
+    else:
+        yield say("Fail-safe: a command was not answered or not obeyed. It stays where it is; asked was {value}.", value=value)
     if why.cause is not None:
         yield say("Asked until then:")
         yield from _asked(why, why.cause)
@@ -236,6 +242,13 @@ def _rule(why: WhyView, cause: CauseView) -> Iterator[str]:
     if cause.with_values is None:
         yield say(
             "  The text of version {version} of rule {rule} is not known any more.", version=cause.rule_version, rule=cause.rule
+        )
+    elif why.state in CLEARED:
+        yield say(
+            "  Rule {rule}, version {version}, does not hold any more: {when}",
+            rule=cause.rule,
+            version=cause.rule_version,
+            when=cause.with_values,
         )
     else:
         yield say("  Rule {rule}, version {version}: {when}", rule=cause.rule, version=cause.rule_version, when=cause.with_values)

@@ -39,14 +39,14 @@ RULES: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-def farm(rules: list[dict[str, Any]] | None = None) -> SiteConfig:
+def farm(rules: list[dict[str, Any]] | None = None, *, fail_safe: float | str = 10.0) -> SiteConfig:
     points = [
         {"name": "temp_c", "unit": "C", "low": -40, "high": 80, "heartbeat_s": 60},
         {"name": "co2_ppm", "unit": "ppm", "low": 0, "high": 5000, "heartbeat_s": 60},
         {"name": "state", "unit": "", "low": 0, "high": 9, "labels": {0: "RUN", 4: "STUCK"}},
         {"name": "vent_pct", "unit": "%", "low": -5, "high": 105, "heartbeat_s": 60},
     ]
-    vent = {"name": "vent", "feedback": "vent_pct", "fail_safe": 10.0, "travel_s": 20}
+    vent = {"name": "vent", "feedback": "vent_pct", "fail_safe": fail_safe, "travel_s": 20}
     return SiteConfig.model_validate(
         {
             "site": "farm", "areas": [{"name": "a", "links": {"weather": "mast"}}],
@@ -187,6 +187,7 @@ def test_an_alarm_is_as_it_was_at_the_moment_asked_for_and_by_the_version_of_the
 def test_a_shelved_alarm_says_who_why_and_until_when(world: Farm) -> None:
     world.live(7, temp_c=39)
     world.ask("shelve", alarm=HOT, seconds=1800, reason="sensor swap")
+    assert "temp_c (39 C) > 38" in said(world.why(HOT))
     why = world.why(HOT)
     assert (why.state, why.person, why.note, why.until_ms) == ("SHLVD", "wang", "sensor swap", world.now // 1_000_000 + 1_800_000)
     assert why.cause is not None
@@ -198,6 +199,7 @@ def test_what_an_earlier_alarm_stood_on_is_not_told_of_a_later_shelf(world: Farm
     world.ask("acknowledge", alarm=HOT)
     world.live(1, temp_c=20)
     assert world.why(HOT).state == "NORM"
+    assert "Rule HOT, version 3, does not hold any more: (temp_c (20 C) > 38) and" in said(world.why(HOT))
     world.ask("shelve", alarm=HOT, seconds=1800, reason="sensor swap")
     why = world.why(HOT)
     assert (why.state, why.note, why.cause) == ("SHLVD", "sensor swap", None)
@@ -264,7 +266,12 @@ def test_nobody_asked(world: Farm) -> None:
     assert "Nobody asked: rest position 0 %." in said(world.why(VENT, never))
 
 
-def test_a_command_without_an_answer_ends_in_the_fail_safe_position(world: Farm) -> None:
+@pytest.mark.parametrize(
+    ("fail_safe", "said_of_it"),
+    [(10.0, "Sent to 10 %; asked was 40 %."), ("hold", "It stays where it is; asked was 40 %.")],
+)
+def test_a_command_without_an_answer_ends_in_the_fail_safe_position(world: Farm, fail_safe: float | str, said_of_it: str) -> None:
+    world.configure(farm(fail_safe=fail_safe))
     world.is_obeyed = False
     world.live(1.5, temp_c=31)
     why = world.why(VENT)
@@ -272,8 +279,9 @@ def test_a_command_without_an_answer_ends_in_the_fail_safe_position(world: Farm)
     assert why.cause is not None
     assert why.cause.rule == "WARM"
     assert why.command is not None
+    assert why.command.fail_safe == fail_safe
     text = said(why)
-    assert "its declared safe position holds, not 40 %" in text
+    assert said_of_it in text
     assert "Asked until then:\n  exactly 40 % by rule WARM" in text
 
 
