@@ -22,6 +22,7 @@ from api.routes import (
     history,
     lanes,
     metrics,
+    notifications,
     points,
     rejects,
     session,
@@ -64,7 +65,11 @@ def make_app(parts: Parts) -> FastAPI:
     app.state.parts = parts
     problem.install(app)
     routed = APIRouter(prefix=PREFIX)
+<<<<<<< HEAD
     for module in (sites, devices, points, history, why, alarms, lanes, commands, decisions, rejects, config, session):
+=======
+    for module in (sites, devices, points, history, alarms, notifications, lanes, commands, decisions, rejects, config, session):
+>>>>>>> main
         routed.include_router(module.router)
     for module in (health, metrics):
         routed.include_router(module.router)
