@@ -65,11 +65,7 @@ def make_app(parts: Parts) -> FastAPI:
     app.state.parts = parts
     problem.install(app)
     routed = APIRouter(prefix=PREFIX)
-<<<<<<< HEAD
-    for module in (sites, devices, points, history, why, alarms, lanes, commands, decisions, rejects, config, session):
-=======
-    for module in (sites, devices, points, history, alarms, notifications, lanes, commands, decisions, rejects, config, session):
->>>>>>> main
+    for module in (sites, devices, points, history, why, alarms, notifications, lanes, commands, decisions, rejects, config, session):
         routed.include_router(module.router)
     for module in (health, metrics):
         routed.include_router(module.router)
