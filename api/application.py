@@ -65,7 +65,21 @@ def make_app(parts: Parts) -> FastAPI:
     app.state.parts = parts
     problem.install(app)
     routed = APIRouter(prefix=PREFIX)
-    for module in (sites, devices, points, history, why, alarms, notifications, lanes, commands, decisions, rejects, config, session):
+    for module in (
+        sites,
+        devices,
+        points,
+        history,
+        why,
+        alarms,
+        notifications,
+        lanes,
+        commands,
+        decisions,
+        rejects,
+        config,
+        session,
+    ):
         routed.include_router(module.router)
     for module in (health, metrics):
         routed.include_router(module.router)

@@ -28,7 +28,7 @@ async def why(
     try:
         about = subject_of(subject)
     except CallerError as error:
-        errors = [FieldError(path="query.subject", message=str(error))]
+        errors = [FieldError(path="query.subject", message="must be RULE@site/device, or site/device/actuator")]
         raise ProblemError(422, "invalid", "What was sent is not valid.", errors=errors) from error
     if about.site != site:
         raise not_found("alarm or actuator")

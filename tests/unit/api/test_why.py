@@ -46,7 +46,7 @@ async def test_links_lead_to_the_samples_that_were_read(world: World) -> None:
         ("north", "north/house-0/vent", 404, "did you mean roof_vent"),
         ("north", "HOT@south/house-0", 404, "There is no such alarm or actuator, or you may not see it."),
         ("south", "HOT@south/house-0", 404, "There is no such site, or you may not see it."),
-        ("north", "HOT", 422, "RULE@site/device or site/device/actuator"),
+        ("north", "HOT", 422, "must be RULE@site/device, or site/device/actuator"),
         ("north", "x" * 301, 422, "at most 300"),
     ],
 )
