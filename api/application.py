@@ -25,6 +25,7 @@ from api.routes import (
     notifications,
     points,
     rejects,
+    rules,
     session,
     sites,
     stream,
@@ -78,6 +79,7 @@ def make_app(parts: Parts) -> FastAPI:
         decisions,
         rejects,
         config,
+        rules,
         session,
     ):
         routed.include_router(module.router)

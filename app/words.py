@@ -173,6 +173,18 @@ ZH: Final[dict[str, str]] = {
     "first": "首个",
     "last": "末个",
     "bad": "坏值",
+    # rules
+    "rule": "规则",
+    "version": "版本",
+    "standing": "未恢复报警",
+    "last change": "最近变化",
+    "enabled": "启用",
+    "disabled": "停用",
+    "shadow": "影子运行",
+    "added": "新增",
+    "removed": "移除",
+    "changed": "修改",
+    "No rule differs.": "规则没有差异。",
     # why
     "{subject} at {time} ({zone}):": "{subject}，时刻 {time}（{zone}）：",
     "Nothing was recorded then; records of this site begin at {time}.": "当时没有任何记录；本场地的记录始于 {time}。",

@@ -81,6 +81,26 @@ async def test_why_answers_from_the_journal_from_web_and_from_the_history(tmp_pa
     core.journal.close()
 
 
+async def test_rules_are_listed_and_compared(tmp_path: Path) -> None:
+    core = CoreStub.begin(tmp_path)
+    raised = {"from": "NORM", "to": "UNACK", "event": "raise", "priority": "P2", "rule_version": 1, "value": 39.5}
+    core.write(decisions=[("alarm", "HOT@north/house-1", raised)])
+    async with web_process(tmp_path, core) as web:
+        served = {"url": web.base_url, "token": web.token("ann", "viewer", None), "data_dir": tmp_path}
+        async with asyncio.timeout(25):
+            while "1 " not in (listed := (await asyncio.to_thread(fieldloom, "rules", "list", "north", **served)).stdout):
+                pass  # until web has seen the alarm
+        same = await asyncio.to_thread(fieldloom, "rules", "diff", "north", "south", **served)
+        other = await asyncio.to_thread(fieldloom, "rules", "diff", "north", "sites/nursery", **served)
+        unknown = await asyncio.to_thread(fieldloom, "rules", "list", "east", **served)
+    core.journal.close()
+    assert listed.splitlines()[1].split()[:5] == ["HOT", "1", "enabled", "P2", "1"]
+    assert same.stdout == "No rule differs.\n"
+    assert other.stdout.startswith("removed HOT\n")
+    assert "added WS-SILENT (weather_station)\n" in other.stdout
+    assert (unknown.returncode, "There is no such site" in unknown.stderr) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

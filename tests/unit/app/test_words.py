@@ -10,12 +10,20 @@ import pytest
 
 from api.routes.history import BucketRow, RawRow
 from app import narrator, status, why, words
-from app.commands import notify
+from app.commands import notify, rules
 from app.demo import STOP_ORDER
 from app.words import ZH, language, say, text_of
 
 APP = Path(words.__file__).parent
-TABLES = (narrator.EVENT_WORDS, narrator.ALARM_WORDS, narrator.COMMAND_WORDS, why.STATE_WORDS, why.BOUND_WORDS, why.LEVEL_WORDS)
+TABLES = (
+    narrator.EVENT_WORDS,
+    narrator.ALARM_WORDS,
+    narrator.COMMAND_WORDS,
+    why.STATE_WORDS,
+    why.BOUND_WORDS,
+    why.LEVEL_WORDS,
+    rules.WORDS,
+)
 
 
 def said() -> Iterator[str]:
