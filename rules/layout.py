@@ -140,7 +140,6 @@ def _columns(cohorts: list[Cohort], virtual: list[tuple[Cohort, Any]], rules: li
     export_ptr, order = _order([e[0] for e in exports], seats)
     columns = np.array(exports, np.int64).reshape(-1, 4)[order]
     return {
-        "is_read": ((np.diff(reader_v_ptr) > 0) | (np.diff(reader_r_ptr) > 0)).astype(np.uint8),
         "import_at": import_at, "import_cells": np.array(cells, np.int64), "stale_ns": stale,
         "reader_v_ptr": reader_v_ptr, "reader_v": reader_v, "reader_r_ptr": reader_r_ptr, "reader_r": reader_r,
         "export_ptr": export_ptr, "export_seat": columns[:, 2].astype(np.int32), "export_from": columns[:, 1].astype(np.int32),
@@ -271,7 +270,9 @@ def _plain(parts: dict[str, Array]) -> dict[str, Array]:
     for chosen, extreme, ufunc in ((is_above, high, np.minimum), (is_below, low, np.maximum)):
         mine = (is_plain & chosen)[readers]
         ufunc.at(extreme, column[mine], limit[readers[mine]])
-    return {"reader_r": readers, "plain_ptr": plain_ptr.astype(np.int32), "plain_from": low, "plain_to": high}
+    other = (np.diff(parts["reader_v_ptr"]) > 0) | (plain_ptr > ptr[:-1])
+    is_read = np.where(other, 2, plain_ptr < ptr[1:]).astype(np.uint8)
+    return {"is_read": is_read, "reader_r": readers, "plain_ptr": plain_ptr.astype(np.int32), "plain_from": low, "plain_to": high}
 
 
 _COMPARE: Final = range(calculate.LESS, calculate.NOT_EQUAL + 1)

@@ -51,7 +51,7 @@ class Book(NamedTuple):
     import_at: Array  # (g,) int64 into import_cells, -1: the column is the cohort's own
     import_cells: Array  # int64
     stale_ns: Array  # (g,) int64; 0 = values never grow old
-    is_read: Array  # (g,) uint8
+    is_read: Array  # (g,) uint8: 0 by nobody, 1 by plain rules only, 2 by others too
     reader_v_ptr: Array  # (g+1,) int32
     reader_v: Array  # virtual columns that read a column
     reader_r_ptr: Array
@@ -283,11 +283,20 @@ def _export(b: Book, m: Memory, w: Work, seat: int, column: int) -> None:
 
 
 @_compile
+def _is_news(b: Book, m: Memory, column: int, cell: int, x: float) -> bool:
+    """Whether a value of a column has to be looked at. Most rules compare a column with a number, are off and stay so."""
+    if b.is_read[column] == 0:
+        return False
+    return b.is_read[column] == 2 or m.busy[cell] != 0 or x >= b.plain_to[column] or x <= b.plain_from[column]
+
+
+@_compile
 def _fill(b: Book, m: Memory, w: Work, seat: int, column: int, value: float) -> None:
     """A virtual column has a value of this moment, perhaps the same as before: what remembers a series counts it again."""
     cell = b.base[b.cohort_of[seat]] + column * b.width[b.cohort_of[seat]] + b.local_of[seat]
     m.latest[cell] = value
-    _touch(b, m, w, seat, column)
+    if _is_news(b, m, column, cell, value):
+        _touch(b, m, w, seat, column)
     _export(b, m, w, seat, column)
 
 
@@ -522,15 +531,8 @@ def _judge_touched(b: Book, m: Memory, w: Work, out: Output, entry: int, phase: 
         cohort, local = b.cohort_of[seat], b.local_of[seat]
         while done < n and w.t_seat[done] == seat:
             column = w.t_column[done]
-            last = b.reader_r_ptr[column + 1]
-            x = np.nan
-            if b.plain_ptr[column] < last:
-                # Most rules compare a column with a number, are off and stay so.
-                x = m.latest[_cell(b, column, cohort, local)]
-                is_dull = not (x >= b.plain_to[column] or x <= b.plain_from[column])
-                if is_dull and m.busy[b.base[cohort] + column * b.width[cohort] + local] == 0:
-                    last = b.plain_ptr[column]
-            for k in range(b.reader_r_ptr[column], last):
+            x = m.latest[_cell(b, column, cohort, local)]
+            for k in range(b.reader_r_ptr[column], b.reader_r_ptr[column + 1]):
                 rule = b.reader_r[k]
                 if k >= b.plain_ptr[column] and _goes_on(b, m, rule, local, x):
                     continue
@@ -694,7 +696,7 @@ def _take(b: Book, m: Memory, i: Input, w: Work, f: int, seat: int) -> None:
         m.latest[cell], m.quality[cell], m.last_ns[cell] = i.value[s], i.level[s], ts_ns
         if b.stale_ns[column] > 0:
             soonest = min(soonest, ts_ns + b.stale_ns[column])
-        if b.is_read[column]:
+        if _is_news(b, m, column, cell, i.value[s]):
             _touch(b, m, w, seat, column)
         if is_exporting:
             _export(b, m, w, seat, column)
