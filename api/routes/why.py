@@ -36,4 +36,4 @@ async def why(
     try:
         return await parts.queries.run(lambda: explain(parts.history, about, moment, current=current))
     except CallerError as error:
-        raise ProblemError(404, "not-found", f"There is no such alarm or actuator: {error}.") from error
+        raise ProblemError(404, "not-found", f"There is no such alarm or actuator: {error}") from error

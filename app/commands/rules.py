@@ -25,23 +25,18 @@ def group() -> None:
 def list_rules(site: Annotated[str, typer.Argument(help="Name of a site of the service.")]) -> None:
     """Every rule with its version, whether it runs, and how many alarms of it stand."""
     from app.client import connect
-    from app.tables import console, grid, site_time
+    from app.tables import console, grid, heading, site_time
 
     with connect(load_settings()) as client:
         rules, zone = client.get(f"/sites/{site}/rules")["items"], client.get(f"/sites/{site}")["zone"]
-    table = grid(say("rule"), say("version"), say("state"), say("priority"), say("standing"), say("last change"))
-    for rule in rules:
-        changed = "" if rule["alarm_changed_ms"] is None else site_time(rule["alarm_changed_ms"] / 1000, zone)
-        named = f"{rule['rule']} ({rule['profile']})" if rule["profile"] else rule["rule"]
-        table.add_row(
-            named,
-            str(rule["version"]),
-            say(WORDS[rule["state"]]),
-            rule["priority"] or "",
-            str(rule["standing"] or ""),
-            changed or rule["changed"],
-        )
-    console().print(table)
+    for profile in dict.fromkeys(rule["profile"] for rule in rules):
+        table = grid(say("rule"), say("version"), say("state"), say("priority"), say("standing"), say("last change"))
+        for rule in (rule for rule in rules if rule["profile"] == profile):
+            changed = "" if rule["alarm_changed_ms"] is None else site_time(rule["alarm_changed_ms"] / 1000, zone)
+            row = (str(rule["version"]), say(WORDS[rule["state"]]), rule["priority"] or "", str(rule["standing"] or ""))
+            table.add_row(rule["rule"], *row, changed or rule["changed"])
+        console().print(heading(profile or site))
+        console().print(table)
 
 
 @app.command("diff")

@@ -94,7 +94,8 @@ async def test_rules_are_listed_and_compared(tmp_path: Path) -> None:
         other = await asyncio.to_thread(fieldloom, "rules", "diff", "north", "sites/nursery", **served)
         unknown = await asyncio.to_thread(fieldloom, "rules", "list", "east", **served)
     core.journal.close()
-    assert listed.splitlines()[1].split()[:5] == ["HOT", "1", "enabled", "P2", "1"]
+    assert listed.splitlines()[0] == "north"
+    assert listed.splitlines()[2].split()[:5] == ["HOT", "1", "enabled", "P2", "1"]
     assert same.stdout == "No rule differs.\n"
     assert other.stdout.startswith("removed HOT\n")
     assert "added WS-SILENT (weather_station)\n" in other.stdout
