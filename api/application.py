@@ -27,10 +27,12 @@ from api.routes import (
     notifications,
     points,
     rejects,
+    rules,
     session,
     shadows,
     sites,
     stream,
+    why,
 )
 
 PREFIX: Final = "/api/v1"
@@ -72,6 +74,7 @@ def make_app(parts: Parts) -> FastAPI:
         devices,
         points,
         history,
+        why,
         alarms,
         measures,
         notifications,
@@ -82,6 +85,7 @@ def make_app(parts: Parts) -> FastAPI:
         decisions,
         rejects,
         config,
+        rules,
         session,
     ):
         routed.include_router(module.router)

@@ -40,7 +40,7 @@ ALARM_WORDS: Final = {
     "rule_removed": "ended: its rule was removed",
     "suppress": "suppressed by design",
     "unsuppress": "no longer suppressed",
-    "chatter": "shelved: it chatters",
+    "chatter": "shelved for a while: it chatters",
     "comment": "commented",
     "assign": "assigned",
 }

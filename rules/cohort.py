@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from numpy.typing import NDArray
 
 from rules import loop
-from rules.tree import Leaf, Node, Number
+from rules.tree import Node, Number
 from telemetry.plan import Device
 from telemetry.site import ActuatorSpec, Profile, RuleSpec
 
@@ -88,7 +88,7 @@ class Rule:
     clear: Node | None = None
     value: Node | None = None
     actuator: ActuatorSpec | None = None
-    leaf: tuple[Leaf, ...] = ()  # what `when` reads: the evidence
+    reads: tuple[str, ...] = ()  # texts of what `when` reads: the names of the evidence
     codes: tuple[Code, ...] = ()  # of when, clear, value
     start: int = 0
     number: int = 0

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rules import loop, panes
-from rules.book import GROUP_MAX, bind, level_of
+from rules.book import GROUP_MAX, bind, evidence, level_of
 from rules.clock import OF_AREA, area_value, clock_values, full_minutes
 from rules.cohort import Cohort, Fault, Rule, Rulebook
 from rules.loop import NEVER, Input, Memory, Output, Work
@@ -270,6 +270,7 @@ class Conditions:
                 DemandChange(
                     int(changes.entry[c]), int(changes.phase[c]), int(changes.time_ns[c]), f"{rule.spec.id}@{device.key}",
                     f"{device.key}/{asked.actuator}", asked.bound, level_of(rule), value, rule.spec.message.en or rule.spec.when,
+                    int(changes.since_ns[c]), evidence(rule, changes.leaf[c]),
                 )
             )  # fmt: skip
 
@@ -277,7 +278,10 @@ class Conditions:
         """What a shadow rule would have asked of an actuator."""
         rule = self._book.rules[int(changes.rule[c])]
         assert rule.spec.demand is not None
-        body = {"rule": rule.spec.id, "rule_version": rule.spec.version, "bound": rule.spec.demand.bound, "value": value}
+        body = {
+            "rule": rule.spec.id, "rule_version": rule.spec.version, "bound": rule.spec.demand.bound, "value": value,
+            "since_ns": int(changes.since_ns[c]), "read": evidence(rule, changes.leaf[c]),
+        }  # fmt: skip
         span.decide(
             entry=int(changes.entry[c]), phase=int(changes.phase[c]), time_ns=int(changes.time_ns[c]), stage=self.rank,
             kind="shadow_demand", subject=actuator, body=body,

@@ -60,10 +60,14 @@ def project(transaction: Transaction, plan: Plan) -> Projection:
     frames, admission = entries.frames, transaction.read_admission()
     arrays, summaries = _project_arrays(frames, admission)
     rows = join_rows([_project_samples(frames, admission), *summaries])
+    return Projection(rows, series, record_rows(entries, transaction.read_decisions(), plan), arrays)
+
+
+def record_rows(entries: Entries, decisions: list[Decision], plan: Plan) -> list[RecordRow]:
+    """Records and decisions of a transaction whose CONFIG entries `plan` has taken already, by position."""
     records = [_record_row(entries, index, record, plan) for index, record in entries.records]
-    records += [_decision_row(decision, plan) for decision in in_order(transaction.read_decisions())]
-    records.sort(key=lambda row: row.position)  # stable: an entry before what was decided on it
-    return Projection(rows, series, records, arrays)
+    records += [_decision_row(decision, plan) for decision in in_order(decisions)]
+    return sorted(records, key=lambda row: row.position)  # stable: an entry before what was decided on it
 
 
 def _project_samples(frames: Frames, admission: Admission) -> SampleRows:

@@ -9,14 +9,22 @@ from pathlib import Path
 import pytest
 
 from api.routes.history import BucketRow, RawRow
-from app import narrator, status, words
-from app.commands import alarms, notify
+from app import narrator, status, why, words
+from app.commands import alarms, notify, rules
 from app.demo import STOP_ORDER
 from app.words import ZH, language, say, text_of
 from people.measures import TARGETS
 
 APP = Path(words.__file__).parent
-TABLES = (narrator.EVENT_WORDS, narrator.ALARM_WORDS, narrator.COMMAND_WORDS)
+TABLES = (
+    narrator.EVENT_WORDS,
+    narrator.ALARM_WORDS,
+    narrator.COMMAND_WORDS,
+    why.STATE_WORDS,
+    why.BOUND_WORDS,
+    why.LEVEL_WORDS,
+    rules.WORDS,
+)
 
 
 def said() -> Iterator[str]:
