@@ -14,6 +14,7 @@ from api.limits import BodyLimit, Guard
 from api.parts import Parts
 from api.routes import (
     alarms,
+    areas,
     backtests,
     commands,
     config,
@@ -22,13 +23,17 @@ from api.routes import (
     health,
     history,
     lanes,
+    measures,
     metrics,
     notifications,
     points,
     rejects,
+    rules,
     session,
+    shadows,
     sites,
     stream,
+    why,
 )
 
 PREFIX: Final = "/api/v1"
@@ -70,14 +75,19 @@ def make_app(parts: Parts) -> FastAPI:
         devices,
         points,
         history,
+        why,
         alarms,
+        measures,
         notifications,
+        areas,
+        shadows,
         lanes,
         backtests,
         commands,
         decisions,
         rejects,
         config,
+        rules,
         session,
     )
     for module in modules:
