@@ -127,8 +127,8 @@ def _on(case: Case, changed: Profile, rule: RuleSpec) -> Case:
         prefix: {name: parts for name, parts in points.items() if name == FRAMES or re.search(rf"\b{name}\b", text)}
         for prefix, points in case.signals.items()
     }
-    if not signals[""]:
-        signals[""] = dict(list(case.signals[""].items())[:1])
+    if not signals[""].keys() - {FRAMES}:  # a rule of silence reads nothing, but the device has to speak
+        signals[""] |= dict([one for one in case.signals[""].items() if one[0] != FRAMES][:1])
     scenario = case.scenario.model_copy(update={"demands": [], "states": None})
     return replace(
         case, profile=changed, profiles={prefix: changed if prefix in same else bare[prefix] for prefix in case.profiles},

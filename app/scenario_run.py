@@ -69,11 +69,13 @@ class _Watch:
 
 
 def run_cases(cases: Sequence[Case], sites: Sequence[SiteConfig], advance: Callable[[int], None] = lambda _: None) -> list[Seen]:
-    """What happened to every case. Those that begin at the same time run side by side in one engine."""
+    """What happened to every case. Those that begin at the same time and last about as long run side by side in one engine."""
     seen = [Seen() for _ in cases]
+    groups: dict[tuple[int, int], list[int]] = {}
+    for k, case in enumerate(cases):
+        groups.setdefault((case.start_ns, (case.end_ns // (3_600 * NS_PER_S)).bit_length()), []).append(k)
     done = 0
-    for start_ns in sorted({case.start_ns for case in cases}):
-        chosen = [k for k, case in enumerate(cases) if case.start_ns == start_ns]
+    for (start_ns, _), chosen in sorted(groups.items()):
         _run_group([cases[k] for k in chosen], [seen[k] for k in chosen], sites, start_ns)
         done += len(chosen)
         advance(done)
@@ -179,7 +181,7 @@ def _sort_out(
     start_ns: int,
 ) -> None:
     """Give every case what was decided of its devices before its end."""
-    of_device = {key: k for k, case in enumerate(cases) for key in case.devices.values()}
+    of_device: dict[str, int] = {key: k for k, case in enumerate(cases) for key in case.devices.values()}
     of_site: dict[str, list[int]] = {}
     for k, case in enumerate(cases):
         of_site.setdefault(case.area.partition("/")[0], []).append(k)

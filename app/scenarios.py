@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 import devices
 from app.documents import Document, Reading
@@ -76,6 +76,7 @@ class Scenario(_Model):
     start: str | None = None
     every: str | None = None
     lasts: str | None = None
+    bare: bool = False  # without what is normal: only its own series are sent
     mode: str | None = None
     day: int | None = None
     setpoints: dict[PointName, float] = {}
@@ -102,7 +103,7 @@ class Scenario(_Model):
 
     @field_validator("start")
     @classmethod
-    def _readable(cls, start: str | None, info: ValidationInfo) -> str | None:
+    def _readable(cls, start: str | None) -> str | None:
         if start is not None:
             datetime.fromisoformat(start)
         return start
@@ -214,7 +215,7 @@ def case_of(
         case.signals = _signals(case, file)
         ends = [part.end or part.start for points in case.signals.values() for parts in points.values() for part in parts]
         case.end_ns = max(ends) if scenario.lasts is None else length_ns(scenario.lasts)
-        expected = {rule: scenario.active for rule in scenario.rules} | scenario.also
+        expected = dict.fromkeys(scenario.rules, scenario.active) | scenario.also
         case.expected = {rule: spans(given) for rule, given in expected.items()}
         for rule in expected:
             if all(rule != known.id for profile in profiles.values() for known in profile.rules):
@@ -236,7 +237,7 @@ def case_of(
 def _signals(case: Case, file: ScenarioFile) -> dict[str, dict[str, list[Part]]]:
     """Parts by device and point; what is normal, then what the scenario says."""
     found: dict[str, dict[str, list[Part]]] = {prefix: {} for prefix in case.profiles}
-    for given, is_own in ((file.normal, False), (case.scenario.series, True)):
+    for given, is_own in (({} if case.scenario.bare else file.normal, False), (case.scenario.series, True)):
         for key, text in given.items():
             prefix, _, point = key.rpartition(".")
             if prefix not in case.profiles:
@@ -323,12 +324,11 @@ def load_site_suites(site: SiteConfig, directory: Path) -> list[Suite]:
             continue
         document, file = loaded
         cases, sites = [], []
-        for index, scenario in enumerate(file.scenarios):
+        for index in range(len(file.scenarios)):
             copy = _copy_of_site(reading, document, file, index, site)
             if copy is not None:
                 sites.append(copy[1])
                 cases.append(copy[0])
-            assert scenario is file.scenarios[index]
         suites.append(Suite(document, file, cases, sites))
     if reading.problems:
         raise ConfigError(sorted(reading.problems, key=lambda p: (p.file, p.line)))

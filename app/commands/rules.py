@@ -21,7 +21,7 @@ def group() -> None:
 
 
 @app.command("test")
-def test(
+def run_scenarios(
     what: Annotated[
         list[Path] | None, typer.Argument(help="Directory of a site, or scenario files; without them, those that are shipped.")
     ] = None,
