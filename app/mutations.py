@@ -15,7 +15,7 @@ from app.series import length_ns
 from telemetry.site import Profile, RuleSpec
 
 SITE: Final = "mutants"
-_SWITCH: Final = re.compile(r"\w*_bool\s*(?:<|>|<=|>=|==|!=)\s*\d+(?:\.\d+)?")
+_SWITCH: Final = re.compile(r"(?:\b(?:max|min)\s*\(\s*\w*_bool\s*,[^()]*\)|\w*_bool)\s*(?:<|>|<=|>=|==|!=)\s*\d+(?:\.\d+)?")
 _NUMBER: Final = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?:e[-+]?\d+)?(?:\s*(?P<unit>min|s|h|d)\b)?(?![\w.])")
 _WHOLE: Final = re.compile(
     r"\b(?:between|quantile|ewma|quality)\s*\([^()]*\)(?:\s*[<>=!]+\s*\d+)?"
