@@ -21,7 +21,7 @@ from telemetry.record import Record, Request
 from telemetry.site import RuleSpec, SiteConfig
 from telemetry.span import Span
 
-LEAD_NS: Final = 60 * NS_PER_S  # the clock of an area is known from the first full minute on
+LEAD_NS: Final = NS_PER_S  # the clock of an area is known from the first full minute on, which is the begin
 ACTIVE: Final = frozenset({"UNACK", "ACKED"})
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)?")
 Lasted = list[tuple[int, int | None]]  # times on, off (None: still on)
