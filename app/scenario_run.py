@@ -189,13 +189,13 @@ def _sort_out(
         time_ns = decision.time_ns - start_ns
         if decision.kind == "alarm":
             rule, _, key = decision.subject.partition("@")
-            k = of_device.get(key)
-            if k is not None and time_ns <= cases[k].end_ns:
+            k = of_device.get(key, -1)
+            if k >= 0 and time_ns <= cases[k].end_ns:
                 _note_state(seen[k], (rule, key), time_ns, str(decision.body["to"]))
         elif decision.kind == "demand":
             key, _, actuator = decision.subject.rpartition("/")
-            k = of_device.get(key)
-            if k is not None and key == cases[k].devices[""] and time_ns <= cases[k].end_ns:
+            k = of_device.get(key, -1)
+            if k >= 0 and key == cases[k].devices[""] and time_ns <= cases[k].end_ns:
                 winner = decision.body["winner"] or {"source": ""}
                 place = (time_ns, float(decision.body["value"]), str(winner["source"]).partition("@")[0])
                 seen[k].positions.setdefault(actuator, []).append(place)
@@ -205,8 +205,8 @@ def _sort_out(
                 seen[k].faults[rule.rpartition("@")[0]] = f"{decision.body['field']}: {decision.body['error']}"
     for source, at_ns, asks in demands:
         rule, _, key = source.partition("@")
-        k = of_device.get(key)
-        if k is not None and at_ns - start_ns <= cases[k].end_ns and _is_demand_only(cases[k], key, rule):
+        k = of_device.get(key, -1)
+        if k >= 0 and at_ns - start_ns <= cases[k].end_ns and _is_demand_only(cases[k], key, rule):
             _note(seen[k].active.setdefault((rule, key), []), at_ns - start_ns, is_on=asks)
 
 
@@ -249,7 +249,10 @@ def judge(case: Case, seen: Seen) -> list[str]:
     out = [f"{rule} cannot run: {why}" for rule, why in seen.faults.items() if rule in case.expected]
     own = case.devices[""]
     found: dict[str, Lasted] = {}
+    unspoken = {key for prefix, key in case.devices.items() if prefix and not case.signals[prefix]}  # devices nothing is said of
     for (rule, key), lasted in seen.active.items():
+        if key in unspoken:
+            continue
         spec = find_rule(case, rule, key)
         if lasted and (rule in case.expected or (spec is not None and spec.priority is not None)):
             found[rule] = lasted if key == own or rule not in found else found[rule]
@@ -267,10 +270,10 @@ def judge(case: Case, seen: Seen) -> list[str]:
 def _compare(case: Case, rule: str, expected: Sequence[Any], found: Lasted) -> list[str]:
     spec = find_rule(case, rule)
     says = "" if spec is None else f" ({spec.when}, after {length_words(spec.on_delay_s * NS_PER_S)})"
-    out = []
-    for on, off in found[len(expected) :]:
-        out.append(f"{rule}{says}: comes on at {length_words(on)}, which is not expected; {_values(case, spec, on)}")
-        del off
+    out = [
+        f"{rule}{says}: comes on at {length_words(on)}, which is not expected; {_values(case, spec, on)}"
+        for on, _ in found[len(expected) :]
+    ]
     for k, (on_window, off_window) in enumerate(expected):
         if k >= len(found):
             out.append(f"{rule}{says}: expected on at {_window(on_window)}, never comes on; {_values(case, spec, on_window[1])}")

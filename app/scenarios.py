@@ -203,15 +203,15 @@ def load_profile(reading: Reading, document: Document, name: str, shipped: Path)
 
 
 def case_of(
-    reading: Reading, document: Document, file: ScenarioFile, index: int, profiles: dict[str, Profile], *, place: str = "area"
+    reading: Reading, document: Document, file: ScenarioFile, index: int, profiles: dict[str, Profile], *, zone: str = ZONE
 ) -> Case | None:
     """A scenario as a case, with its signals; None and its problems when it says what cannot be."""
     scenario = file.scenarios[index]
     own = profiles[""]
-    at = datetime.fromisoformat(scenario.start or file.start).replace(tzinfo=ZoneInfo(ZONE))
+    at = datetime.fromisoformat(scenario.start or file.start).replace(tzinfo=ZoneInfo(zone))
     try:
         every_ns = length_ns(scenario.every or file.every)
-        case = Case(scenario, document, index, own, int(at.timestamp()) * NS_PER_S, every_ns, profiles=profiles, area=place)
+        case = Case(scenario, document, index, own, int(at.timestamp()) * NS_PER_S, every_ns, profiles=profiles)
         case.signals = _signals(case, file)
         ends = [part.end or part.start for points in case.signals.values() for parts in points.values() for part in parts]
         case.end_ns = max(ends) if scenario.lasts is None else length_ns(scenario.lasts)
@@ -349,7 +349,8 @@ def _copy_of_site(
     known = {"": scenario.device or ""} | {link: target for link, target in area.links.items() if target in by_name}
     known |= {key.rpartition(".")[0]: key.rpartition(".")[0] for key in scenario.series if key.rpartition(".")[0] in by_name}
     known |= {"parent": own.parent} if own.parent else {}
-    made = case_of(reading, document, file, index, {prefix: site.profiles[by_name[name].profile] for prefix, name in known.items()})
+    profiles = {prefix: _as_at_site(site, by_name[name], name) for prefix, name in known.items()}
+    made = case_of(reading, document, file, index, profiles, zone=site.zone)
     if made is None:
         return None
     name = f"{SITE}-{index}"
@@ -367,6 +368,18 @@ def _copy_of_site(
         }}) for one in site.areas
     ]  # fmt: skip
     return made, site.model_copy(update={"site": name, "devices": list(chosen.values()), "areas": areas})
+
+
+def _as_at_site(site: SiteConfig, device: DeviceSpec, name: str) -> Profile:
+    """A device's profile with the rules that hold for it: the site's own, and of the profile's those that these do not replace."""
+    own = [
+        rule
+        for rule in site.rules
+        if rule.profile in {None, device.profile} and rule.area in {None, device.area} and name in (rule.devices or [name])
+    ]
+    replaced = {rule.id for rule in site.rules if not rule.shadow}
+    profile = site.profiles[device.profile]
+    return profile.model_copy(update={"rules": [*own, *(rule for rule in profile.rules if rule.id not in replaced)]})
 
 
 def shipped_files() -> list[Path]:

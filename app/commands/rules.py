@@ -58,7 +58,7 @@ def run_scenarios(
     passed = say("{passed} of {total} scenarios pass, {seconds:.1f} s", passed=total - len(failed), total=total,
                  seconds=time.monotonic() - began)  # fmt: skip
     print(passed)
-    alive = []
+    alive: list[str] = []
     if mutations and not failed:
         with slow_progress(say("changing figures of rules"), len(suites)) as advance:
             count, alive = survivors(suites, advance)
