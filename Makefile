@@ -29,10 +29,10 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/pytest -q --durations=0 tests/unit/test_arrows.py
 
-# In two parts: what is pure or has its own servers side by side on both cores, then what measures real processes, one by one.
+# In two parts: side by side on both cores, then what measures times of real processes, one by one.
 test: tools
-	$(BIN)/pytest tests -n 2 --dist loadfile -m "not (torture or system or browser)"
-	$(BIN)/pytest tests -m "(system or browser) and not torture"
+	$(BIN)/pytest tests -n 2 --dist loadfile -m "not (torture or alone)"
+	$(BIN)/pytest tests -m "alone and not torture"
 
 torture: tools
 	$(BIN)/pytest -m torture --timeout 3600 tests

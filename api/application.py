@@ -22,6 +22,7 @@ from api.routes import (
     history,
     lanes,
     metrics,
+    notifications,
     points,
     rejects,
     session,
@@ -63,7 +64,7 @@ def make_app(parts: Parts) -> FastAPI:
     app.state.parts = parts
     problem.install(app)
     routed = APIRouter(prefix=PREFIX)
-    for module in (sites, devices, points, history, alarms, lanes, commands, decisions, rejects, config, session):
+    for module in (sites, devices, points, history, alarms, notifications, lanes, commands, decisions, rejects, config, session):
         routed.include_router(module.router)
     for module in (health, metrics):
         routed.include_router(module.router)

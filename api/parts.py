@@ -74,7 +74,7 @@ class Lag:
 @dataclass(frozen=True, slots=True)
 class Parts:
     """Everything a route may use. hosts: host names that are answered; metrics_open: /metrics needs no login;
-    lanes: directory of lane results."""
+    lanes: directory of lane results; notify: the delivery journal."""
 
     state: LiveState
     history: History
@@ -89,6 +89,7 @@ class Parts:
     metrics_open: bool = False
     secure_cookie: bool = False
     lanes: Path | None = None
+    notify: Path | None = None
 
     def core_silent_ms(self) -> int:
         """How long the core has written nothing new."""

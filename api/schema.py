@@ -26,6 +26,7 @@ PARAMETERS: Final[dict[str, Any]] = {
     "subject": "MS-T-HH@nursery/ms-1",
     "kind": "alarm",
     "state": "confirmed",
+    "fate": "failed",
     "reason": "malformed",
     "key": "8c1f0a7e2b94",
     "start_ms": 1767222000000,

@@ -145,6 +145,7 @@ def make_parts(settings: WebSettings, *, history: History, clock: Clock) -> Part
         metrics_open=settings.metrics_open,
         secure_cookie=settings.secure_cookie,
         lanes=settings.data_dir / "lanes",
+        notify=settings.data_dir / "notify.sqlite",
     )
 
 

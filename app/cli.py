@@ -22,7 +22,7 @@ from typing import Any
 
 import typer
 
-from app.commands import look, operate, rules, run, sites
+from app.commands import look, notify, operate, rules, run, sites
 from app.settings import load_settings
 from telemetry.errors import ConfigError, CorruptError, FieldloomError
 
@@ -56,7 +56,8 @@ COMMANDS: tuple[tuple[str, Callable[..., Any], str], ...] = (
 )
 for _name, _function, _panel in COMMANDS:
     app.command(_name, rich_help_panel=_panel)(_function)
-app.add_typer(rules.app, rich_help_panel="Configure")
+app.add_typer(rules.app, name="rules", rich_help_panel="Configure")
+app.add_typer(notify.app, name="notify", rich_help_panel="Operate")
 app.command("warm", hidden=True)(operate.warm)
 
 

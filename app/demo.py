@@ -21,6 +21,7 @@ from app.broker import SERVICE, Broker, find_mosquitto, write_private
 from app.client import open_sessions, page_url, reachable
 from app.console import DemoScreen, newest
 from app.narrator import length
+from app.notify_file import load_notify
 from app.playable import playable_sites
 from app.settings import Settings
 from app.site_files import load_site
@@ -158,8 +159,8 @@ def warn_of_clock(data_dir: Path) -> None:
 
 
 async def service_parts(settings: Settings, sites: list[SiteConfig]) -> list[Part]:
-    """Broker (when none is configured), core, web, notify."""
-
+    """Broker (when none is configured), core, web, notify. Raises ConfigError when notify.yaml is wrong, before anything starts."""
+    load_notify(settings)
     run, logs = settings.data_dir / "run", settings.data_dir / "log"
     logs.mkdir(parents=True, exist_ok=True)
     parts = []

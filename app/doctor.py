@@ -22,9 +22,11 @@ from app.broker import find_mosquitto
 from app.client import base_url
 from app.console import newest
 from app.narrator import known, length
+from app.notify_file import load_notify, notify_file
 from app.settings import Settings, load_settings, settings_file
 from app.site_files import notes
 from app.supervisor import answers
+from people.delivery import DeliveryReader
 from simulators.fleet import retrieve_disconnection
 from store.place import check_place
 from telemetry.errors import ConfigError, EnvironmentFault, FieldloomError
@@ -69,6 +71,29 @@ def examine() -> Iterator[Finding]:
     yield from _journal(settings)
     yield _web(settings)
     yield _exposure(settings)
+    yield from _notifications(settings)
+
+
+def _notifications(settings: Settings) -> Iterator[Finding]:
+    """Who is told, whether the channels take what they are given, and whether the alarm path passed its newest test."""
+    try:
+        config = load_notify(settings)
+    except ConfigError as error:
+        yield from (Finding("bad", "notifications", str(problem)) for problem in error.problems)
+        return
+    if notify_file(settings) is None:
+        yield Finding("warn", "notifications", "no notify.yaml: alarms are told in the log only; see docs/notifications.md")
+        return
+    reader = DeliveryReader(settings.data_dir / "notify.sqlite")
+    dead = [channel for channel in reader.channels() if channel.failures and channel.name in config.channels]
+    yield from (Finding("bad", "notifications", f"channel {c.name}: {c.failures} failures in a row: {c.error}") for c in dead)
+    tested = next(iter(reader.tests(1)), None)
+    if tested is None:
+        yield Finding("warn", "notifications", "the alarm path was never tested; run `fieldloom notify test`")
+    elif tested.state == "failed":
+        yield Finding("bad", "notifications", f"the newest test of the alarm path failed: {tested.detail}")
+    elif not dead:
+        yield Finding("good", "notifications", f"{len(config.channels)} channels, {len(config.contacts)} contacts")
 
 
 def _python() -> Finding:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import resource
@@ -19,7 +20,7 @@ from app.site_files import load_site
 from store.history import History
 from store.place import check_place, owned
 from telemetry.clock import EngineClock
-from telemetry.errors import CallerError, CorruptError
+from telemetry.errors import CallerError, ConfigError, CorruptError, EnvironmentFault
 
 log = structlog.get_logger()
 FILES_MAX: Final = 65_536
@@ -159,12 +160,19 @@ async def serve_web(settings: Settings) -> int:
 
 async def serve_notify(settings: Settings) -> int:
     """The notify process until it is told to stop."""
+    from app.notify_file import load_notify, notify_file, reveal
     from people import notify
 
-    url = settings.notify_webhook_url
-    webhook = None if url is None else url.get_secret_value()
+    directory = (notify_file(settings) or Path()).parent
     with owned(settings.data_dir / "run", "notify"):  # two would tell everything twice
-        await notify.run(settings.data_dir, clock=clock(), webhook_url=webhook, stop=stop_on_signal())
+        try:
+            config = load_notify(settings)
+        except ConfigError as error:  # no exit code 2: a mistake in who is told must not end control under supervision
+            for problem in error.problems:
+                log.error("notify_configuration_wrong", problem=str(problem))
+            raise EnvironmentFault(f"{error.problems[0]}; see `fieldloom notify check`") from error
+        secret_of = functools.partial(reveal, directory=directory)
+        await notify.run(settings.data_dir, config, secret_of, clock=clock(), wall=time.time_ns, stop=stop_on_signal())
     return 0
 
 

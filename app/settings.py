@@ -26,7 +26,7 @@ OTHER_VARIABLES: Final = frozenset(
     {FILE_VARIABLE, *(PREFIX + name for name in ("URL", "TOKEN", "DEVICE_PASSWORD", "FAILPOINT", "FAILPOINT_ARMED", "LOADGEN"))}
 )
 OTHER_PREFIXES: Final = ("FIELDLOOM_TEST_", "FIELDLOOM_BENCH_")
-SECRETS: Final = frozenset({"mqtt_password", "influx_token", "notify_webhook_url"})
+SECRETS: Final = frozenset({"mqtt_password", "influx_token"})
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -74,7 +74,9 @@ class Settings(BaseSettings):
 
     history_days: float | None = Field(None, gt=0, le=36_500, description="Older samples are forgotten; empty: never.")
 
-    notify_webhook_url: SecretStr | None = Field(None, description="Address that alarms are posted to; empty: only the log.")
+    notify_file: Path | None = Field(
+        None, description="Who is told of alarms; empty: notify.yaml beside the settings file, without one only the log."
+    )
 
     journal_days: float = Field(7.0, gt=0, le=3650, description="The journal keeps this much behind the slowest follower.")
     journal_gb: float = Field(20.0, gt=0, description="... and at most this much.")

@@ -204,6 +204,8 @@ def _texts(rule: RuleSpec, path: Path_) -> Iterator[tuple[Path_, str, expression
         yield (*path, "clear"), rule.clear, "condition"
     if rule.demand is not None and isinstance(rule.demand.value, str):
         yield (*path, "demand", "value"), rule.demand.value, "number"
+    if rule.suppress_when is not None:
+        yield (*path, "suppress_when"), rule.suppress_when, "condition"
 
 
 def _check_rule(reading: Reading, placed: Placed, profile: Profile | None) -> None:

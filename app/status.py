@@ -13,6 +13,7 @@ from app.narrator import known, length
 from app.settings import Settings
 from app.tables import grid, heading
 from app.words import say
+from people.delivery import DeliveryReader
 from telemetry.errors import FieldloomError
 from telemetry.plan import NS_PER_S
 from telemetry.transaction import Accounting, Transaction
@@ -27,6 +28,8 @@ MARKS: Final = {
     "repeats with another value (the first stays)": "changed",
 }
 PRIORITIES: Final = ("P1", "P2", "P3", "P4")
+FATES: Final = ("delivered", "waiting", "failed")
+DAY_MS: Final = 86_400_000
 Part = tuple[RenderableType, ...]
 SUMS: Final = ("received", "stored", "duplicate", "rejected", "pending")
 
@@ -41,6 +44,7 @@ def print_status(settings: Settings, last: Transaction) -> None:
         parts.append(_accounting(accounting))
         if accounting.rejected_by_reason:
             parts.append(_rejects(accounting, client))
+    parts.append(_notifications(settings))
     parts.append(_marks(accounting, sorted(known(settings.data_dir).wrong_clocks)))
     Console(highlight=False).print(Group(*(line for part in parts for line in (*part, ""))))
 
@@ -104,6 +108,28 @@ def _rejects(accounting: Accounting, client: Client | None) -> Part:
         example = "" if item is None else f"{item['topic']}  {item['evidence'].get('detail', '')!s}"
         table.add_row(reason, f"{count:,}", Text(example))
     return heading(say("Rejected messages and values")), table
+
+
+def _notifications(settings: Settings) -> Part:
+    """Of the last day: what arrived, waits and failed; channels that are dead; the newest test of the alarm path."""
+    reader = DeliveryReader(settings.data_dir / "notify.sqlite")
+    counts = reader.counts(time.time_ns() // 1_000_000 - DAY_MS)
+    table = grid("", *(say(state) for state in FATES))
+    table.add_row(say("of the last day"), *(f"{counts.get(state, 0):,}" for state in FATES))
+    lines: list[RenderableType] = [table]
+    for channel in reader.channels():
+        if channel.failures:
+            text = say(
+                "channel {name}: {count} failures in a row: {error}", name=channel.name, count=channel.failures, error=channel.error
+            )
+            lines.append(Text(text, "red"))
+    for test in reader.tests(1):
+        age = length(time.time() - test.asked_ms / 1000)
+        text = say(
+            "newest test of the alarm path, {age} ago: {state}, {detail}", age=age, state=say(test.state), detail=test.detail
+        )
+        lines.append(Text(text, {"passed": "green", "failed": "red"}.get(test.state, "yellow")))
+    return heading(say("Notifications")), *lines
 
 
 def _marks(accounting: Accounting, wrong_clocks: list[str]) -> Part:

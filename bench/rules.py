@@ -206,7 +206,27 @@ def bench_evaluation(devices: int) -> list[dict[str, Any]]:
     ]
 
 
+def bench_load(devices: int) -> list[dict[str, Any]]:
+    """How long core does nothing else while one of 50 rules of all devices gets another limit."""
+    config = rule_site(devices, windows=False)
+    stage, times = Stage(config), []
+    stage.rules.run(stage.span(np.arange(devices)))
+    profile = config.profiles["p"]
+    for k in range(7):
+        changed = profile.rules[3].model_copy(update={"version": 2 + k, "when": f"p0 > {70 + k}"})
+        rules = [changed if rule.id == changed.id else rule for rule in profile.rules]
+        new = config.model_copy(update={"profiles": {"p": profile.model_copy(update={"rules": rules})}})
+        gather = Gather(Directory(stage.engine.plan))
+        stage.now += NS
+        gather.add(Config(new.site, new.sha256(), new.canonical()), stage.now)
+        entries = gather.build(stage.engine.position + 1, stage.now, 0)
+        began = time.perf_counter()
+        stage.engine.step(entries)
+        times.append(time.perf_counter() - began)
+    return [row("rules.load_pause_ms", statistics.median(times) * 1e3, "ms")]
+
+
 def run(*, short: bool) -> list[dict[str, Any]]:
     """All figures of this group."""
-    count = 20_000 if short else 100_000
-    return [*bench_decode(count), *bench_step(count), *bench_evaluation(1_000 if short else 10_000)]
+    count, devices = (20_000, 1_000) if short else (100_000, 10_000)
+    return [*bench_decode(count), *bench_step(count), *bench_evaluation(devices), *bench_load(devices)]

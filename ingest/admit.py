@@ -149,7 +149,8 @@ class Admit:
         saved = self.snapshot()
         self._plan = plan
         self.ledger.grow(len(plan.devices))
-        self._lateness = np.array([int(d.profile.lateness() * NS_PER_S) for d in plan.devices], np.int64)
+        lateness = {id(p): int(p.lateness() * NS_PER_S) for p in {id(d.profile): d.profile for d in plan.devices}.values()}
+        self._lateness = np.array([lateness[id(d.profile)] for d in plan.devices], np.int64)
         self._device = {name: np.zeros(len(plan.devices), np.int64) for name in self._device}
         self._allocate_points(len(plan.point_owner))
         self._restore_arrays(saved)

@@ -1,244 +1,46 @@
-"""The notify process: follows the journal, tells people about alarms, and raises its own alarm when the core falls silent.
+"""The notify process: follows the journal, tells people about alarms until somebody acknowledges, and raises alarms of its own when
+the core falls silent, a channel is dead, or the alarm path fails its test.
 
-Thin: two channels (log, webhook), no escalation yet. What it keeps in `notify.sqlite`: its journal position together with the
-deliveries that position caused (so no alarm is lost or told twice across a kill), every attempt, and its own alarms. It never
-writes the journal, so it works when the core hangs, which is when it matters most. Watching and each channel have a thread of
-their own: a webhook that hangs delays neither the watchdog nor the log.
+It never writes the journal, so it works when the core hangs, which is when it matters most. Watching and each channel have a thread of
+their own: a channel that hangs delays neither the watchdog nor the others. What it must remember stands in people/delivery.py.
 """
 
 import asyncio
 import contextlib
 import functools
-import json
+import os
 import sqlite3
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final
 
 import structlog
 
-from store.journal_reader import Gap, JournalReader
+from people.channels import DeliveryError, Reveal, Sender, Wall, make_sender
+from people.delivery import DeliveryJournal, Outgoing, Work
+from people.escalation import Escalation, Message
+from people.notices import Answer, Flood, cut_off, notices, own_change
+from people.roster import NotifyConfig
+from people.self_test import ANSWER_MS, SelfTests
+from store.inbox import Inbox
+from store.journal_reader import HELD_ROWS, Gap, JournalReader
 from store.position import PositionFile
 from telemetry.clock import Clock
-from telemetry.errors import EnvironmentFault, StoreError
-from telemetry.record import Event
+from telemetry.errors import StoreError
+from telemetry.record import Request
 from telemetry.transaction import Transaction
 
 log = structlog.get_logger()
 
 WATCHDOG_S: Final = 5.0  # ticks come once a second
 WATCHDOG: Final = "NOTIFY-CORE-SILENT"
-CUT_OFF: Final = "NOTIFY-JOURNAL-CUT-OFF"
-CUT_EVENT: Final = "follower_cut_off"
+DEAD: Final = "NOTIFY-CHANNEL-DEAD"
+TEST_FAILED: Final = "NOTIFY-TEST-FAILED"
+DEAD_AFTER: Final = 3  # failures in a row
+NEWS_S: Final = 5.0  # what is older is the past: nobody is told before the journal's end is known
 POLL_S: Final = 0.2
-TRIES_MAX: Final = 8
-BACKOFF_S: Final = 2.0  # doubled at each try: the last one is some 4 min after the first
-DELIVERIES_PER_ROUND: Final = 20
-DELIVERIES_KEPT: Final = 100_000
-WEBHOOK_LIMIT_S: Final = 5.0
-TOLD_EVENTS: Final = frozenset({"raise", "clear"})
-
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS progress (one INTEGER PRIMARY KEY CHECK (one = 1), position INTEGER NOT NULL) STRICT;
-INSERT OR IGNORE INTO progress VALUES (1, -1);
-CREATE TABLE IF NOT EXISTS delivery (
-    number INTEGER PRIMARY KEY, cause TEXT NOT NULL, channel TEXT NOT NULL, message TEXT NOT NULL, made_ms INTEGER NOT NULL,
-    due_ms INTEGER NOT NULL, tries INTEGER NOT NULL DEFAULT 0, state TEXT NOT NULL DEFAULT 'waiting', done_ms INTEGER,
-    error TEXT NOT NULL DEFAULT '', UNIQUE (cause, channel)) STRICT;
-CREATE INDEX IF NOT EXISTS delivery_due ON delivery (state, due_ms);
-CREATE TABLE IF NOT EXISTS own_alarm (
-    number INTEGER PRIMARY KEY, name TEXT NOT NULL, raised_ms INTEGER NOT NULL, cleared_ms INTEGER) STRICT;
-"""
-
-
-class DeliveryError(EnvironmentFault):
-    """A channel did not take a message."""
-
-
-class Channel(Protocol):
-    """A way to people. Blocking; raises DeliveryError. The same message may come twice after a kill: its id is the same."""
-
-    name: str
-
-    def send(self, message: dict[str, Any]) -> None:
-        """Deliver, or raise."""
-        ...
-
-
-class LogChannel:
-    """Writes a line to the log: the channel that always works."""
-
-    name = "log"
-
-    def send(self, message: dict[str, Any]) -> None:
-        """Never fails."""
-        log.warning("alarm_notice", **message)
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect could lead into the inside of the network: it is an error."""
-
-    def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
-        """Follow none."""
-
-
-class WebhookChannel:
-    """POSTs JSON to one address from the settings. 2xx is delivered, anything else is tried again."""
-
-    name = "webhook"
-
-    def __init__(self, url: str, *, limit_s: float = WEBHOOK_LIMIT_S) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise DeliveryError(f"webhook address must begin with http:// or https://, not {url[:20]!r}")
-        self._url = url
-        self._limit_s = limit_s
-        self._opener = urllib.request.build_opener(_NoRedirect)
-
-    def send(self, message: dict[str, Any]) -> None:
-        """Deliver within the limit."""
-        body = json.dumps(message, ensure_ascii=False, allow_nan=False).encode()
-        request = urllib.request.Request(self._url, body, {"Content-Type": "application/json"}, method="POST")
-        try:
-            with self._opener.open(request, timeout=self._limit_s):
-                pass
-        except OSError as error:  # URLError and HTTPError are OSErrors
-            raise DeliveryError(str(error)) from error
-
-
-class Due(NamedTuple):
-    """A delivery whose time has come."""
-
-    number: int
-    message: dict[str, Any]
-    tries: int
-
-
-class DeliveryJournal:
-    """`notify.sqlite`. Blocking; each thread has its own."""
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=FULL")
-            self._database.executescript(_SCHEMA)
-        except sqlite3.Error as error:
-            raise StoreError(f"{path}: {error}") from error
-
-    def position(self) -> int:
-        """Journal position up to which every alarm has its deliveries."""
-        return int(self._database.execute("SELECT position FROM progress").fetchone()[0])
-
-    def take(self, position: int, messages: Sequence[tuple[str, dict[str, Any]]], channels: Sequence[str], now_ms: int) -> None:
-        """Keep (cause, message) for each channel together with the position. A known cause is not told again."""
-        self._database.execute("BEGIN IMMEDIATE")
-        for cause, message in messages:
-            for channel in channels:
-                self._database.execute(
-                    "INSERT OR IGNORE INTO delivery (cause, channel, message, made_ms, due_ms) VALUES (?, ?, ?, ?, ?)",
-                    (cause, channel, json.dumps(message, ensure_ascii=False), now_ms, now_ms),
-                )
-        self._database.execute("UPDATE progress SET position = max(position, ?)", (position,))
-        self._database.execute(
-            "DELETE FROM delivery WHERE state <> 'waiting' AND number <= (SELECT max(number) FROM delivery) - ?", (DELIVERIES_KEPT,)
-        )
-        self._database.execute("COMMIT")
-
-    def due(self, channel: str, now_ms: int) -> list[Due]:
-        """What must be sent over a channel now, oldest first."""
-        query = (
-            "SELECT number, message, tries FROM delivery WHERE state = 'waiting' AND channel = ? AND due_ms <= ? "
-            "ORDER BY number LIMIT ?"
-        )
-        return [Due(n, json.loads(m), t) for n, m, t in self._database.execute(query, (channel, now_ms, DELIVERIES_PER_ROUND))]
-
-    def delivered(self, due: Due, now_ms: int) -> None:
-        """It arrived."""
-        self._database.execute(
-            "UPDATE delivery SET state = 'delivered', tries = tries + 1, done_ms = ? WHERE number = ?", (now_ms, due.number)
-        )
-
-    def failed(self, due: Due, now_ms: int, error: str) -> bool:
-        """It did not; tried again later, or given up (True) after TRIES_MAX tries."""
-        tries = due.tries + 1
-        state = "failed" if tries >= TRIES_MAX else "waiting"
-        later_ms = now_ms + int(BACKOFF_S * 2 ** (tries - 1) * 1000)
-        self._database.execute(
-            "UPDATE delivery SET state = ?, tries = ?, due_ms = ?, done_ms = ?, error = ? WHERE number = ?",
-            (state, tries, later_ms, now_ms, error[:500], due.number),
-        )
-        return state == "failed"
-
-    def raise_own(self, name: str, now_ms: int) -> int:
-        """Record an alarm of this process; its number."""
-        return int(self._database.execute("INSERT INTO own_alarm (name, raised_ms) VALUES (?, ?)", (name, now_ms)).lastrowid or 0)
-
-    def clear_own(self, name: str, now_ms: int) -> None:
-        """It has returned to normal."""
-        self._database.execute("UPDATE own_alarm SET cleared_ms = ? WHERE name = ? AND cleared_ms IS NULL", (now_ms, name))
-
-    def standing_own(self, name: str) -> int | None:
-        """Number of the standing alarm of that name; None when it does not stand."""
-        row = self._database.execute("SELECT max(number) FROM own_alarm WHERE name = ? AND cleared_ms IS NULL", (name,)).fetchone()
-        return None if row[0] is None else int(row[0])
-
-    def undo(self) -> None:
-        """After an sqlite3.Error: end what it left half done."""
-        with contextlib.suppress(sqlite3.Error):
-            self._database.rollback()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._database.close()
-
-
-def notices(transaction: Transaction) -> list[tuple[str, dict[str, Any]]]:
-    """(cause, message) of every alarm that was raised or cleared in a transaction. The cause is its place in the journal."""
-    found = list(_cuts(transaction)) if CUT_EVENT.encode() in transaction.entries else []  # decoding every sample would be dear
-    for decision in transaction.read_decisions():
-        if decision.kind == "alarm" and decision.body.get("event") in TOLD_EVENTS:
-            body = decision.body
-            cause = f"{decision.position}/{decision.phase}/{decision.time_ns}/{decision.subject}"
-            message = {
-                "id": cause,
-                "alarm": decision.subject,
-                "change": body["event"],
-                "state": body.get("to"),
-                "priority": body.get("priority"),
-                "time_ms": decision.time_ns // 1_000_000,
-                "text": body.get("message", {}),
-            }
-            found.append((cause, message))
-    return found
-
-
-def _cuts(transaction: Transaction) -> Iterator[tuple[str, dict[str, Any]]]:
-    entries = transaction.read_entries()
-    for index, record in entries.records:
-        if isinstance(record, Event) and record.name == CUT_EVENT and not record.device:
-            yield cut_off(transaction.first + index, int(entries.time_ns[index]) // 1_000_000, int(record.body["before"]))
-
-
-def cut_off(position: int, time_ms: int, before: int) -> tuple[str, dict[str, Any]]:
-    """(cause, message) of a journal that was deleted before everybody had read it."""
-    cause = f"{position}/{CUT_OFF}"
-    text = {
-        "en": f"The disk was nearly full: the journal before position {before} was deleted unread, the history has a gap. Free space.",
-        "zh": f"磁盘空间不足：日志位置 {before} 之前的内容未读完即被删除，历史数据有缺口。请清理磁盘。",
-    }
-    message = {
-        "id": cause,
-        "alarm": CUT_OFF,
-        "change": "raise",
-        "state": "UNACK",
-        "priority": "P2",
-        "time_ms": time_ms,
-        "text": text,
-    }
-    return cause, message
+PRIORITIES: Final = {WATCHDOG: "P1", DEAD: "P2", TEST_FAILED: "P2"}
 
 
 class Watch:
@@ -248,24 +50,32 @@ class Watch:
         self,
         journal: Callable[[], JournalReader],
         deliveries: DeliveryJournal,
-        channels: Sequence[str],
+        config: NotifyConfig,
         *,
         clock: Clock,
+        wall: Wall | None = None,
+        ask: Callable[[Request], None] = lambda _request: None,
         told: PositionFile | None = None,
-        unkept: Callable[[dict[str, Any]], None] = lambda _message: None,
+        unkept: Callable[[Message], None] = lambda _message: None,
     ) -> None:
-        """`told`: where core reads how far we are. `unkept` tells a message at once when our own file cannot keep it."""
+        """`wall`: the wall clock, by which people live (None: it is `clock`). `ask` puts a request into the inbox. `told`: where
+        core reads how far we are. `unkept` tells a message at once when our own file cannot keep it."""
         self._open = journal
         self._journal: JournalReader | None = None  # None: to be opened
         self._deliveries = deliveries
-        self._channels = channels
+        self._config = config
         self._clock = clock
+        self._wall = wall or clock.now_ns
         self._told = told
         self._heard_ns = clock.now_ns()
         self._has_heard = False  # in this life: a restart of ours says nothing about the core
         self._is_failing = False
+        self._is_news = False  # the last read came to the journal's end
         self._unkept = unkept
         self._has_told_unkept = self._cannot_keep = False
+        self._tests = SelfTests(config, deliveries, ask, self._wall() // 1_000_000)
+        self._escalation: Escalation | None = None  # None: to be read from our file
+        self._is_forgetful = os.environ.get("FIELDLOOM_SABOTAGE") == "forget_escalation"
 
     def _now_ms(self) -> int:
         return self._clock.now_ns() // 1_000_000
@@ -273,18 +83,19 @@ class Watch:
     def round(self) -> bool:
         """Follow and watch once; True when the journal may hold more."""
         try:
-            is_behind = self._follow()
-            self._watch()
+            transactions, work, escalation = self._read()
+            self._work(transactions, work, escalation)
             if self._told is not None:
                 self._told.tell(self._deliveries.position())
         except (sqlite3.Error, OSError) as error:  # a full disk stops core too: somebody must hear of it now
             self._deliveries.undo()
+            self._escalation = None  # it went further than what was kept
             self._watch_without_file(str(error))
             return False
         if self._has_told_unkept and not self._is_silent():
-            self._unkept(self._own_message(f"own/{WATCHDOG}/unkept/clear/{self._heard_ns}", "clear"))
+            self._tell_unkept(is_on=False)
         self._cannot_keep = self._has_told_unkept = False
-        return is_behind
+        return bool(transactions)
 
     def _watch_without_file(self, error: str) -> None:
         """The watchdog while our own file cannot be written: told once, and recorded as soon as it can."""
@@ -293,76 +104,166 @@ class Watch:
         self._cannot_keep = True
         if self._is_silent() and not self._has_told_unkept:
             self._has_told_unkept = True
-            self._unkept(self._own_message(f"own/{WATCHDOG}/unkept/{self._heard_ns}", "raise"))
+            self._tell_unkept(is_on=True)
+
+    def _tell_unkept(self, *, is_on: bool) -> None:
+        """To everybody who is told of P1, in whatever step, without a record."""
+        now_ms = self._now_ms()
+        apart = Escalation(self._config.model_copy(update={"policies": [_all_at_once(self._config)]}), {})
+        change = own_change(WATCHDOG, is_on=True, priority="P1", text=_own_text(WATCHDOG, ""), time_ms=now_ms, since_ms=now_ms,
+                            cause=f"own/{WATCHDOG}/unkept/{self._heard_ns}/{'raise' if is_on else 'clear'}")  # fmt: skip
+        apart.take(change, now_ms)
+        for message in apart.advance(now_ms):
+            for line in message.lines:
+                line.change = "raise" if is_on else "clear"
+            self._unkept(message)
 
     def _is_silent(self) -> bool:
         return (self._clock.now_ns() - self._heard_ns) / 1e9 > WATCHDOG_S
 
-    def _follow(self) -> bool:
+    # -- following ---------------------------------------------------------------------------------------------------------
+
+    def _read(self) -> tuple[list[Transaction], Work, Escalation]:
+        """The next transactions, and what a gap before them tells."""
+        if self._escalation is None:
+            self._escalation = Escalation(self._config, self._deliveries.escalation())
+            for key in self._escalation.unreadable:
+                log.error("escalation_forgotten", key=key, reason="another build wrote it")
+        work, position = Work(), self._deliveries.position()
         try:
             if self._journal is None:
                 self._journal = self._open()
-            transactions = self._journal.read(self._deliveries.position())
+            transactions = self._journal.read(position)
         except Gap as gap:
             log.error("journal_trimmed_before_notify", after=gap.after, available=gap.available)
-            told = [cut_off(gap.available - 1, self._now_ms(), gap.available)]  # what it would have told is lost
-            self._deliveries.take(gap.available - 1, told, self._channels, self._now_ms())
-            return True
+            now_ms = self._now_ms()
+            self._escalation.forget_alarms()
+            self._escalation.take(
+                cut_off(gap.available - 1, now_ms, gap.available, now_ms), now_ms
+            )  # what it would have told is lost
+            self._deliveries.keep(Work(gap.available - 1, self._escalation.unsaved()), now_ms)
+            return self._read()
         except StoreError as error:
             if not self._is_failing:
                 log.error("journal_read_failed", error=str(error))
             self._is_failing, self._journal = True, None
-            return False  # the watchdog counts on: a journal that cannot be read is as silent as a dead core
+            return [], work, self._escalation  # the watchdog counts on: a journal that cannot be read is as silent as a dead core
         self._is_failing = False
         if transactions:
             self._heard_ns, self._has_heard = self._clock.now_ns(), True
-            messages = [notice for transaction in transactions for notice in notices(transaction)]
-            self._deliveries.take(transactions[-1].last, messages, self._channels, self._now_ms())
-        return bool(transactions)
+            work.position = transactions[-1].last
+        return transactions, work, self._escalation
 
-    def _watch(self) -> None:
-        """No entry for WATCHDOG_S: our own alarm, told at once and recorded; told again when the core is back."""
-        standing = self._deliveries.standing_own(WATCHDOG)
-        if self._is_silent() and standing is None:
-            self._tell_own(self._deliveries.raise_own(WATCHDOG, self._now_ms()), "raise")
-        elif not self._is_silent() and standing is not None and self._has_heard:
-            self._deliveries.clear_own(WATCHDOG, self._now_ms())
-            self._tell_own(standing, "clear")
+    def _work(self, transactions: Sequence[Transaction], work: Work, escalation: Escalation) -> None:
+        now_ms, wall_ms = self._now_ms(), self._wall() // 1_000_000
+        escalation.skew_ms = wall_ms - now_ms
+        live_ms = now_ms if self._is_news else None  # clocks of two processes may differ: what is news happened now
+        for transaction in transactions:
+            for notice in notices(transaction, live_ms=live_ms, now_ms=now_ms):
+                if isinstance(notice, Answer) and live_ms is None and now_ms - notice.time_ms > ANSWER_MS:
+                    continue  # a test of long ago, read again because our own file is new
+                if isinstance(notice, Answer):
+                    test, outgoing = self._tests.answered(notice.id, now_ms)
+                    work.tests.append(test)
+                    work.outgoing += outgoing
+                elif isinstance(notice, Flood):
+                    escalation.flood(notice.area, is_on=notice.is_on)
+                    escalation.take(notice.change, now_ms)
+                else:
+                    escalation.take(notice, now_ms)
+        self._is_news = not self._is_failing and sum(max(t.rows, t.count) for t in transactions) < HELD_ROWS
+        self._watch_own(work, escalation, now_ms)
+        work.tests += [*self._tests.planned(now_ms, wall_ms), *self._tests.judged(now_ms)]
+        if self._is_news or not transactions or now_ms - transactions[-1].engine_ns // 1_000_000 < NEWS_S * 1000:
+            for message in escalation.advance(now_ms):
+                work.outgoing += outgoing_of(self._config, message)
+        work.escalation = {} if self._is_forgetful else escalation.unsaved()
+        if work != Work():
+            self._deliveries.keep(work, now_ms)
 
-    def _tell_own(self, number: int, change: str) -> None:
-        cause = f"own/{WATCHDOG}/{number}/{change}"
-        self._deliveries.take(-1, [(cause, self._own_message(cause, change))], self._channels, self._now_ms())
+    # -- own alarms --------------------------------------------------------------------------------------------------------
 
-    def _own_message(self, cause: str, change: str) -> dict[str, Any]:
-        return {
-            "id": cause,
-            "alarm": WATCHDOG,
-            "change": change,
-            "state": "UNACK" if change == "raise" else "NORM",
-            "priority": "P1",
-            "time_ms": self._now_ms(),
-            "text": {"en": "The core writes nothing: nobody watches or controls", "zh": "采集核心无响应：无人监视和控制"},
-        }
+    def _watch_own(self, work: Work, escalation: Escalation, now_ms: int) -> None:
+        """Raise and clear what this process itself watches: each alarm once for as long as it stands."""
+        standing, wanted = self._deliveries.standing_own(), self._wanted()
+        for name, detail in wanted.items():
+            if (detail is not None) != (name in standing):
+                self._take_own(work, escalation, name, detail, now_ms)
+
+    def _wanted(self) -> dict[str, str | None]:
+        """What stands, with its detail; None: it does not. A name that is missing stays as it is."""
+        wanted: dict[str, str | None] = {}
+        if self._is_silent():
+            wanted[WATCHDOG] = ""
+        elif self._has_heard:
+            wanted[WATCHDOG] = None
+        for channel in self._deliveries.channels():
+            if channel.failures == 0 or channel.name not in self._config.channels:
+                wanted[f"{DEAD}@{channel.name}"] = None
+            elif channel.failures >= DEAD_AFTER:
+                wanted[f"{DEAD}@{channel.name}"] = channel.error
+        newest = next(iter(self._deliveries.tests(limit=1)), None)
+        if newest is not None and (newest.state != "waiting" or newest.detail):  # a test that waits has one when it began late
+            wanted[TEST_FAILED] = None if newest.state == "passed" else newest.detail
+        return wanted
+
+    def _take_own(self, work: Work, escalation: Escalation, name: str, detail: str | None, now_ms: int) -> None:
+        change = own_change(
+            name, is_on=detail is not None, priority=PRIORITIES[name.partition("@")[0]], text=_own_text(name, detail or ""),
+            time_ms=now_ms, since_ms=now_ms, cause=f"own/{name}/{now_ms}/{'clear' if detail is None else 'raise'}",
+        )  # fmt: skip
+        escalation.take(change, now_ms)
+        work.own[name] = detail is not None
+        log.warning("own_alarm", alarm=name, change=change.event, detail=detail or "")
 
 
-def deliver(channel: Channel, deliveries: DeliveryJournal, clock: Clock, sent: set[int] | None = None) -> bool:
-    """Try what is due on one channel; True when there was something.
+def _own_text(name: str, detail: str) -> dict[str, str]:
+    kind, _, channel = name.partition("@")
+    return {
+        WATCHDOG: {"en": "The core writes nothing: nobody watches or controls", "zh": "采集核心无响应：无人监视和控制"},
+        DEAD: {"en": f"Notifications do not arrive over {channel}: {detail}", "zh": f"通知通道 {channel} 无法送达：{detail}"},
+        TEST_FAILED: {"en": f"The test of the alarm path failed: {detail}", "zh": f"报警通道自检未通过：{detail}"},
+    }[kind]
+
+
+def _all_at_once(config: NotifyConfig) -> Any:
+    """The general policy with everybody of its P1 steps in the first."""
+    general = config.policies[-1]
+    steps = general.steps["P1"]
+    first = steps[0].model_copy(update={"after_min": 0.0, "tell": [name for step in steps for name in step.tell]})
+    return general.model_copy(update={"steps": {"P1": [first]}})
+
+
+def outgoing_of(config: NotifyConfig, message: Message) -> list[Outgoing]:
+    """A message for each way to its contact. That a channel is dead is not told over that channel."""
+    contact = config.contacts[message.contact]
+    shown = {"id": message.id, "contact": message.contact, "lines": [line.view() for line in message.lines], "more": message.more}
+    sites = sorted({line.site for line in message.lines})
+    ways = [way for way in contact.via if any(line.alarm != f"{DEAD}@{way.channel}" for line in message.lines)]
+    return [
+        Outgoing(message.id, message.contact, way.channel, way.address, contact.language, message.is_urgent, sites, shown)
+        for way in ways
+    ]
+
+
+def deliver(name: str, sender: Sender, deliveries: DeliveryJournal, clock: Clock, sent: set[int] | None = None) -> bool:
+    """Try what is due on one channel; True when there was something. After a failure what is most urgent is looked for anew.
 
     `sent` remembers what arrived and could not be noted as delivered yet: it is not sent again while this process lives.
     """
     unnoted = set() if sent is None else sent
     try:
-        due_now = deliveries.due(channel.name, clock.now_ns() // 1_000_000)
+        due_now = deliveries.due(name, clock.now_ns() // 1_000_000)
         for due in due_now:
             if due.number not in unnoted:
                 try:
-                    channel.send(due.message)
+                    sender.send(due.message, due.address, due.language)
                 except DeliveryError as error:
-                    if deliveries.failed(due, clock.now_ns() // 1_000_000, str(error)):
-                        log.error("notice_given_up", channel=channel.name, alarm=due.message["alarm"], error=str(error))
-                    continue
+                    if deliveries.failed(name, due, clock.now_ns() // 1_000_000, str(error)):
+                        log.error("notice_given_up", channel=name, id=due.message["id"], error=str(error))
+                    return True
                 unnoted.add(due.number)
-            deliveries.delivered(due, clock.now_ns() // 1_000_000)
+            deliveries.delivered(name, due, clock.now_ns() // 1_000_000)
             unnoted.discard(due.number)
     except sqlite3.Error:  # the watch says so
         deliveries.undo()
@@ -370,13 +271,13 @@ def deliver(channel: Channel, deliveries: DeliveryJournal, clock: Clock, sent: s
     return bool(due_now)
 
 
-def tell_all(channels: Sequence[Channel], message: dict[str, Any]) -> None:
-    """Over every channel at once, without a record."""
-    for channel in channels:
+def tell_all(senders: Mapping[str, Sender], config: NotifyConfig, message: Message) -> None:
+    """To a contact over all his channels at once, without a record."""
+    for out in outgoing_of(config, message):
         try:
-            channel.send(message)
+            senders[out.channel].send(out.message, out.address, config.contacts[out.contact].language)
         except DeliveryError as error:
-            log.error("notice_not_sent", channel=channel.name, alarm=message["alarm"], error=str(error))
+            log.error("notice_not_sent", channel=out.channel, id=message.id, error=str(error))
 
 
 async def _repeat(name: str, one_round: Callable[[], bool], stop: asyncio.Event) -> None:
@@ -394,21 +295,33 @@ async def _repeat(name: str, one_round: Callable[[], bool], stop: asyncio.Event)
         executor.shutdown(wait=True)
 
 
-async def run(data_dir: Path, *, clock: Clock, webhook_url: str | None = None, stop: asyncio.Event) -> None:
-    """The process, until `stop` is set. `webhook_url` None: only the log. On a full disk it goes on and keeps later."""
-    channels: list[Channel] = [LogChannel(), *([WebhookChannel(webhook_url)] if webhook_url is not None else [])]
-    journals = [DeliveryJournal(data_dir / "notify.sqlite") for _ in range(1 + len(channels))]
-    names = [channel.name for channel in channels]
-    log.info("notify_ready", channels=names)
+def ask_core(path: Path, request: Request) -> None:
+    """Put a request into the inbox, which is otherwise web's: in WAL two writers wait for each other, and core for neither."""
+    with contextlib.closing(Inbox(path)) as inbox:
+        inbox.put(request)
+
+
+async def run(data_dir: Path, config: NotifyConfig, reveal: Reveal, *, clock: Clock, wall: Wall, stop: asyncio.Event) -> None:
+    """The process, until `stop` is set. `wall` is the wall clock, `reveal` gives the secret that stands at a place. On a full disk it
+    goes on and keeps later."""
+    senders = {name: make_sender(channel, config, reveal, wall) for name, channel in config.channels.items()}
+    journals = [DeliveryJournal(data_dir / "notify.sqlite") for _ in range(1 + len(senders))]
+    log.info("notify_ready", channels=list(senders))
     try:
+        given_up = journals[0].give_up(list(senders), clock.now_ns() // 1_000_000)
+        if given_up:
+            log.warning("notices_given_up", count=given_up, reason="their channels are no longer configured")
         async with asyncio.TaskGroup() as group:
-            told = PositionFile(data_dir / "run" / "notify.position", clock=clock)
-            unkept = functools.partial(tell_all, channels)
-            watch = Watch(lambda: JournalReader(data_dir / "journal"), journals[0], names, clock=clock, told=told, unkept=unkept)
+            watch = Watch(
+                lambda: JournalReader(data_dir / "journal"), journals[0], config, clock=clock, wall=wall,
+                ask=functools.partial(ask_core, data_dir / "inbox.sqlite"),
+                told=PositionFile(data_dir / "run" / "notify.position", clock=clock),
+                unkept=functools.partial(tell_all, senders, config),
+            )  # fmt: skip
             group.create_task(_repeat("watch", watch.round, stop), name="notify-watch")
-            for channel, deliveries in zip(channels, journals[1:], strict=True):
-                one_round = functools.partial(deliver, channel, deliveries, clock, set())
-                group.create_task(_repeat(channel.name, one_round, stop), name=f"notify-{channel.name}")
+            for (name, sender), deliveries in zip(senders.items(), journals[1:], strict=True):
+                one_round = functools.partial(deliver, name, sender, deliveries, clock, set())
+                group.create_task(_repeat(name, one_round, stop), name=f"notify-{name}")
     finally:
         for deliveries in journals:
             deliveries.close()

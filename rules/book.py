@@ -109,6 +109,7 @@ class _Binder:
         self._making: set[tuple[int, str]] = set()
         self._constants: list[float] = []
         self._constant_at: dict[bytes, int] = {}
+        self._names: dict[tuple[str, bytes | None], expression.Names] = {}
         for number in sorted(plan.active):
             device = plan.devices[number]
             self._seat(device)
@@ -138,15 +139,10 @@ class _Binder:
 
     def try_rule(self, site: str, spec: RuleSpec, cohort: Cohort) -> None:
         """Bind one rule to a cohort; a fault when that cannot be."""
-        mask = np.array([
-            (spec.area is None or d.area == spec.area)
-            and (spec.tag is None or spec.tag in d.tags)
-            and (spec.devices is None or d.name in spec.devices)
-            for d in cohort.devices
-        ])  # fmt: skip
-        if not mask.any():
+        mask = _mask(cohort, spec)
+        if mask is not None and not mask.any():
             return
-        rule = Rule(site, spec, cohort, None if mask.all() else mask)
+        rule = Rule(site, spec, cohort, None if mask is None or mask.all() else mask)
         known = len(self._faults)
         self._parse(rule)
         if len(self._faults) > known:
@@ -184,15 +180,19 @@ class _Binder:
         made.leaf = leaves(made.when)
         self._rules.append(made)
 
-    def _parse(self, rule: Rule) -> None:
-        """Trees of a rule's texts; every text's mistake becomes a fault."""
-        spec, cohort, mask = rule.spec, rule.cohort, rule.mask
+    def _names_of(self, cohort: Cohort, mask: Array | None) -> expression.Names:
+        """What a rule on some seats may speak of; the same for all rules of one scope."""
+        key = (cohort.name, None if mask is None else mask.tobytes())
+        if key in self._names:
+            return self._names[key]
         assert cohort.profile is not None
-        wanted = {area for k, area in enumerate(cohort.areas) if mask is None or mask[k]}
-        known = expression.Names(
+        devices = [d for k, d in enumerate(cohort.devices) if mask is None or mask[k]]
+        wanted = {d.area for d in devices}
+        parts = [child for d in devices for child in self._others(d, "children")] if self._children else []
+        names = self._names[key] = expression.Names(
             points={p.name: p for p in cohort.profile.points},
-            links=self._linked_points(cohort, mask),
-            children={p.name: p for d in cohort.devices for child in self._others(d, "children") for p in child.profile.points},
+            links=self._linked_points(cohort.site, wanted, {d.parent for d in devices if d.parent}),
+            children={p.name: p for child in parts for p in child.profile.points},
             setpoints={
                 name: spec.unit
                 for area in self._plan.sites[cohort.site].areas
@@ -200,7 +200,12 @@ class _Binder:
                 if area.name in wanted
             },
         )
-        demand = spec.demand
+        return names
+
+    def _parse(self, rule: Rule) -> None:
+        """Trees of a rule's texts; every text's mistake becomes a fault."""
+        spec, cohort, known, demand = rule.spec, rule.cohort, self._names_of(rule.cohort, rule.mask), rule.spec.demand
+        assert cohort.profile is not None
 
         def tree(name: str, text: str, want: expression.Want) -> Node | None:
             try:
@@ -259,17 +264,16 @@ class _Binder:
                     same[local] &= bool(self._same_origin(home, source, own)[place])
         return same
 
-    def _linked_points(self, cohort: Cohort, mask: Array | None) -> dict[str, dict[str, PointSpec]]:
-        """Points behind each link of the areas in scope, by link and name."""
-        wanted = {area for k, area in enumerate(cohort.areas) if mask is None or mask[k]}
+    def _linked_points(self, site: str, wanted: set[str], parents: set[str]) -> dict[str, dict[str, PointSpec]]:
+        """Points behind each link of some areas, and of the devices that some are parts of, by link and name."""
         found: dict[str, dict[str, PointSpec]] = {}
-        for area in self._plan.sites[cohort.site].areas:
+        for area in self._plan.sites[site].areas:
             for link, target in area.links.items() if area.name in wanted else ():
-                device = self._plan.device(target if "/" in target else f"{cohort.site}/{target}")
+                device = self._plan.device(target if "/" in target else f"{site}/{target}")
                 if device is not None:
                     found.setdefault(link, {}).update({p.name: p for p in device.profile.points})
-        for k, own in enumerate(cohort.devices):
-            parent = self._plan.device(f"{cohort.site}/{own.parent}") if own.parent and (mask is None or mask[k]) else None
+        for name in parents:
+            parent = self._plan.device(f"{site}/{name}")
             if parent is not None:
                 found.setdefault("parent", {}).update({p.name: p for p in parent.profile.points})
         return found
@@ -527,3 +531,15 @@ def level_of(rule: Rule) -> int:
 def evidence(rule: Rule, values: Sequence[float]) -> dict[str, float | None]:
     """What a condition read when it changed, by its text."""
     return {text(leaf): None if np.isnan(value) else float(value) for leaf, value in zip(rule.leaf, values, strict=False)}
+
+
+def _mask(cohort: Cohort, spec: RuleSpec) -> Array | None:
+    """(width,) True on the seats in the rule's scope; None = all."""
+    if spec.area is None and spec.tag is None and spec.devices is None:
+        return None
+    return np.array([
+        (spec.area is None or d.area == spec.area)
+        and (spec.tag is None or spec.tag in d.tags)
+        and (spec.devices is None or d.name in spec.devices)
+        for d in cohort.devices
+    ], np.bool_)  # fmt: skip

@@ -101,7 +101,8 @@ class Conditions:
         pool = max(POOL_MIN, 2 * judged)
         state = np.zeros(book.words, np.int64)
         self._memory = Memory(
-            latest=np.full(book.cells, np.nan), quality=np.zeros(book.cells, np.uint8), last_ns=np.zeros(book.cells, np.int64),
+            latest=np.full(book.cells, np.nan), quality=np.zeros(book.cells, np.uint8), busy=np.zeros(book.cells, np.int32),
+            last_ns=np.zeros(book.cells, np.int64),
             pane_f=state.view(np.float64), pane_i=state, pane_u=state.view(np.uint16),
             slot=np.full(book.instances, -1, np.int32), **_pool(pool),
             s_due=np.full(seats, NEVER), s_heap=np.full(seats, NEVER), t_due=np.full(timers, NEVER), t_heap=np.full(timers, NEVER),
@@ -371,18 +372,23 @@ class Conditions:
 
     def _restore_conditions(self, rule: Rule, part: dict[str, Any]) -> None:
         m, cohort = self._memory, rule.cohort
-        local = [cohort.place.get(int(number), -1) for number in part["device"]]
-        wanted = [k for k, place in enumerate(local) if place >= 0 and (rule.mask is None or rule.mask[place])]
-        if len(wanted) > m.tally[FREE]:
-            self._make_room(len(wanted))
+        local = np.array([cohort.place.get(number, -1) for number in np.asarray(part["device"]).tolist()], np.int64)
+        wanted = local >= 0
+        if rule.mask is not None:
+            wanted &= rule.mask[local]
+        local, count = local[wanted], int(wanted.sum())
+        if count > m.tally[FREE]:
+            self._make_room(count)
             m = self._memory
-        for k in wanted:
-            m.tally[FREE] -= 1
-            row = m.free[m.tally[FREE]]
-            m.slot[rule.start + local[k]] = row
-            m.p_rule[row], m.p_seat[row] = rule.number, cohort.first_seat + local[k]
-            for name in _CONDITION:
-                getattr(m, f"p_{name}")[row] = part[name][k]
+        m.tally[FREE] -= count
+        rows = m.free[m.tally[FREE] : m.tally[FREE] + count]
+        m.slot[rule.start + local] = rows
+        m.p_rule[rows], m.p_seat[rows] = rule.number, cohort.first_seat + local
+        column, _, _, is_fast, _ = self._book.arrays.r_fast[rule.number].tolist()
+        if is_fast:
+            m.busy[cohort.first_cell + (column - cohort.first_column) * cohort.width + local] += 1
+        for name in _CONDITION:
+            getattr(m, f"p_{name}")[rows] = np.asarray(part[name])[wanted]
 
     def _set_ages(self) -> None:
         """When the oldest value of each seat grows old: from the values themselves."""

@@ -83,7 +83,7 @@ class Engine:
         span.blind_from_ns, span.sight_ns = self._blind_from_ns, self._sight_ns
         for stage in self.stages:
             stage.run(span)
-        self._answer_configurations(span)
+        self._answer_requests(span)
         if len(span_entries):
             self._end_if_drained(span)
             self.last_time_ns = int(span_entries.time_ns[-1])
@@ -147,12 +147,13 @@ class Engine:
         span.decide(entry=index, phase=phase, time_ns=time_ns, stage=0, kind="blind", subject="core", body=body)
 
     @staticmethod
-    def _answer_configurations(span: Span) -> None:
-        """Who asked for a configuration reads that it holds from here on, or why not (core has checked it)."""
+    def _answer_requests(span: Span) -> None:
+        """Who asked for a configuration reads that it holds from here on, or why not (core has checked it). A test of the alarm path is
+        its answer: whoever follows the journal reads that requests are taken, decided and kept."""
         for index, record in span.entries.records:
-            if isinstance(record, Request) and record.kind == "config":
+            if isinstance(record, Request) and record.kind in {"config", "alarm_test"}:
                 problem = str(record.body.get("refused", ""))
-                body = {"accepted": not problem, "reason": problem, "request": "config"}
+                body = {"accepted": not problem, "reason": problem, "request": record.kind}
                 span.decide(
                     entry=index, phase=ENTRY, time_ns=int(span.entries.time_ns[index]), stage=0, kind="answer", subject=record.id,
                     body=body,

@@ -34,10 +34,7 @@ def lay_out(plan: Plan, cohorts: list[Cohort], rules: list[Rule], constants: lis
         **_silences(cohorts),
     }
     parts |= codes.arrays(constants)
-    fast, readers = parts["r_fast"], parts["reader_r"]
-    is_plain = (fast[:, 3] == 1) & (parts["r_missing"] != loop.ALARM)
-    parts["reader_op"] = np.where(is_plain, fast[:, 1], 0).astype(np.uint8)[readers]
-    parts["reader_limit"], parts["reader_start"] = parts["r_limit"][readers, 0], parts["r_start"][readers]
+    parts |= _plain(parts)
     words = parts.pop("words")
     book = loop.Book(**parts)
     return Rulebook(
@@ -143,7 +140,6 @@ def _columns(cohorts: list[Cohort], virtual: list[tuple[Cohort, Any]], rules: li
     export_ptr, order = _order([e[0] for e in exports], seats)
     columns = np.array(exports, np.int64).reshape(-1, 4)[order]
     return {
-        "is_read": ((np.diff(reader_v_ptr) > 0) | (np.diff(reader_r_ptr) > 0)).astype(np.uint8),
         "import_at": import_at, "import_cells": np.array(cells, np.int64), "stale_ns": stale,
         "reader_v_ptr": reader_v_ptr, "reader_v": reader_v, "reader_r_ptr": reader_r_ptr, "reader_r": reader_r,
         "export_ptr": export_ptr, "export_seat": columns[:, 2].astype(np.int32), "export_from": columns[:, 1].astype(np.int32),
@@ -230,7 +226,7 @@ def _silences(cohorts: list[Cohort]) -> dict[str, Array]:
 def _rules(rules: list[Rule], codes: _Codes, constants: list[float]) -> dict[str, Array]:
     n = len(rules)
     when, clear, value = (np.zeros((n, 2), np.int32) for _ in range(3))
-    fast, limit, leaf = np.zeros((n, 4), np.int32), np.zeros((n, 2)), np.full((n, loop.LEAVES), -1, np.int32)
+    fast, limit, leaf = np.zeros((n, 5), np.int32), np.zeros((n, 2)), np.full((n, loop.LEAVES), -1, np.int32)
     constant, step, mask_at, masks, at = np.full(n, np.nan), np.zeros(n), np.full(n, -1, np.int64), [], 0
     for k, rule in enumerate(rules):
         cohort = rule.cohort
@@ -258,6 +254,27 @@ def _rules(rules: list[Rule], codes: _Codes, constants: list[float]) -> dict[str
     }  # fmt: skip
 
 
+def _plain(parts: dict[str, Array]) -> dict[str, Array]:
+    """Plain rules put last among the readers of each column, and between which two values all of them stay off."""
+    fast, ptr, readers, limit = parts["r_fast"], parts["reader_r_ptr"], parts["reader_r"], parts["r_limit"][:, 0]
+    is_above = np.isin(fast[:, 1], (calculate.GREATER, calculate.GREATER_EQUAL))
+    is_below = np.isin(fast[:, 1], (calculate.LESS, calculate.LESS_EQUAL))
+    # Where unknown means alarm, an unknown value is news.
+    is_plain = (fast[:, 3] == 1) & (is_above | is_below) & (parts["r_missing"] != loop.ALARM)
+    columns = len(ptr) - 1
+    column = np.repeat(np.arange(columns), np.diff(ptr))
+    order = np.lexsort((np.arange(len(readers)), is_plain[readers], column))
+    readers = readers[order]
+    plain_ptr = ptr[1:] - np.bincount(column, weights=is_plain[readers], minlength=columns).astype(np.int32)
+    low, high = np.full(columns, -np.inf), np.full(columns, np.inf)
+    for chosen, extreme, ufunc in ((is_above, high, np.minimum), (is_below, low, np.maximum)):
+        mine = (is_plain & chosen)[readers]
+        ufunc.at(extreme, column[mine], limit[readers[mine]])
+    other = (np.diff(parts["reader_v_ptr"]) > 0) | (plain_ptr > ptr[:-1])
+    is_read = np.where(other, 2, plain_ptr < ptr[1:]).astype(np.uint8)
+    return {"is_read": is_read, "reader_r": readers, "plain_ptr": plain_ptr.astype(np.int32), "plain_from": low, "plain_to": high}
+
+
 _COMPARE: Final = range(calculate.LESS, calculate.NOT_EQUAL + 1)
 
 
@@ -265,10 +282,10 @@ def _fast(rule: Rule, first_column: int) -> tuple[list[int], list[float]]:
     """A comparison of one column with a number, cleared by its complement or another such: the loop needs no code for it."""
     found = [_comparison(code) for code in rule.codes[:2]]
     if found[0] is None or (rule.codes[1] and (found[1] is None or found[1][0] != found[0][0])):
-        return [0, 0, 0, 0], [0.0, 0.0]
+        return [0, 0, 0, 0, 0], [0.0, 0.0]
     column, op, constant = found[0]
     _, clear_op, clear_constant = found[1] or (0, 0, -1)
-    return [first_column + column, op, clear_op, 1], [constant, clear_constant]
+    return [first_column + column, op, clear_op, 1, int(rule.spec.demand is None)], [constant, clear_constant]
 
 
 def _comparison(code: list[tuple[int, int]]) -> tuple[int, int, int] | None:

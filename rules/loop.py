@@ -51,14 +51,16 @@ class Book(NamedTuple):
     import_at: Array  # (g,) int64 into import_cells, -1: the column is the cohort's own
     import_cells: Array  # int64
     stale_ns: Array  # (g,) int64; 0 = values never grow old
-    is_read: Array  # (g,) uint8
+    is_read: Array  # (g,) uint8: 0 by nobody, 1 by plain rules only, 2 by others too
     reader_v_ptr: Array  # (g+1,) int32
     reader_v: Array  # virtual columns that read a column
     reader_r_ptr: Array
     reader_r: Array  # rules that read a column
-    reader_op: Array  # of the same: the comparison with a number that such a rule is, 0 = it is more, or unknown is true for it
-    reader_limit: Array
-    reader_start: Array  # int64, its first instance
+    plain_ptr: (
+        Array  # (g+1,) int32: where among reader_r the plain rules of a column begin, which compare it with a number by < or >
+    )
+    plain_from: Array  # (g,) float64: no plain rule of a column that is off turns on between these two
+    plain_to: Array
     export_ptr: Array  # (seats+1,) int64
     export_seat: Array
     export_from: Array  # column of the exporting seat
@@ -89,7 +91,7 @@ class Book(NamedTuple):
     r_clear: Array  # (r, 2) int32; empty: the complement of `when`
     r_value: Array  # (r, 2) int32; empty: r_constant
     r_constant: Array  # demanded value, NaN none
-    r_fast: Array  # (r, 4) int32: column, operator of when, of clear (0 = complement), 1 = usable
+    r_fast: Array  # (r, 5) int32: column, operator of when, of clear (0 = complement), 1 = usable, 1 = without a demand
     r_limit: Array  # (r, 2) float64
     r_on: Array  # int64 ns
     r_off: Array
@@ -108,6 +110,7 @@ class Memory(NamedTuple):
 
     latest: Array  # (cells,) float64
     quality: Array  # (cells,) uint8 level
+    busy: Array  # (cells,) int32: plain rules of the cell that are not OFF
     last_ns: Array  # (cells,) int64, of the newest sample that decided
     pane_f: Array  # float64
     pane_i: Array  # int64
@@ -280,11 +283,20 @@ def _export(b: Book, m: Memory, w: Work, seat: int, column: int) -> None:
 
 
 @_compile
+def _is_news(b: Book, m: Memory, column: int, cell: int, x: float) -> bool:
+    """Whether a value of a column has to be looked at. Most rules compare a column with a number, are off and stay so."""
+    if b.is_read[column] == 0:
+        return False
+    return b.is_read[column] == 2 or m.busy[cell] != 0 or x >= b.plain_to[column] or x <= b.plain_from[column]
+
+
+@_compile
 def _fill(b: Book, m: Memory, w: Work, seat: int, column: int, value: float) -> None:
     """A virtual column has a value of this moment, perhaps the same as before: what remembers a series counts it again."""
     cell = b.base[b.cohort_of[seat]] + column * b.width[b.cohort_of[seat]] + b.local_of[seat]
     m.latest[cell] = value
-    _touch(b, m, w, seat, column)
+    if _is_news(b, m, column, cell, value):
+        _touch(b, m, w, seat, column)
     _export(b, m, w, seat, column)
 
 
@@ -323,7 +335,16 @@ def _settle(b: Book, m: Memory, w: Work, time_ns: int, is_sample: bool) -> None:
 
 
 @_compile
-def _release(m: Memory, row: int, instance: int) -> None:
+def _keep_count(b: Book, m: Memory, rule: int, seat: int, by: int) -> None:
+    """Of plain rules that are not OFF: while there is none, a value between the limits of all of them is no news."""
+    if b.r_fast[rule, 3]:
+        cohort = b.cohort_of[seat]
+        m.busy[b.base[cohort] + b.r_fast[rule, 0] * b.width[cohort] + b.local_of[seat]] += by
+
+
+@_compile
+def _release(b: Book, m: Memory, row: int, instance: int) -> None:
+    _keep_count(b, m, m.p_rule[row], m.p_seat[row], -1)
     m.slot[instance] = -1
     m.p_due[row], m.p_heap[row] = NEVER, NEVER
     m.free[m.tally[0]] = row
@@ -354,7 +375,7 @@ def _end_delay(b: Book, m: Memory, out: Output, row: int, entry: int) -> None:
         return
     m.p_demand[row], m.p_phase[row] = np.nan, OFF
     _say(b, m, out, row, entry, TIMER, due, TURNED_OFF)
-    _release(m, row, b.r_start[rule] + b.local_of[m.p_seat[row]])
+    _release(b, m, row, b.r_start[rule] + b.local_of[m.p_seat[row]])
 
 
 @_compile
@@ -373,7 +394,8 @@ def _hold(m: Memory, row: int, wants: bool, unknown: bool, time_ns: int, delay: 
 
 
 @_compile
-def _begin(m: Memory, rule: int, seat: int, instance: int, phase: int, time_ns: int, value: float) -> int:
+def _begin(b: Book, m: Memory, rule: int, seat: int, instance: int, phase: int, time_ns: int, value: float) -> int:
+    _keep_count(b, m, rule, seat, 1)
     m.tally[0] -= 1
     row = m.free[m.tally[0]]
     m.slot[instance] = row
@@ -413,7 +435,7 @@ def _judge(b: Book, m: Memory, w: Work, out: Output, rule: int, seat: int, entry
     if row < 0:
         if when != 1.0:
             return
-        row = _begin(m, rule, seat, instance, RAISING if b.r_on[rule] > 0 else ON, time_ns, value)
+        row = _begin(b, m, rule, seat, instance, RAISING if b.r_on[rule] > 0 else ON, time_ns, value)
         _demand(b, m, w, row, rule, cohort, local)
         if b.r_on[rule] > 0:
             _arm(m, time_ns + b.r_on[rule], row << 2 | CONDITION)
@@ -429,7 +451,7 @@ def _judge(b: Book, m: Memory, w: Work, out: Output, rule: int, seat: int, entry
     state = m.p_phase[row]
     if state == RAISING:
         if _hold(m, row, when == 1.0, np.isnan(when), time_ns, b.r_on[rule]) < 0:
-            _release(m, row, instance)
+            _release(b, m, row, instance)
             return
         _demand(b, m, w, row, rule, cohort, local)
         return
@@ -440,7 +462,7 @@ def _judge(b: Book, m: Memory, w: Work, out: Output, rule: int, seat: int, entry
         if b.r_off[rule] == 0:
             m.p_since[row], m.p_demand[row], m.p_phase[row] = time_ns, np.nan, OFF
             _say(b, m, out, row, entry, phase, time_ns, TURNED_OFF)
-            _release(m, row, instance)
+            _release(b, m, row, instance)
             return
         m.p_phase[row] = CLEARING
         _arm(m, time_ns + b.r_off[rule], row << 2 | CONDITION)
@@ -457,7 +479,7 @@ def _judge_again(b: Book, m: Memory, w: Work, out: Output, rule: int, seat: int,
         return
     leaf = b.r_leaf[rule, 0]
     value = m.latest[_cell(b, leaf, cohort, local)] if leaf >= 0 else np.nan
-    row = _begin(m, rule, seat, b.r_start[rule] + local, RAISING if b.r_on[rule] > 0 else ON, time_ns, value)
+    row = _begin(b, m, rule, seat, b.r_start[rule] + local, RAISING if b.r_on[rule] > 0 else ON, time_ns, value)
     _demand(b, m, w, row, rule, cohort, local)
     if b.r_on[rule] > 0:
         _arm(m, time_ns + b.r_on[rule], row << 2 | CONDITION)
@@ -481,6 +503,22 @@ def _demand(b: Book, m: Memory, w: Work, row: int, rule: int, cohort: int, local
 
 
 @_compile
+def _goes_on(b: Book, m: Memory, rule: int, local: int, x: float) -> bool:
+    """Whether a plain rule stays off, or on without a delay or a demand that might move: then there is nothing else to do."""
+    row = m.slot[b.r_start[rule] + local]
+    when = calculate.compare(b.r_fast[rule, 1], x, b.r_limit[rule, 0])
+    if row < 0:
+        return when != 1.0
+    if m.p_phase[row] != ON or m.p_due[row] != NEVER or b.r_fast[rule, 4] == 0:
+        return False
+    clear = 1.0 - when if b.r_fast[rule, 2] == 0 else calculate.compare(b.r_fast[rule, 2], x, b.r_limit[rule, 1])
+    if clear != 0.0:
+        return False
+    m.p_value[row] = x
+    return True
+
+
+@_compile
 def _judge_touched(b: Book, m: Memory, w: Work, out: Output, entry: int, phase: int, time_ns: int) -> None:
     """Every rule that reads something touched, once for each seat."""
     n = w.tally[0]
@@ -495,18 +533,9 @@ def _judge_touched(b: Book, m: Memory, w: Work, out: Output, entry: int, phase: 
             column = w.t_column[done]
             x = m.latest[_cell(b, column, cohort, local)]
             for k in range(b.reader_r_ptr[column], b.reader_r_ptr[column + 1]):
-                # Most rules compare this column with a number, are off and stay so.
-                op, limit = b.reader_op[k], b.reader_limit[k]
-                if op:
-                    if op == calculate.GREATER:
-                        is_off = not x > limit
-                    elif op == calculate.LESS:
-                        is_off = not x < limit
-                    else:
-                        is_off = calculate.compare(op, x, limit) != 1.0
-                    if is_off and m.slot[b.reader_start[k] + local] < 0:
-                        continue
                 rule = b.reader_r[k]
+                if k >= b.plain_ptr[column] and _goes_on(b, m, rule, local, x):
+                    continue
                 if m.mark_r[rule] != stamp:
                     m.mark_r[rule] = stamp
                     _judge(b, m, w, out, rule, seat, entry, phase, time_ns)
@@ -667,7 +696,7 @@ def _take(b: Book, m: Memory, i: Input, w: Work, f: int, seat: int) -> None:
         m.latest[cell], m.quality[cell], m.last_ns[cell] = i.value[s], i.level[s], ts_ns
         if b.stale_ns[column] > 0:
             soonest = min(soonest, ts_ns + b.stale_ns[column])
-        if b.is_read[column]:
+        if _is_news(b, m, column, cell, i.value[s]):
             _touch(b, m, w, seat, column)
         if is_exporting:
             _export(b, m, w, seat, column)

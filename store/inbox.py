@@ -1,4 +1,4 @@
-"""What people and programs ask, on its way from `web` (the only writer) to `core` (the only reader).
+"""What people and programs ask, on its way from `web` (and `notify`, once per planned self-test) to `core` (the only reader).
 
 Its own SQLite file, so that a `web` that hangs inside an insert cannot stop `core`: in WAL a reader waits for no writer.
 Invariant: a request id is stored at most once, and is durable when `put` returns.

@@ -18,9 +18,9 @@ from telemetry.site import ActuatorSpec, DeviceSpec, Origin, PointSpec, Profile,
 NS_PER_S: Final = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Device:
-    """One device. `points[i]` is the number of profile.points[i]."""
+    """One device. `points[i]` is the number of profile.points[i]. Only a plan changes it, and nothing but the rules of its profile."""
 
     number: int
     site: str
@@ -106,6 +106,10 @@ class Plan:
 
     def apply(self, config: SiteConfig) -> None:
         """Replace the site's configuration. Known devices and points keep their numbers."""
+        old = self.sites.get(config.site)
+        if old is not None and _differs_in_rules_only(old, config):
+            self._replace_rules(config)
+            return
         previous = [d.number for d in self.devices if d.site == config.site]
         self.active.difference_update(previous)
         self.sites[config.site] = config
@@ -115,6 +119,14 @@ class Plan:
             for name in spec.names():
                 self._place(config, name, spec, profile, known)
         self._columns = None
+
+    def _replace_rules(self, config: SiteConfig) -> None:
+        """The common change, in a moment also for 10,000 devices: no number and no limit moves."""
+        self.sites[config.site] = config
+        for number in self.active:
+            device = self.devices[number]
+            if device.site == config.site:
+                device.profile = config.profiles[device.profile.name]
 
     def _known_points(self, devices: set[int]) -> dict[int, dict[str, int]]:
         """Every point ever numbered of these devices, by name."""
@@ -206,3 +218,10 @@ class Plan:
         for config in configs.values():
             plan.apply(config)
         return plan
+
+
+def _differs_in_rules_only(old: SiteConfig, new: SiteConfig) -> bool:
+    if (old.devices, old.areas, old.origin, old.profiles.keys()) != (new.devices, new.areas, new.origin, new.profiles.keys()):
+        return False
+    plain = [{name: p.model_copy(update={"rules": []}) for name, p in config.profiles.items()} for config in (old, new)]
+    return plain[0] == plain[1]

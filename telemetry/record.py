@@ -31,8 +31,8 @@ class Request(msgspec.Struct, frozen=True, tag="request", tag_field="t"):
 
     kind: acknowledge {alarm}, shelve {alarm, seconds, reason}, unshelve {alarm}, reset {alarm}, out_of_service {alarm},
     in_service {alarm}, override {actuator, value, seconds, reason}, release {actuator}, config {text}, mode {area, mode},
-    batch {area, day, name} or {area, ends}. `alarm` is "rule@site/device", `actuator` is "site/device/actuator", `area` is
-    "site/area".
+    batch {area, day, name} or {area, ends}, alarm_test {}: only answered, and notify sends the test when it reads the answer.
+    `alarm` is "rule@site/device", `actuator` is "site/device/actuator", `area` is "site/area".
     """
 
     id: str

@@ -16,13 +16,18 @@ DAY_S: Final = 86_400
 
 def known_zone(name: str) -> str:
     """The name itself. Raises ValueError with the likely one where there is no such zone."""
-    known = zoneinfo.available_timezones()
+    known = _zones()
     if name in known:
         return name
     near = get_close_matches(name[:64], known, n=1)
     meant = f"did you mean {near[0]}?" if near else "write it like Asia/Shanghai"
     msg = f"no time zone {name[:64]!r}, {meant}"
     raise ValueError(msg)
+
+
+@functools.cache
+def _zones() -> set[str]:
+    return zoneinfo.available_timezones()  # reads some 600 files
 
 
 @functools.lru_cache(maxsize=64)

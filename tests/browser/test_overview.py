@@ -18,7 +18,7 @@ from tests.faults.process import free_port
 from tests.faults.web_process import CoreStub, WebProcess, web_process
 from tests.faults.web_world import config_record, site
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.alone]
 
 CHROMIUM = "/usr/bin/chromium"
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"

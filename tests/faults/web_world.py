@@ -14,6 +14,7 @@ from api.feed import FeedHub
 from api.limits import LoginLimit, QueryPool
 from api.parts import Parts, RequestDesk
 from api.state import Delta, LiveState, parse
+from people.delivery import DeliveryJournal, Outgoing, PathTest, Work
 from store.duckdb_history import DuckDBHistory
 from store.history import History
 from store.projection import Projector
@@ -207,14 +208,29 @@ def make_world(directory: Path, history: History | None = None) -> World:
         hub=FeedHub(state, clock),
         logins=LoginLimit(clock),
         hosts=frozenset({"testserver", "127.0.0.1", "localhost"}),
+        notify=directory / "notify.sqlite",
     )
     world = World(parts, Writer(), clock, inbox, Projector(history, now_s=lambda: clock.now_ns() / 1e9))
     world.write(records=[Start(1, "test"), config_record(site("north")), config_record(site("south"))])
     return world
 
 
+def notification(name: str, now_ms: int) -> Outgoing:
+    """A message about an alarm of a site; "": of the service itself."""
+    line = {"alarm": f"HOT@{name}/house-0", "site": name, "area": "ms", "priority": "P2", "change": "raise", "step": 1,
+            "raised_ms": now_ms, "time_ms": now_ms, "text": {"en": f"Too hot at {name}"}}  # fmt: skip
+    message = {"id": f"wang/{name}", "contact": "wang", "lines": [line], "more": 0}
+    return Outgoing(f"wang/{name}", "wang", "mail", f"wang@{name}.example", "en", False, [name], message)
+
+
 def fill(world: World) -> None:
-    """Values, a standing alarm, a command and a reject at both sites; every text of a site names it."""
+    """Values, a standing alarm, a command, a reject and a notification at both sites; every text of a site names it."""
+    assert world.parts.notify is not None
+    deliveries, now_ms = DeliveryJournal(world.parts.notify), world.parts.now_ms()
+    work = Work(outgoing=[notification(site_name, now_ms) for site_name in ("north", "south", "")])
+    work.tests.append(PathTest("notify.test-1", now_ms, now_ms, now_ms, now_ms, "passed", "1 of 1 arrived"))
+    deliveries.keep(work, now_ms)
+    deliveries.close()
     for name in ("north", "south"):
         world.write(
             frames=[(f"{name}/house-{i}", {"air_temp_c": 39.5 + i, "air_rh_pct": 61.0, "vent_pct": 12.5}, 0.0) for i in range(2)],

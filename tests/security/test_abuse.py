@@ -12,7 +12,7 @@ from api.application import make_app
 from tests.faults.web_process import web_process
 from tests.faults.web_world import World, fill, make_world
 
-pytestmark = [pytest.mark.security, pytest.mark.system]  # its time limits want the machine for themselves
+pytestmark = [pytest.mark.security, pytest.mark.system, pytest.mark.alone]
 
 HOSTILE = [
     "' OR 1=1 --",

@@ -44,6 +44,7 @@ BODIES: dict[str, Any] = {
     "config": None,  # a SiteConfig of the site in the path
     "tokens": {"person": "mallory", "role": "viewer", "sites": ["{site}"]},
     "session": {"token": "x" * 43},
+    "tests": {},
 }
 PRIVILEGED = {"tenant": FOREIGN, "site": FOREIGN, "sites": [FOREIGN], "author": "boss", "person": "boss", "role": "admin",
               "epoch": 9, "origin": "LIVE", "priority": "P1", "state": "NORM"}  # fmt: skip
@@ -52,6 +53,7 @@ NEEDS: dict[tuple[str, str], Role] = {
     ("POST", "override"): "operator",
     ("POST", "release"): "operator",
     ("POST", "config"): "engineer",
+    ("POST", "tests"): "operator",
     ("POST", "tokens"): "admin",
     ("GET", "tokens"): "admin",
     ("DELETE", "{session}"): "admin",
@@ -241,6 +243,18 @@ async def test_administrator_of_a_site_cannot_reach_beyond_it(world: World, clie
         assert sessions.stands(session)
     listed = (await client.get("/api/v1/tokens", headers=bearer(token))).json()["items"]
     assert {tuple(row["sites"]) for row in listed} == {(HOME,)}
+
+
+async def test_notifications_of_some_sites_name_no_other_and_no_address(world: World, client: httpx.AsyncClient) -> None:
+    mine = (await client.get("/api/v1/notifications", headers=bearer(world.token("ann", "viewer", [HOME])))).json()
+    assert ([item["message"] for item in mine["items"]], mine["channels"]) == ([f"wang/{HOME}"], None)
+    everything = await client.get("/api/v1/notifications", headers=bearer(world.token("ann", "viewer", None)))
+    assert len(everything.json()["items"]) == 3
+    assert "@north.example" not in everything.text
+    token = world.token("ann", "admin", [HOME])
+    assert (await client.get("/api/v1/notifications/tests", headers=bearer(token))).json() == {"items": []}
+    assert (await client.post("/api/v1/notifications/tests", headers=bearer(token))).status_code == 404
+    assert not world.inbox.requests
 
 
 async def test_live_feed_leaks_nothing_of_a_foreign_site(world: World) -> None:

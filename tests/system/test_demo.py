@@ -19,7 +19,7 @@ from store.journal_reader import JournalReader
 from telemetry.errors import EnvironmentFault
 from telemetry.transaction import Transaction
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.alone]
 ROOT = Path(__file__).parents[2]
 READY_S = 40.0  # the machine may be busy with other tests; a quiet one takes about 3 s
 

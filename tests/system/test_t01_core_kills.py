@@ -16,7 +16,7 @@ from tests.faults.process import wait_until
 from tests.system.core_process import CoreProcess
 from tests.system.ledger import ROWS, Findings, StoreReader, VerifiableDevices, drawn, ledger_site
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.alone]
 READY_S = 2.0
 RATE = 900.0
 

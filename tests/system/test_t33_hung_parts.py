@@ -31,7 +31,7 @@ from tests.system.core_process import ROOT, CoreProcess, sabotage
 from tests.system.ledger import StoreReader, VerifiableDevices, ledger_site
 from tests.system.test_t27_expired_commands import until
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.alone]
 WATCHDOG_S = 10.0
 WAL_MAX = 64 << 20
 

@@ -29,6 +29,10 @@ PURE = (
     "devices/command.py",
     "devices/failsafe.py",
     "devices/drive.py",
+    "people/escalation.py",
+    "people/notices.py",
+    "people/roster.py",
+    "people/wording.py",
 )
 SIMULATOR_EDGE = {"fleet.py"}  # the one file of simulators that has sockets and a clock
 IMPURE = {

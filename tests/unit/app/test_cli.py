@@ -156,6 +156,21 @@ def test_a_second_notify_is_refused(tmp_path: Path) -> None:
     assert "notify runs already as process" in done.stderr
 
 
+def test_a_mistake_in_who_is_told_is_told_before_anything_starts_and_ends_notify_alone_later(tmp_path: Path) -> None:
+    """Under supervision exit code 2 would end all: control does not stop for a misspelt contact."""
+    file = tmp_path / "notify.yaml"
+    file.write_text("channels: {}\ncontacts: {}\npolicies: [{steps: {P1: [{tell: [nobody]}]}}]\n")
+    settings = {"data_dir": tmp_path, "notify_file": file, "mqtt_host": "127.0.0.1", "mqtt_port": 1, "web_port": 0}
+    whole = fieldloom("serve", **settings)
+    assert (whole.returncode, f"{file}:3: policies.0.steps.P1.0.tell.0: there is neither" in whole.stderr) == (2, True), (
+        whole.stderr
+    )
+    alone = fieldloom("serve", "notify", **settings)
+    assert alone.returncode == 1
+    assert "see `fieldloom notify check`" in alone.stderr
+    assert fieldloom("notify", "check", **settings).returncode == 2
+
+
 def test_an_interrupt_while_the_program_loads_leaves_no_traceback() -> None:
     """Python tells each module that it has loaded; the command's own modules come after these."""
     argv = [sys.executable, "-X", "importtime", "-m", "app.cli", "lab", "sites/nursery"]

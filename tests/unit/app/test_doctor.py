@@ -6,6 +6,7 @@ import socket
 import stat
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import trustme
 from app.broker import SERVICE, Broker, BrokerAddress, find_mosquitto
 from app.doctor import examine
 from app.supervisor import answers
+from people.delivery import DeliveryJournal, Outgoing, PathTest, Work
 from telemetry.record import Config
 from telemetry.site import SiteConfig
 from tests.faults.disk import small_disk
@@ -50,6 +52,27 @@ def test_a_sound_installation_has_nothing_bad(data: Path) -> None:
         "core",
         "safety",
     }
+
+
+def test_notifications_are_looked_at_from_file_to_newest_test(data: Path, tmp_path: Path) -> None:
+    assert "in the log only" in findings("warn")["notifications"]
+    file = tmp_path / "notify.yaml"
+    file.write_text("channels: {post: {kind: fax}}\ncontacts: {}\npolicies: []\n")
+    assert f"{file.name}:1: channels.post" in "".join(f.text for f in examine() if f.subject == "notifications")
+    file.write_text(
+        "channels: {sms: {kind: command, argv: [/bin/false]}}\ncontacts: {wang: {via: [{channel: sms}]}}\n"
+        "policies: [{steps: {P1: [{tell: [wang]}]}}]\n"
+    )
+    assert "never tested" in findings("warn")["notifications"]
+    with closing(DeliveryJournal(data / "notify.sqlite")) as deliveries:
+        out = Outgoing("wang/1", "wang", "sms", "", "en", True, [""], {"id": "wang/1", "contact": "wang", "lines": [], "more": 0})
+        test = PathTest("notify.test-1", 1, 1, 1, 1, "failed", "not arrived: sms (wang)")
+        deliveries.keep(Work(outgoing=[out], tests=[test]), 1)
+        assert findings("bad")["notifications"] == "the newest test of the alarm path failed: not arrived: sms (wang)"
+        deliveries.keep(Work(tests=[test._replace(state="passed")]), 1)
+        assert findings("good")["notifications"] == "1 channels, 1 contacts"
+        deliveries.failed("sms", deliveries.due("sms", 1)[0], 1, "no modem")
+    assert findings("bad")["notifications"] == "channel sms: 1 failures in a row: no modem"
 
 
 def test_wrong_settings_are_told_one_by_one(data: Path, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_settings_cannot_be_changed_once_read(file: Path) -> None:
 
 def test_secrets_never_show(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     del file
-    for name in ("MQTT_PASSWORD", "INFLUX_TOKEN", "NOTIFY_WEBHOOK_URL"):
+    for name in ("MQTT_PASSWORD", "INFLUX_TOKEN"):
         monkeypatch.setenv(f"FIELDLOOM_{name}", "canary-secret")
     monkeypatch.setenv("FIELDLOOM_MQTT_USERNAME", "core")
     settings = load_settings()
@@ -144,7 +144,7 @@ def test_a_file_saved_with_a_byte_order_mark_is_read(file: Path) -> None:
 def test_an_empty_variable_counts_as_not_set(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A compose file hands on variables that nobody set as empty ones."""
     file.write_text("web_port = 9001\n")
-    monkeypatch.setenv("FIELDLOOM_NOTIFY_WEBHOOK_URL", "")
+    monkeypatch.setenv("FIELDLOOM_NOTIFY_FILE", "")
     monkeypatch.setenv("FIELDLOOM_WEB_PORT", "")
     settings = load_settings()
-    assert (settings.notify_webhook_url, settings.web_port) == (None, 9001)
+    assert (settings.notify_file, settings.web_port) == (None, 9001)

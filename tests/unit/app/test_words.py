@@ -10,6 +10,7 @@ import pytest
 
 from api.routes.history import BucketRow, RawRow
 from app import narrator, status, words
+from app.commands import notify
 from app.demo import STOP_ORDER
 from app.words import ZH, language, say, text_of
 
@@ -28,6 +29,7 @@ def said() -> Iterator[str]:
     for table in TABLES:
         yield from table.values()
     yield from (narrator.SERVICE, *status.SUMS, *status.LABELS, *status.MARKS, *STOP_ORDER, " s", " min", " h", " days")
+    yield from (*status.FATES, *notify.STATES, *notify.CHANGES)
     yield from ({*BucketRow.model_fields, *RawRow.model_fields} - {"t_ms"})
 
 

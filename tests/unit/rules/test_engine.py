@@ -143,6 +143,17 @@ def test_who_asks_for_a_configuration_is_answered() -> None:
     ]
 
 
+def test_a_test_of_the_alarm_path_is_answered_and_moves_nothing() -> None:
+    hot = ("d-0", {"temp_c": 40})
+    asked = entries_of((0, Event("drained")), (1, Request("notify.test-1", "alarm_test", "notify")), (2, hot), (9, None))
+    quiet = entries_of((0, Event("drained")), (1, Event("note")), (2, hot), (9, None))
+    made = decide(asked)
+    assert [(d.subject, d.body) for d in made if d.kind == "answer"] == [
+        ("notify.test-1", {"accepted": True, "reason": "", "request": "alarm_test"})
+    ]
+    assert [d for d in made if d.kind != "answer"] == decide(quiet)
+
+
 def test_the_same_configuration_again_changes_nothing() -> None:
     def story(again: bool) -> Entries:
         record = record_of(site()) if again else Event("note")
