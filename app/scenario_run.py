@@ -249,9 +249,9 @@ def judge(case: Case, seen: Seen) -> list[str]:
     out = [f"{rule} cannot run: {why}" for rule, why in seen.faults.items() if rule in case.expected]
     own = case.devices[""]
     found: dict[str, Lasted] = {}
-    unspoken = {key for prefix, key in case.devices.items() if prefix and not case.signals[prefix]}  # devices nothing is said of
+    unspoken = {key for prefix, key in case.devices.items() if not case.signals[prefix]}  # devices nothing is said of
     for (rule, key), lasted in seen.active.items():
-        if key in unspoken:
+        if key in unspoken and rule not in case.expected:
             continue
         spec = find_rule(case, rule, key)
         if lasted and (rule in case.expected or (spec is not None and spec.priority is not None)):
