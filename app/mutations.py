@@ -84,7 +84,7 @@ def survivors(suites: Sequence[Suite], advance: Callable[[int], None] = lambda _
             continue
         by_rule = {rule.id: [case for case in suite.cases if rule.id in case.expected] for rule in profile.rules}
         told += [
-            f"{profile.name}: {rule} has no scenario" for rule, cases in by_rule.items() if not cases and _is_alarm(profile, rule)
+            f"{profile.name}: {rule.id} has no scenario" for rule in profile.rules if not by_rule[rule.id] and _needs_one(rule)
         ]
         made = [(mutant, by_rule[rule.id]) for rule in profile.rules for mutant in mutants(rule) if by_rule[rule.id]]
         count += sum(bool(mutant.change) for mutant, _ in made)
@@ -100,8 +100,9 @@ def survivors(suites: Sequence[Suite], advance: Callable[[int], None] = lambda _
     return count, told
 
 
-def _is_alarm(profile: Profile, rule: str) -> bool:
-    return any(spec.id == rule and spec.priority is not None for spec in profile.rules)
+def _needs_one(rule: RuleSpec) -> bool:
+    """An alarm does, and what has a figure that may be wrong."""
+    return rule.priority is not None or any(mutant.change for mutant in mutants(rule))
 
 
 def _survive(suite: Suite, profile: Profile, made: Sequence[tuple[Mutant, list[Case]]]) -> list[Mutant]:
