@@ -115,7 +115,8 @@ def _survive(suite: Suite, profile: Profile, made: Sequence[tuple[Mutant, list[C
     if not cases:
         return []
     seen = run_cases(cases, [compose(suite.file, cases, SITE)])
-    noticed = {number for number, case, what in zip(owner, cases, seen, strict=True) if judge(case, what)}
+    # A mutant that cannot run proves nothing: it counts as unnoticed.
+    noticed = {number for number, case, what in zip(owner, cases, seen, strict=True) if not what.faults and judge(case, what)}
     return [mutant for number, (mutant, _) in enumerate(made) if number not in noticed]
 
 
