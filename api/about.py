@@ -34,8 +34,9 @@ def request_site(request: Request) -> str:
     body = request.body
     if "alarm" in body:
         return str(body["alarm"]).partition("@")[2].partition("/")[0]
-    if "actuator" in body:
-        return str(body["actuator"]).partition("/")[0]
+    for name in ("actuator", "area"):
+        if name in body:
+            return str(body[name]).partition("/")[0]
     if request.kind != "config" or "site" in body:
         return str(body.get("site", ""))
     try:

@@ -14,6 +14,7 @@ from api.limits import BodyLimit, Guard
 from api.parts import Parts
 from api.routes import (
     alarms,
+    areas,
     commands,
     config,
     decisions,
@@ -21,13 +22,17 @@ from api.routes import (
     health,
     history,
     lanes,
+    measures,
     metrics,
     notifications,
     points,
     rejects,
+    rules,
     session,
+    shadows,
     sites,
     stream,
+    why,
 )
 
 PREFIX: Final = "/api/v1"
@@ -64,7 +69,25 @@ def make_app(parts: Parts) -> FastAPI:
     app.state.parts = parts
     problem.install(app)
     routed = APIRouter(prefix=PREFIX)
-    for module in (sites, devices, points, history, alarms, notifications, lanes, commands, decisions, rejects, config, session):
+    for module in (
+        sites,
+        devices,
+        points,
+        history,
+        why,
+        alarms,
+        measures,
+        notifications,
+        areas,
+        shadows,
+        lanes,
+        commands,
+        decisions,
+        rejects,
+        config,
+        rules,
+        session,
+    ):
         routed.include_router(module.router)
     for module in (health, metrics):
         routed.include_router(module.router)

@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from api.alarm import Alarm
 from api.auth import Gate, Principal, feed_principal
 from api.problem import ProblemError, not_found
-from api.state import NEVER, Alarm, Command, Delta, LiveState
-from api.views import AlarmView, CommandView, alarm_view, command_view, reject_view, request_view
+from api.state import NEVER, Command, Delta, LiveState
+from api.views import AlarmView, AreaItem, CommandView, alarm_view, area_now, command_view, reject_view, request_view
 from telemetry.clock import Clock
 
 CLIENTS_MAX: Final = 1_000
@@ -122,7 +123,7 @@ class FeedHub:
 
     def publish(self, delta: Delta) -> None:
         """Hand a change to every client that may see it."""
-        items = list(_items(delta))
+        items = list(_items(delta, self._state))
         for client in self._clients:
             if delta.sites:
                 self._allow(client)
@@ -181,7 +182,7 @@ def _view(thing: Alarm | Command) -> AlarmView | CommandView:
     return alarm_view(thing) if isinstance(thing, Alarm) else command_view(thing)
 
 
-def _items(delta: Delta) -> Iterable[tuple[str, dict[str, Any]]]:
+def _items(delta: Delta, state: LiveState) -> Iterable[tuple[str, dict[str, Any]]]:
     for alarm in delta.alarms:
         yield alarm.site, {"type": "alarm", "item": alarm_view(alarm).model_dump(mode="json")}
     for command in delta.commands:
@@ -190,6 +191,11 @@ def _items(delta: Delta) -> Iterable[tuple[str, dict[str, Any]]]:
         yield reject.site, {"type": "reject", "item": reject_view(reject).model_dump(mode="json")}
     for request in delta.requests:
         yield request.site, {"type": "request", "item": request_view(request).model_dump(mode="json")}
+    for area in delta.areas:
+        config = state.plan.sites.get(area.site)
+        if config is not None:
+            item = AreaItem(site=area.site, name=area.name, **area_now(state, config, area.name).model_dump())
+            yield area.site, {"type": "area", "item": item.model_dump(mode="json")}
     for site in delta.sites:
         yield site, {"type": "config", "site": site}
 

@@ -16,6 +16,7 @@ REFERENCE: Final = "#/components/schemas/"
 PARAMETERS: Final[dict[str, Any]] = {
     "site": "nursery",
     "device": "ms-1",
+    "area": "ms",
     "point": "air_temp_c",
     "actuator": "roof_vent",
     "rule": "MS-T-HH",
@@ -31,6 +32,7 @@ PARAMETERS: Final[dict[str, Any]] = {
     "key": "8c1f0a7e2b94",
     "start_ms": 1767222000000,
     "end_ms": 1767225600000,
+    "at_ms": 1767225660000,
     "points": 500,
     "limit": 100,
     "after": -1,

@@ -13,7 +13,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from api import alarm, area
 from api.about import rejected_bytes, request_site, split_subject
+from api.alarm import NORMAL, Alarm
+from api.area import Area
 from telemetry.decision import Decision
 from telemetry.frame import Entries, Flag, Verdict
 from telemetry.plan import Device, Plan, PointOwners
@@ -28,24 +31,7 @@ DECISIONS_MAX: Final = 2_000
 REQUESTS_MAX: Final = 5_000
 RATE_WINDOW_NS: Final = 10_000_000_000
 NEVER: Final = np.iinfo(np.int64).min
-NORMAL: Final = "NORM"
 COMMAND_ENDS: Final = frozenset({"confirmed", "refused", "expired", "superseded", "lost", "failed_safe"})
-
-
-@dataclass(slots=True)
-class Alarm:
-    """An alarm that is not NORM. `body` is the evidence of its last change."""
-
-    subject: str
-    rule: str
-    site: str
-    device: str
-    state: str
-    priority: str
-    raised_ns: int
-    changed_ns: int
-    position: int
-    body: dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -101,6 +87,7 @@ class Delta:
     commands: list[Command] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     requests: list[RequestState] = field(default_factory=list)
+    areas: list[Area] = field(default_factory=list)
     sites: list[str] = field(default_factory=list)  # configured anew
 
 
@@ -108,7 +95,7 @@ def merge(deltas: list[Delta]) -> Delta:
     """All changes as one."""
     merged = Delta(points=np.unique(np.concatenate([d.points for d in deltas])) if deltas else np.zeros(0, np.int64))
     for delta in deltas:
-        for name in ("alarms", "commands", "rejects", "requests", "sites"):
+        for name in ("alarms", "commands", "rejects", "requests", "areas", "sites"):
             getattr(merged, name).extend(getattr(delta, name))
     return merged
 
@@ -167,6 +154,9 @@ class LiveState:
         self.device_verdict = np.zeros(0, np.uint8)
         self.device_status: dict[str, str] = {}
         self.alarms: dict[str, Alarm] = {}
+        self.shadows: dict[str, Alarm] = {}  # what shadow rules would have raised
+        self.shadow_demands: dict[tuple[str, str], float] = {}  # by rule and "site/device/actuator": what they would ask for
+        self.areas: dict[str, Area] = {}  # "site/area" that somebody or a flood spoke of
         self.commands: OrderedDict[str, Command] = OrderedDict()
         self.actuators: dict[str, str] = {}  # "site/device/actuator" -> id of its newest command
         self.rejects: deque[Reject] = deque(maxlen=REJECTS_MAX)
@@ -316,6 +306,7 @@ class LiveState:
             case Config():
                 self.plan.apply(parsed.configs[record.sha256])
                 self._indices.pop(record.site, None)
+                self._end_shadows(parsed.configs[record.sha256])
                 delta.sites.append(record.site)
             case Event(name="reject"):
                 self._reject(record, parsed.entries.first + index, time_ns, delta)
@@ -352,7 +343,14 @@ class LiveState:
         self.decisions.append(decision)
         match decision.kind:
             case "alarm":
-                delta.alarms.append(self._alarm(decision))
+                delta.alarms.append(self._alarm(decision, self.alarms))
+            case "shadow":
+                self._alarm(decision, self.shadows)
+            case "shadow_demand":
+                self._shadow_demand(decision)
+            case "area" | "flood":
+                found = self.areas[decision.subject] = area.following(self.areas.get(decision.subject), decision)
+                delta.areas.append(found)
             case "command":
                 delta.commands.append(self._command(decision))
             case "answer":
@@ -364,33 +362,31 @@ class LiveState:
             case "blind":
                 self.blind = decision.body if decision.body.get("blind") else None
 
-    def _alarm(self, decision: Decision) -> Alarm:
-        site, device, rule = split_subject(decision)
-        body, before = decision.body, self.alarms.get(decision.subject)
-        state = str(body.get("to", NORMAL))
-        raises = before is None or body.get("event") == "raise"
-        if raises and "value" in body:
-            body = {
-                **body,
-                "value_at_raise": body["value"],
-            }  # what the message is about; `value` goes on to that of the last change
-        alarm = Alarm(
-            decision.subject,
-            rule,
-            site,
-            device,
-            state,
-            str(body.get("priority") or (before.priority if before else "")),
-            decision.time_ns if raises or before is None else before.raised_ns,
-            decision.time_ns,
-            decision.position,
-            {**(before.body if before else {}), **body},
-        )
-        if state == NORMAL:
-            self.alarms.pop(decision.subject, None)
+    def _alarm(self, decision: Decision, standing: dict[str, Alarm]) -> Alarm:
+        """Walk one alarm among those that stand; what a shadow rule would have raised stands apart."""
+        found = alarm.following(standing.get(decision.subject), decision)
+        if found.state == NORMAL:
+            standing.pop(decision.subject, None)
         else:
-            self.alarms[decision.subject] = alarm
-        return alarm
+            standing[decision.subject] = found
+        return found
+
+    def _shadow_demand(self, decision: Decision) -> None:
+        key, value = (str(decision.body.get("rule", "")), decision.subject), decision.body.get("value")
+        if value is None:
+            self.shadow_demands.pop(key, None)
+        else:
+            self.shadow_demands[key] = float(value)
+
+    def _end_shadows(self, config: SiteConfig) -> None:
+        """A rule that is no shadow any more, or gone, says nothing to its end."""
+        site, shadows = config.site, {rule.id for rule in config.rules if rule.shadow and rule.enabled}
+        self.shadows = {key: a for key, a in self.shadows.items() if a.site != site or a.rule in shadows}
+        self.shadow_demands = {
+            (rule, actuator): value
+            for (rule, actuator), value in self.shadow_demands.items()
+            if actuator.partition("/")[0] != site or rule in shadows
+        }
 
     def _command(self, decision: Decision) -> Command:
         site, device, actuator = split_subject(decision)
@@ -427,6 +423,9 @@ class LiveState:
             "accounting": self.accounting,
             "blind": self.blind,
             "members": list(self.members.items()),
+            "shadows": list(self.shadows.values()),
+            "shadow_demands": [(*key, value) for key, value in self.shadow_demands.items()],
+            "areas": list(self.areas.values()),
         }
         plan = Plan(sites=dict(self.plan.sites), devices=list(self.plan.devices), point_owner=PointOwners(self.plan.point_owner))
         saved = {
@@ -464,6 +463,9 @@ class LiveState:
         self.rejects.extend(small.rejects)
         self.decisions.extend(small.decisions)
         self.requests = OrderedDict((r.id, r) for r in small.requests)
+        self.shadows = {a.subject: a for a in small.shadows}
+        self.shadow_demands = {(rule, actuator): value for rule, actuator, value in small.shadow_demands}
+        self.areas = {f"{a.site}/{a.name}": a for a in small.areas}
         self.accounting, self.members, self.blind = small.accounting, dict(small.members), small.blind
 
 
@@ -484,3 +486,6 @@ class _Small(msgspec.Struct):
     accounting: Accounting
     blind: dict[str, Any] | None
     members: list[tuple[int, dict[str, float]]]
+    shadows: list[Alarm] = []
+    shadow_demands: list[tuple[str, str, float]] = []
+    areas: list[Area] = []

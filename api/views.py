@@ -10,9 +10,12 @@ from typing import Any, Final
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.state import Alarm, Command, LiveState, Reject, RequestState
+from api.alarm import Alarm
+from api.area import Area
+from api.state import Command, LiveState, Reject, RequestState
 from telemetry import quality as quality_bits
 from telemetry.decision import Decision
+from telemetry.site import MODES, SiteConfig
 
 NS_PER_MS: Final = 1_000_000
 PAYLOAD_SHOWN_MAX: Final = 4096  # bytes of a rejected payload in one answer
@@ -35,6 +38,14 @@ class View(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_serialization_defaults_required=True)
 
 
+class CommentView(View):
+    """What a person wrote beside an alarm."""
+
+    time_ms: int = Field(examples=[1767225660000])
+    author: str = Field(examples=["wang"])
+    text: str = Field(examples=["The belt of fan 2 is slack"])
+
+
 class AlarmView(View):
     """An alarm and the evidence of its last change."""
 
@@ -42,13 +53,31 @@ class AlarmView(View):
     site: str = Field(examples=["nursery"])
     device: str = Field(examples=["ms-1"])
     rule: str = Field(examples=["MS-T-HH"])
-    state: str = Field(examples=["UNACK"], description="ISA-18.2: NORM, UNACK, ACKED, RTNUN, SHLVD, DSUPR, OOSRV")
+    state: str = Field(examples=["UNACK"], description="ISA-18.2: NORM, UNACK, ACKED, RTNUN, LATCH, SHLVD, DSUPR, OOSRV")
     priority: str = Field(examples=["P2"])
     raised_ms: int = Field(examples=[1767225600000])
     changed_ms: int = Field(examples=[1767225660000])
     position: int = Field(description="Journal position of the last change", examples=[4711])
     message: dict[str, str] = Field(examples=[{"en": "Air is too hot", "zh": "气温过高"}])
     evidence: dict[str, Any] = Field(examples=[{"event": "raise", "values": {"air_temp_c": 38.6}, "rule_version": 3}])
+    assignee: str | None = Field(examples=["li"], description="Who has taken it; null: nobody")
+    comments: list[CommentView] = Field(description="Since it was raised, at most the newest 20, oldest first")
+
+
+class AreaNow(View):
+    """What people, and floods of alarms, say of an area now."""
+
+    mode: str = Field(examples=["OCCUPIED"], description=", ".join(MODES))
+    batch: str | None = Field(examples=["2026-03"], description="Its name, which may be empty; null: there is none")
+    day_of_batch: int | None = Field(examples=[12], description="By the site's clock, as rules see it; null without a batch")
+    flood_since_ms: int | None = Field(examples=[None], description="Since when alarms flood it; null: they do not")
+
+
+class AreaItem(AreaNow):
+    """An area that changed, for the live feed."""
+
+    site: str = Field(examples=["nursery"])
+    name: str = Field(examples=["ms"])
 
 
 class CommandView(View):
@@ -138,6 +167,19 @@ def alarm_view(alarm: Alarm) -> AlarmView:
         position=alarm.position,
         message=texts,
         evidence=evidence,
+        assignee=alarm.assignee or None,
+        comments=[CommentView(time_ms=c.time_ns // NS_PER_MS, author=c.author, text=c.text) for c in alarm.comments],
+    )
+
+
+def area_now(state: LiveState, config: SiteConfig, name: str) -> AreaNow:
+    """What is said of an area of a site; nobody has spoken: AUTO, without a batch."""
+    area = state.areas.get(f"{config.site}/{name}", Area(config.site, name))
+    return AreaNow(
+        mode=area.mode,
+        batch=area.batch if area.batch_ns is not None else None,
+        day_of_batch=area.day_of_batch(config, state.engine_ns),
+        flood_since_ms=area.flood_ns // NS_PER_MS if area.flood_ns is not None else None,
     )
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import typer
 
-from app.commands import look, notify, operate, rules, run, sites
+from app.commands import alarms, look, notify, operate, rules, run, sites
 from app.settings import load_settings
 from telemetry.errors import ConfigError, CorruptError, FieldloomError
 
@@ -48,6 +48,7 @@ COMMANDS: tuple[tuple[str, Callable[..., Any], str], ...] = (
     ("status", look.status, "Look"),
     ("tail", look.tail, "Look"),
     ("query", look.query, "Look"),
+    ("why", look.why, "Look"),
     ("decisions", look.decisions, "Look"),
     ("doctor", operate.doctor, "Operate"),
     ("login", operate.login, "Operate"),
@@ -56,8 +57,13 @@ COMMANDS: tuple[tuple[str, Callable[..., Any], str], ...] = (
 )
 for _name, _function, _panel in COMMANDS:
     app.command(_name, rich_help_panel=_panel)(_function)
-app.add_typer(rules.app, name="rules", rich_help_panel="Configure")
-app.add_typer(notify.app, name="notify", rich_help_panel="Operate")
+for _name, _group, _panel in (
+    ("alarms", alarms.alarms, "Look"),
+    ("area", alarms.area, "Operate"),
+    ("rules", rules.app, "Configure"),
+    ("notify", notify.app, "Operate"),
+):
+    app.add_typer(_group, name=_name, rich_help_panel=_panel)
 app.command("warm", hidden=True)(operate.warm)
 
 

@@ -32,11 +32,12 @@ def open_log(settings: Settings) -> Iterator[HistoryLog]:
     is_elsewhere = bool(os.environ.get("FIELDLOOM_URL"))
     with contextlib.ExitStack() as stack:
         coverage, pages = _open(settings, stack, is_elsewhere=is_elsewhere)
-        journal_last = -1 if is_elsewhere else _journal_last(settings)  # a journal here is not the one of a service elsewhere
-        yield HistoryLog(coverage.notes(journal_last), coverage.position, pages)
+        last = -1 if is_elsewhere else journal_last(settings)  # a journal here is not the one of a service elsewhere
+        yield HistoryLog(coverage.notes(last), coverage.position, pages)
 
 
-def _journal_last(settings: Settings) -> int:
+def journal_last(settings: Settings) -> int:
+    """The journal's last position; -1 when it is empty."""
     with contextlib.closing(JournalReader(settings.data_dir / "journal")) as reader:
         newest = reader.last()
     return -1 if newest is None else newest.last

@@ -38,6 +38,11 @@ ALARM_WORDS: Final = {
     "out_of_service": "out of service",
     "in_service": "in service again",
     "rule_removed": "ended: its rule was removed",
+    "suppress": "suppressed by design",
+    "unsuppress": "no longer suppressed",
+    "chatter": "shelved for a while: it chatters",
+    "comment": "commented",
+    "assign": "assigned",
 }
 COMMAND_WORDS: Final = {  # in the order of a command's life
     "requested": "requested",
@@ -171,6 +176,12 @@ class Narrator:
         match decision.kind:
             case "alarm":
                 return alarm_words(decision)
+            case "area":
+                return area_words(body)
+            case "flood" if body.get("event") == "raise":
+                return say("FLOOD of alarms: {count} in 10 min", count=body.get("count", ""))
+            case "flood":
+                return say("the flood of alarms is over: {count} in all", count=body.get("count", ""))
             case "command" if body.get("state") in COMMANDS_TOLD:
                 value, measured = self._value(decision.subject, body.get("value")), body.get("measured")
                 seen = "" if measured is None else say(" (measured {value})", value=self._value(decision.subject, measured))
@@ -222,7 +233,7 @@ def record_words(record: Any) -> tuple[str, str]:
         case Request(kind="config"):
             return str(record.body.get("site", "")), say("{author} changes the configuration", author=record.author)
         case Request():
-            about = str(record.body.get("alarm") or record.body.get("actuator") or "")
+            about = str(record.body.get("alarm") or record.body.get("actuator") or record.body.get("area") or "")
             what = f"{record.author}: {record.kind} {about.partition('@')[0] if '@' in about else ''}".rstrip()
             return about.rpartition("@")[2], what
         case Clock():
@@ -247,6 +258,8 @@ def alarm_words(decision: Decision) -> str:
     happened = say(ALARM_WORDS.get(str(body.get("event")), str(body.get("event", ""))))
     if body.get("event") == "clear" and body.get("to") == "RTNUN":
         happened = say("cleared, not yet acknowledged")
+    if body.get("event") in {"comment", "assign"}:
+        happened += f" ({body.get('author', '')}: {body.get('text') or body.get('assignee') or '-'})"
     return say(
         "ALARM {priority} {happened}: {text} [{rule}]",
         priority=body.get("priority", ""),
@@ -254,6 +267,15 @@ def alarm_words(decision: Decision) -> str:
         text=alarm_text(decision),
         rule=rule,
     )
+
+
+def area_words(body: dict[str, Any]) -> str:
+    """An area's mode and batch, and who said so."""
+    told = body.get("to") or {}
+    text = say("{author} says: mode {mode}", author=body.get("author", ""), mode=told.get("mode", ""))
+    if told.get("batch_ns") is None:
+        return text
+    return text + say(", batch {name}", name=told.get("batch") or "-")
 
 
 def alarm_text(decision: Decision) -> str:

@@ -11,12 +11,13 @@ import numpy as np
 
 from rules import alarm_states, loop
 from rules.alarm_states import NEW, Alarm
-from rules.cohort import Rule
+from rules.book import evidence
+from rules.cohort import SHADOW, Rule
 from rules.condition import Conditions
 from rules.flood import Floods
 from telemetry.plan import NS_PER_S, Device, Plan
 from telemetry.record import Request
-from telemetry.span import ENTRY, TIMER, Span
+from telemetry.span import ENTRY, TIMER, UNREAD, Read, Span
 
 REMEMBERED_REQUESTS: Final = 10_000
 CONFIRM_NS: Final = 600 * NS_PER_S  # for how long a first person's request waits for a second one
@@ -34,6 +35,8 @@ class _Happening(NamedTuple):
     device: int
     event: str
     value: float = float("nan")
+    held_ns: int = 0
+    read: Read = UNREAD
     request: Request | None = None
 
 
@@ -101,7 +104,7 @@ class Alarms:
             found.append(
                 _Happening(
                     int(changes.entry[c]), int(changes.phase[c]), int(changes.time_ns[c]), rule.suppresses or rule,
-                    int(changes.device[c]), event, float(changes.value[c]),
+                    int(changes.device[c]), event, float(changes.value[c]), int(changes.since_ns[c]), evidence(rule, changes.leaf[c]),
                 )
             )  # fmt: skip
         return found
@@ -158,7 +161,8 @@ class Alarms:
         if event == "unshelve" and request is None and alarm.until_ns != happening.time_ns:
             return
         if event in {"raise", "clear"}:
-            alarm = alarm._replace(on=event == "raise", value=happening.value)
+            alarm = alarm._replace(on=event == "raise", value=happening.value, read=happening.read)
+            alarm = alarm._replace(held_ns=happening.held_ns) if event == "raise" else alarm
         elif event in {"suppress", "unsuppress"}:
             alarm = alarm._replace(suppressed=event == "suppress")
         if request is not None:
@@ -245,6 +249,10 @@ class Alarms:
             "area": device.area, "value": None if np.isnan(alarm.value) else alarm.value,
             "message": {"en": spec.message.en, "zh": spec.message.zh},
         }  # fmt: skip
+        if after == "UNACK" or happening.event == "raise":  # also when it comes out of a shelf, with what it then stands on
+            body |= {"since_ns": alarm.held_ns, "read": alarm.read}
+        elif happening.event == "clear":
+            body["read"] = alarm.read
         if request is not None:
             body |= {"author": request.author, "request": request.id}
             body |= {k: v for k, v in request.body.items() if k in {"reason", "seconds", "text", "to"} and k not in body}
@@ -264,7 +272,7 @@ class Alarms:
         """Whether no other alarm of the rule's first-out group stands in the area."""
         for (key, number), alarm in self._state.items():
             other = self._rule(key, number)
-            if alarm.on and other is not None and other.spec.first_out == rule.spec.first_out:
+            if alarm.on and other is not None and other.spec.first_out == rule.spec.first_out and not other.spec.shadow:
                 place = self._plan.devices[number]
                 if (place.site, place.area) == (device.site, device.area):
                     return False
@@ -290,7 +298,8 @@ class Alarms:
             rule_id = key[0].split("/", 1)[1].rsplit("@", 1)[0]
             body = {"from": alarm.state, "to": "NORM", "event": "rule_removed", "area": alarm.area, "value": None}
             span.decide(
-                entry=0, phase=TIMER, time_ns=int(span.entries.time_ns[0]), stage=self.rank, kind="alarm",
+                entry=0, phase=TIMER, time_ns=int(span.entries.time_ns[0]), stage=self.rank,
+                kind="shadow" if key[0].endswith(SHADOW) else "alarm",
                 subject=f"{rule_id}@{device.key}", body=body,
             )  # fmt: skip
 

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from telemetry.record import Request
 from telemetry.site import RuleSpec
+from telemetry.span import UNREAD, Read
 
 ANIMALS_SHELVE_MAX_S: Final = 3_600
 
@@ -55,6 +56,8 @@ class Alarm(NamedTuple):
     asked_by: str = ""
     asked_ns: int = 0
     assignee: str = ""
+    held_ns: int = 0  # since when its condition held when it last turned on
+    read: Read = UNREAD  # what it read when it last turned on or off
 
     @property
     def is_idle(self) -> bool:

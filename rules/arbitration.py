@@ -18,7 +18,7 @@ import numpy as np
 from telemetry.plan import NS_PER_S, Plan
 from telemetry.record import Request
 from telemetry.site import LEVELS, ActuatorSpec, RuleSpec
-from telemetry.span import ENTRY, TIMER, DemandChange, Span
+from telemetry.span import ENTRY, TIMER, UNREAD, DemandChange, Read, Span
 
 MANUAL: Final = LEVELS["manual"]
 OVERRIDE_DEFAULT_S: Final = 3600.0  # DOMAIN 0.3: a manual override has a time-out, default 60 min
@@ -37,11 +37,18 @@ class Demand(NamedTuple):
     value: float
     reason: str = ""
     since: int = -1
-    version: str = ""  # of the rule that asks; "" for a request
+    version: int = 0  # of the rule that asks; 0 for a request
+    since_ns: int = 0  # when the rule's condition began to hold
+    read: Read = UNREAD  # what it read when the demand began or last changed
 
     def body(self) -> dict[str, Any]:
-        """As evidence in a decision."""
+        """As evidence in the decisions about its commands."""
         return {"source": self.source, "bound": self.bound, "level": self.level, "value": self.value, "reason": self.reason}
+
+    def evidence(self) -> dict[str, Any]:
+        """As evidence in the decision that it wins or loses."""
+        rule = {"rule_version": self.version, "since_ns": self.since_ns, "read": self.read} if self.version else {}
+        return self.body() | rule
 
 
 class Outcome(NamedTuple):
@@ -130,7 +137,7 @@ class Arbitration:
         self._heap: list[tuple[int, str]] = []  # the same, for order; entries that no longer agree with the dict are skipped
         self._answers: dict[str, tuple[bool, str]] = {}
         self._dirty: set[str] = set()
-        self._versions: dict[str, str | None] = {}
+        self._versions: dict[str, int | None] = {}
 
     def configure(self, plan: Plan) -> None:
         """Take the plan. Demands of rules, versions or actuators that are gone end at the next entry."""
@@ -196,9 +203,10 @@ class Arbitration:
         if event.value is None or not math.isfinite(event.value):
             demands.pop(event.source, None)
         else:
-            version = self._version(event.source) or ""
-            since = span.entries.first + event.entry
-            demands[event.source] = Demand(event.source, event.bound, event.level, float(event.value), event.reason, since, version)
+            demands[event.source] = Demand(
+                event.source, event.bound, event.level, float(event.value), event.reason, span.entries.first + event.entry,
+                self._version(event.source) or 0, event.since_ns, event.read,
+            )  # fmt: skip
         return {event.actuator}
 
     def _end_overrides(self, span: Span, key: tuple[int, int, int]) -> set[str]:
@@ -290,8 +298,8 @@ class Arbitration:
         entry, phase, time_ns = place
         body = {
             "value": new.value,
-            "winner": None if new.winner is None else new.winner.body(),
-            "losers": [loser.body() for loser in new.losers],
+            "winner": None if new.winner is None else new.winner.evidence(),
+            "losers": [loser.evidence() for loser in new.losers],
         }
         span.decide(entry=entry, phase=phase, time_ns=time_ns, stage=self.rank, kind="demand", subject=actuator, body=body)
         if (new.value, new.winner) != (old.value, old.winner):
@@ -306,11 +314,11 @@ class Arbitration:
         device = self._plan.device(device_key)
         return None if device is None or device.origin == "REPLAY" else device.actuator(name)
 
-    def _version(self, source: str) -> str | None:
+    def _version(self, source: str) -> int | None:
         """Version of the rule behind a source "RULE@site/device"; None when no such rule stands there now."""
         if source not in self._versions:
             spec = self._rule(source)
-            self._versions[source] = None if spec is None else f"v{spec.version}"
+            self._versions[source] = None if spec is None else spec.version
         return self._versions[source]
 
     def _rule(self, source: str) -> RuleSpec | None:

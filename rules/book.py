@@ -30,7 +30,7 @@ from rules.tree import (
     Unary,
     Window,
     children,
-    leaves,
+    observed,
     text,
 )
 from telemetry.errors import ExpressionError
@@ -153,7 +153,7 @@ class _Binder:
         except ExpressionError as error:
             self._faults.append(Fault(rule.key, "when", str(error)))
             return
-        rule.leaf = leaves(rule.when)
+        rule.reads = tuple(map(text, observed(rule.when)))
         if spec.demand is not None:
             rule.moving = self._moving(rule)
         self._rules.append(rule)
@@ -177,7 +177,7 @@ class _Binder:
             self._rules.remove(rule)
             return
         made.codes = (self._code(made.cohort, made.when, False), [], [])
-        made.leaf = leaves(made.when)
+        made.reads = tuple(map(text, observed(made.when)))
         self._rules.append(made)
 
     def _names_of(self, cohort: Cohort, mask: Array | None) -> expression.Names:
@@ -530,7 +530,7 @@ def level_of(rule: Rule) -> int:
 
 def evidence(rule: Rule, values: Sequence[float]) -> dict[str, float | None]:
     """What a condition read when it changed, by its text."""
-    return {text(leaf): None if np.isnan(value) else float(value) for leaf, value in zip(rule.leaf, values, strict=False)}
+    return {name: None if np.isnan(value) else float(value) for name, value in zip(rule.reads, values, strict=False)}
 
 
 def _mask(cohort: Cohort, spec: RuleSpec) -> Array | None:

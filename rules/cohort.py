@@ -6,16 +6,17 @@ from other seats (linked devices, the area's clock, peers), and virtual columns:
 """
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from numpy.typing import NDArray
 
 from rules import loop
-from rules.tree import Leaf, Node, Number
+from rules.tree import Node, Number
 from telemetry.plan import Device
 from telemetry.site import ActuatorSpec, Profile, RuleSpec
 
 Array = NDArray[Any]
+SHADOW: Final = "~shadow"  # ends the key of a shadow rule
 Code = list[tuple[int, int]]
 
 
@@ -87,7 +88,7 @@ class Rule:
     clear: Node | None = None
     value: Node | None = None
     actuator: ActuatorSpec | None = None
-    leaf: tuple[Leaf, ...] = ()  # what `when` reads: the evidence
+    reads: tuple[str, ...] = ()  # texts of what `when` reads: the names of the evidence
     codes: tuple[Code, ...] = ()  # of when, clear, value
     start: int = 0
     number: int = 0
@@ -97,8 +98,9 @@ class Rule:
 
     @property
     def key(self) -> str:
-        """ "site/RULE@version"."""
-        return f"{self.site}/{self.spec.id}@{self.spec.version}" + ("" if self.suppresses is None else "~suppress")
+        """ "site/RULE@version", with what it is besides: a shadow may have the version of the rule that it runs beside."""
+        more = (SHADOW if self.spec.shadow else "") + ("" if self.suppresses is None else "~suppress")
+        return f"{self.site}/{self.spec.id}@{self.spec.version}{more}"
 
     def covers(self, device: int) -> bool:
         """Whether a device (number) is in its scope."""

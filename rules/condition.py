@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rules import loop, panes
-from rules.book import GROUP_MAX, bind, level_of
+from rules.book import GROUP_MAX, bind, evidence, level_of
 from rules.clock import OF_AREA, area_value, clock_values, full_minutes
 from rules.cohort import Cohort, Fault, Rule, Rulebook
 from rules.loop import NEVER, Input, Memory, Output, Work
@@ -80,12 +80,14 @@ class Conditions:
     def _inherit(self, saved: dict[str, Any], before: dict[str, Rule]) -> None:
         """A new version of a rule that moves nothing goes on from the one before: what was on stays on until it is judged anew."""
         known = {rule.key for rule in self._book.rules}
-        last = {(rule.site, rule.spec.id, rule.suppresses is None): rule for key, rule in before.items() if key not in known}
+
+        def kind(rule: Rule) -> tuple[str, str, bool, bool]:
+            return rule.site, rule.spec.id, rule.spec.shadow, rule.suppresses is None
+
+        last = {kind(rule): rule for key, rule in before.items() if key not in known}
         for rule in self._book.rules:
-            old = last.get((rule.site, rule.spec.id, rule.suppresses is None))
+            old = last.get(kind(rule))
             if rule.key in before or old is None or rule.spec.demand is not None or old.spec.demand is not None:
-                continue
-            if rule.spec.shadow != old.spec.shadow:
                 continue
             rule.inherits = old.key
             is_same = all(getattr(rule.spec, name) == getattr(old.spec, name) for name in _MEANING)
@@ -268,6 +270,7 @@ class Conditions:
                 DemandChange(
                     int(changes.entry[c]), int(changes.phase[c]), int(changes.time_ns[c]), f"{rule.spec.id}@{device.key}",
                     f"{device.key}/{asked.actuator}", asked.bound, level_of(rule), value, rule.spec.message.en or rule.spec.when,
+                    int(changes.since_ns[c]), evidence(rule, changes.leaf[c]),
                 )
             )  # fmt: skip
 
@@ -275,7 +278,10 @@ class Conditions:
         """What a shadow rule would have asked of an actuator."""
         rule = self._book.rules[int(changes.rule[c])]
         assert rule.spec.demand is not None
-        body = {"rule": rule.spec.id, "rule_version": rule.spec.version, "bound": rule.spec.demand.bound, "value": value}
+        body = {
+            "rule": rule.spec.id, "rule_version": rule.spec.version, "bound": rule.spec.demand.bound, "value": value,
+            "since_ns": int(changes.since_ns[c]), "read": evidence(rule, changes.leaf[c]),
+        }  # fmt: skip
         span.decide(
             entry=int(changes.entry[c]), phase=int(changes.phase[c]), time_ns=int(changes.time_ns[c]), stage=self.rank,
             kind="shadow_demand", subject=actuator, body=body,

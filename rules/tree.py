@@ -1,6 +1,6 @@
 """The tree of an expression, what it reads, its canonical text, and the condition under which it clears."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -149,6 +149,11 @@ def leaves(node: Node) -> tuple[Leaf, ...]:
     return tuple(dict.fromkeys(_leaves(node)))
 
 
+def observed(node: Node) -> tuple[Leaf, ...]:
+    """What is kept of what a condition reads when it changes: its leaves, and of a quality the point's value."""
+    return tuple(dict.fromkeys(leaf.point if isinstance(leaf, Quality) else leaf for leaf in leaves(node)))
+
+
 def is_condition(node: Node) -> bool:
     """Whether the expression is true, false or unknown, rather than a number."""
     match node:
@@ -184,6 +189,27 @@ def _leaves(node: Node) -> Iterator[Leaf]:
 
 def text(node: Node) -> str:
     """The expression as canonical text: equal trees give equal text, which names a column in snapshots and in a "why"."""
+    return written(node, _leaf_text)
+
+
+def written(node: Node, leaf: Callable[[Leaf | Number], str]) -> str:
+    """The expression as text, with each leaf and number as `leaf` writes it."""
+    match node:
+        case Unary(op, arg):
+            return f"-{_inner(arg, leaf)}" if op == "-" else f"not {_inner(arg, leaf)}"
+        case Binary(op, left, right) | Compare(op, left, right):
+            return f"{_inner(left, leaf)} {op} {_inner(right, leaf)}"
+        case Bool(op, args):
+            return f" {op} ".join(_inner(arg, leaf) for arg in args)
+        case If(condition, then, other):
+            return f"if({written(condition, leaf)}, {written(then, leaf)}, {written(other, leaf)})"
+        case Call(fn, args):
+            return f"{fn}({', '.join(written(arg, leaf) for arg in args)})"
+        case _:
+            return leaf(node)
+
+
+def _leaf_text(node: Leaf | Number) -> str:
     match node:
         case Number(value):
             return f"{value:.17g}"
@@ -205,20 +231,11 @@ def text(node: Node) -> str:
             return f"silent({length_text(length_ns)})"
         case Group(fn, of, arg):
             return f"{fn}({of}: {text(arg)})"
-        case Unary(op, arg):
-            return f"-{_inner(arg)}" if op == "-" else f"not {_inner(arg)}"
-        case Binary(op, left, right) | Compare(op, left, right):
-            return f"{_inner(left)} {op} {_inner(right)}"
-        case Bool(op, args):
-            return f" {op} ".join(map(_inner, args))
-        case If(condition, then, other):
-            return f"if({text(condition)}, {text(then)}, {text(other)})"
-        case Call(fn, args):
-            return f"{fn}({', '.join(map(text, args))})"
 
 
-def _inner(node: Node) -> str:
-    return f"({text(node)})" if isinstance(node, Binary | Compare | Bool | Unary) else text(node)
+def _inner(node: Node, leaf: Callable[[Leaf | Number], str]) -> str:
+    inner = written(node, leaf)
+    return f"({inner})" if isinstance(node, Binary | Compare | Bool | Unary) else inner
 
 
 def length_text(length_ns: int) -> str:

@@ -25,6 +25,7 @@ from telemetry.site import SiteConfig
 from telemetry.transaction import Transaction
 
 NS_PER_MS: Final = 1_000_000
+OF_AREAS: Final = frozenset({"area", "flood"})  # kinds of decisions about "site/area", which is no device
 REJECT_BODY_MAX: Final = 4096  # characters of a rejected payload's record; the rest is cut, and said so
 ROWS_MAX: Final = 10_000  # DuckDB appends 10k batches 7 times faster than 1k batches
 DAY_MS: Final = 86_400_000
@@ -59,10 +60,14 @@ def project(transaction: Transaction, plan: Plan) -> Projection:
     frames, admission = entries.frames, transaction.read_admission()
     arrays, summaries = _project_arrays(frames, admission)
     rows = join_rows([_project_samples(frames, admission), *summaries])
+    return Projection(rows, series, record_rows(entries, transaction.read_decisions(), plan), arrays)
+
+
+def record_rows(entries: Entries, decisions: list[Decision], plan: Plan) -> list[RecordRow]:
+    """Records and decisions of a transaction whose CONFIG entries `plan` has taken already, by position."""
     records = [_record_row(entries, index, record, plan) for index, record in entries.records]
-    records += [_decision_row(decision, plan) for decision in in_order(transaction.read_decisions())]
-    records.sort(key=lambda row: row.position)  # stable: an entry before what was decided on it
-    return Projection(rows, series, records, arrays)
+    records += [_decision_row(decision, plan) for decision in in_order(decisions)]
+    return sorted(records, key=lambda row: row.position)  # stable: an entry before what was decided on it
 
 
 def _project_samples(frames: Frames, admission: Admission) -> SampleRows:
@@ -131,6 +136,8 @@ def place_of(subject: str, plan: Plan) -> tuple[str, str]:
 
 def _decision_row(decision: Decision, plan: Plan) -> RecordRow:
     site, device = ("", "") if decision.kind == "answer" else place_of(decision.subject, plan)
+    if decision.kind in OF_AREAS:
+        device = ""
     d = decision
     time_ns = d.time_ns // NS_PER_MS * NS_PER_MS if _SABOTAGE == "history_rounds_decisions" else d.time_ns
     return RecordRow(d.position, time_ns, d.kind, site, device, d.subject, body_text(d), d.phase, d.stage)
@@ -151,7 +158,7 @@ def _describe(record: Record) -> tuple[str, str, str, str]:
         case Ack(device, command, status, reason):
             return "ack", command, device, _json({"status": status, "reason": reason})
         case Request(request_id, kind, author, body):
-            about = str(body.get("alarm") or body.get("actuator") or "")
+            about = str(body.get("alarm") or body.get("actuator") or str(body.get("area") or "").partition("/")[0])
             return "request", request_id, about, _json({"kind": kind, "author": author, "body": body})
         case Config(site, sha256, text, author):
             return "config", sha256, site, _json({"author": author, "config": msgspec.Raw(text.encode())})

@@ -30,9 +30,9 @@ class Request(msgspec.Struct, frozen=True, tag="request", tag_field="t"):
     """What a person or program asks, with its author; idempotent by id.
 
     kind: acknowledge {alarm}, shelve {alarm, seconds, reason}, unshelve {alarm}, reset {alarm}, out_of_service {alarm},
-    in_service {alarm}, override {actuator, value, seconds, reason}, release {actuator}, config {text}, mode {area, mode},
-    batch {area, day, name} or {area, ends}, alarm_test {}: only answered, and notify sends the test when it reads the answer.
-    `alarm` is "rule@site/device", `actuator` is "site/device/actuator", `area` is "site/area".
+    in_service {alarm}, comment {alarm, text}, assign {alarm, to}, override {actuator, value, seconds, reason}, release {actuator},
+    config {text}, mode {area, mode}, batch {area, day, name} or {area, ends}, alarm_test {}: only answered, and notify sends the
+    test when it reads the answer. `alarm` is "rule@site/device", `actuator` is "site/device/actuator", `area` is "site/area".
     """
 
     id: str

@@ -5,7 +5,7 @@ Units are part of names (`travel_s`) or stand in `unit`. Unknown fields are erro
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,8 @@ Level = Literal["personnel_safety", "equipment", "survival", "manual", "humidity
 
 
 # Operating modes of an area; rules read them, and they suppress alarms by design.
-MODES = ("AUTO", "EMPTY", "WASHDOWN", "DISINFECT", "PREHEAT", "OCCUPIED", "STORM", "FROST", "SPRAYING", "MAINTENANCE")
+Mode = Literal["AUTO", "EMPTY", "WASHDOWN", "DISINFECT", "PREHEAT", "OCCUPIED", "STORM", "FROST", "SPRAYING", "MAINTENANCE"]
+MODES: tuple[str, ...] = get_args(Mode)
 Missing = Literal["hold", "clear", "alarm"]
 
 

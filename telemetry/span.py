@@ -10,7 +10,7 @@ fires before entry i + 1. A run may be cut anywhere between entries without chan
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ from telemetry.frame import Admission, Entries
 from telemetry.plan import Plan
 
 TIMER, ENTRY = 0, 1  # phases of one entry, in order
+Read = dict[str, float | None]  # what a condition read, by its text; None was not known
+UNREAD: Final[Read] = {}
 
 
 class DemandChange(NamedTuple):
@@ -34,6 +36,8 @@ class DemandChange(NamedTuple):
     level: int  # 1..7, telemetry.site.LEVELS
     value: float | None
     reason: str
+    since_ns: int = 0  # when the condition behind it began to hold; 0: there is none
+    read: Read = UNREAD
 
 
 class CommandOut(NamedTuple):

@@ -7,18 +7,19 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from api import problem
+from api.alarm import Alarm
 from api.auth import Principal, requires
 from api.parts import RequestId, UseParts
 from api.problem import FieldError, ProblemError, not_found
 from api.routes.sites import Viewer, site_config
-from api.state import Alarm
 from api.views import AlarmView, RequestView, View, alarm_view, request_view
 
 router = APIRouter(tags=["alarms"])
 Operator = Annotated[Principal, Depends(requires("operator"))]
-Action = Literal["acknowledge", "shelve", "unshelve", "reset", "out_of_service", "in_service"]
+Action = Literal["acknowledge", "shelve", "unshelve", "reset", "out_of_service", "in_service", "comment", "assign"]
 
 SHELVE_MAX_S = 7 * 86400
+NEEDED = {"shelve": "seconds", "comment": "text", "assign": "to"}  # action: the field that it needs and no other one takes
 UNACKNOWLEDGED = ("UNACK", "RTNUN")
 
 
@@ -49,7 +50,10 @@ class AlarmEvents(View):
 
 
 class AlarmRequest(BaseModel):
-    """What is asked. `id` makes a repeated call harmless; seconds and reason belong to shelve."""
+    """What is asked. `id` makes a repeated call harmless.
+
+    `seconds` belong to shelve, `text` to comment, `to` to assign: a person, or "" for nobody.
+    """
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"id": "8c1f0a7e2b94", "seconds": 1800, "reason": "sensor swap"}]}
@@ -58,6 +62,8 @@ class AlarmRequest(BaseModel):
     id: RequestId | None = None
     seconds: float | None = Field(default=None, gt=0, le=SHELVE_MAX_S, allow_inf_nan=False)
     reason: str = Field(default="", max_length=500)
+    text: str | None = Field(default=None, min_length=1, max_length=2000)
+    to: str | None = Field(default=None, max_length=100)
 
 
 class Submitted(View):
@@ -112,16 +118,21 @@ async def alarm_history(
 async def act(
     site: str, device: str, rule: str, action: Action, parts: UseParts, principal: Operator, asked: AlarmRequest | None = None
 ) -> Submitted:
-    """Acknowledge, shelve (with `seconds`), unshelve, reset, or take out of and into service."""
+    """Acknowledge, shelve (with `seconds`), unshelve, reset, take out of and into service, comment (with `text`), assign (`to`)."""
     asked = asked or AlarmRequest()
     _check_known(parts.state.plan.device(f"{site}/{device}") is not None, parts, f"{rule}@{site}/{device}", rule)
-    if (action == "shelve") != (asked.seconds is not None):
-        message = "needed to shelve" if action == "shelve" else "only for shelve"
-        raise ProblemError(422, "invalid", "What was sent is not valid.", errors=[FieldError(path="body.seconds", message=message)])
+    errors = []
+    for needing, name in NEEDED.items():
+        if (action == needing) != (getattr(asked, name) is not None):
+            errors.append(
+                FieldError(path=f"body.{name}", message=f"needed to {needing}" if action == needing else f"only for {needing}")
+            )
+    if errors:
+        raise ProblemError(422, "invalid", "What was sent is not valid.", errors=errors)
     body: dict[str, Any] = {"alarm": f"{rule}@{site}/{device}"}
-    if action == "shelve":
-        body |= {"seconds": asked.seconds, "reason": asked.reason}
-    elif asked.reason:
+    if action in NEEDED:
+        body[NEEDED[action]] = getattr(asked, NEEDED[action])
+    if asked.reason or action == "shelve":
         body["reason"] = asked.reason
     request, is_new = await parts.desk.put(principal, action, body, asked.id)
     return Submitted(request=request, is_new=is_new)

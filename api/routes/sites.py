@@ -11,15 +11,15 @@ from api.about import split_subject
 from api.auth import Principal, requires
 from api.parts import Parts, UseParts
 from api.problem import not_found
-from api.views import DecisionView, View, decision_view
+from api.views import AreaNow, DecisionView, View, area_now, decision_view
 from telemetry.site import SiteConfig
 
 router = APIRouter(tags=["sites"])
 Viewer = Annotated[Principal, Depends(requires("viewer"))]
 
 
-class AreaView(View):
-    """A part of a site."""
+class AreaView(AreaNow):
+    """A part of a site, and what is said of it now."""
 
     name: str = Field(examples=["ms"])
     label: dict[str, str] = Field(examples=[{"en": "Multi-span", "zh": "连栋温室"}])
@@ -81,7 +81,12 @@ def _site_view(parts: Parts, config: SiteConfig) -> SiteView:
         region=config.region,
         organisation=config.organisation,
         zone=config.zone,
-        areas=[AreaView(name=a.name, label=a.label.model_dump(), devices=by_area[a.name]) for a in config.areas],
+        areas=[
+            AreaView(
+                name=a.name, label=a.label.model_dump(), devices=by_area[a.name], **area_now(state, config, a.name).model_dump()
+            )
+            for a in config.areas
+        ],
         devices=len(state.active_devices(config.site)),
         devices_silent=state.silent_count(config.site),
         alarms={p: sum(a.priority == p for a in standing) for p in ("P1", "P2", "P3", "P4")},

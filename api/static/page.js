@@ -234,6 +234,7 @@ function alarmRow(alarm) {
   const when = make("span", "when", `${word(alarm.state)} · ${word("since", { age: age(now() - alarm.raised_ms) })}`);
   const words = make("div", "words", make("strong", "", sentence(alarm)), make("span", "place", `${alarm.device} · ${alarm.rule}`), when);
   const row = make("li", "row", badge(alarm), words);
+  if (alarm.assignee) words.append(make("span", "place", word("assignee", { name: inert(alarm.assignee) })));
   if (pending?.said) words.append(make("span", "place", pending.said));
   if (UNANSWERED.includes(alarm.state)) {
     const button = make("button", "", word("acknowledge"));
@@ -282,6 +283,13 @@ function drawRejects() {
     make("strong", "", word(r.reason)), make("span", "place", inert(r.topic)), make("span", "place", inert(r.evidence.detail ?? "")),
     make("pre", "", r.payload_text.slice(0, 400))), make("span", "hint", time(r.time_ms)))));
   if (!page.rejects.length) at("reject-list").append(make("li", "empty", word("noRejects")));
+}
+
+// An area's mode, the day of its batch, and whether alarms flood it.
+function drawAreas() {
+  const areas = page.sites.find((s) => s.site === page.site)?.areas ?? [];
+  at("areas").replaceChildren(...areas.map((area) => make("li", "", [label(area.label, area.name), word(area.mode),
+    area.batch === null ? "" : word("batch", { name: inert(area.batch), day: area.day_of_batch }), area.flood_since_ms === null ? "" : word("flood")].filter(Boolean).join(" · "))));
 }
 
 // -- the state of the link ---------------------------------------------------------------------------------------------------------
@@ -389,6 +397,11 @@ const takers = {
       drawAlarms();
     }
   },
+  area({ item }) {
+    const found = page.sites.find((s) => s.site === item.site)?.areas.find((area) => area.name === item.name);
+    if (found) Object.assign(found, item);
+    drawAreas();
+  },
   config() { load().catch(() => {}); },
 };
 const REASONS = ["out_of_range", "rate", "stuck", "not_a_number", "device_uncertain", "device_bad", "substituted", "clock_wrong", "repeated"];
@@ -434,6 +447,7 @@ function redraw() {
   for (const option of at("site").options) say(option, label(page.sites.find((s) => s.site === option.value)?.label, option.value));
   say(at("origin"), chosen.origin === "LIVE" ? "" : word(chosen.origin === "REPLAY" ? "replay" : "simulated"));
   page.points.forEach(drawTile);
+  drawAreas();
   drawAlarms();
   drawCommands();
   drawRejects();

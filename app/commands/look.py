@@ -95,7 +95,7 @@ def query(
 
     site, device, name = _point(point)
     end = datetime.now(UTC)
-    start_ms = int((end - _duration(last)).timestamp() * 1000)
+    start_ms = int((end - duration(last)).timestamp() * 1000)
     with connect(load_settings()) as client:
         try:
             found = client.get(f"/sites/{site}/devices/{device}/points/{name}/history", start_ms=start_ms, points=points)
@@ -158,13 +158,28 @@ def _point(text: str) -> tuple[str, str, str]:
     return parts[0], parts[1], parts[2]
 
 
-def _duration(text: str) -> timedelta:
+def duration(text: str) -> timedelta:
+    """A length of time such as 30min. Raises CallerError."""
     units = {"min": 60.0, "s": 1.0, "h": 3600.0, "d": 86400.0}
     for unit, seconds in units.items():
         digits = text.removesuffix(unit).strip()
         if text.endswith(unit) and digits.replace(".", "", 1).isdigit():
             return timedelta(seconds=float(digits) * seconds)
     raise CallerError(f"{text!r} is not a length of time; write a number and s, min, h or d, such as 30min")
+
+
+def why(
+    subject: Annotated[str, typer.Argument(help="RULE@site/device for an alarm, site/device/actuator for a position.")],
+    at: Annotated[
+        str, typer.Option(help="The moment by the site's clock: 2026-01-13 06:12, 06:12 of today, 30min ago. Now without it.")
+    ] = "",
+) -> None:
+    """Why an alarm stood, or an actuator was where it was, at any past moment."""
+    from api.why import subject_of
+    from app.why import ask, sentences
+
+    for sentence in sentences(ask(load_settings(), subject_of(subject), at)):
+        print(sentence)
 
 
 def decisions(

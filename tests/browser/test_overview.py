@@ -127,6 +127,35 @@ async def test_desk_shows_values_alarms_and_commands_and_takes_an_acknowledgemen
         assert "south" not in await page.content()
 
 
+async def test_suppression_an_assignee_and_an_area_s_mode_are_shown_as_they_come(web: WebProcess) -> None:
+    async with playing(web), opened(web, size=DESK, query="lang=en&theme=light") as page:
+        row = page.locator("#alarm-list .row", has_text="HOT")
+        await row.wait_for(timeout=15_000)
+        assert await text(page, "#areas") == "Multi-span · automatic"
+        change = {"from": "UNACK", "to": "UNACK", "priority": "P2", "area": "ms"}
+        web.core.write(
+            decisions=[
+                ("alarm", "HOT@north/house-0", {**change, "event": "assign", "author": "bob", "assignee": HOSTILE}),
+                ("alarm", "HOT@north/house-0", {**change, "event": "suppress", "to": "DSUPR"}),
+                ("area", "north/ms", {"to": {"mode": "WASHDOWN", "batch_ns": web.core.clock.now_ns() - 5_000_000_000, "batch": HOSTILE}}),
+                ("flood", "north/ms", {"from": "NORM", "to": "UNACK", "event": "raise", "count": 11}),
+            ]
+        )  # fmt: skip
+        await row.get_by_text("suppressed by design").wait_for(timeout=10_000)
+        assert "taken by <img src=x onerror=alert(1)>" in await row.inner_text()
+        assert await row.locator(".badge").inner_text() == "D"
+        assert await row.get_by_role("button").count() == 0
+        await page.get_by_text("wash-down · batch <img src=x onerror=alert(1)>, day 0 · flood of alarms").wait_for(timeout=10_000)
+        assert await page.locator("#areas img, #alarm-list img").count() == 0
+        web.core.write(decisions=[("area", "north/ms", {"to": {"mode": "EMPTY", "batch_ns": None, "batch": ""}}),
+                                  ("flood", "north/ms", {"from": "UNACK", "to": "NORM", "event": "clear", "count": 12})])  # fmt: skip
+        await page.get_by_text("Multi-span · empty", exact=True).wait_for(timeout=10_000)
+        await page.click("#language")
+        await page.get_by_text("连栋温室 · 空置", exact=True).wait_for(timeout=10_000)
+        await row.get_by_text("按设计抑制").wait_for(timeout=10_000)
+        await shoot(page, "overview-desk-light-suppressed")
+
+
 async def test_phone_has_no_sideways_scroll_and_big_targets(web: WebProcess) -> None:
     async with playing(web), opened(web, size=PHONE, query="lang=en&theme=dark") as page:
         await page.wait_for_function("document.querySelectorAll('#alarm-list .row').length === 2", timeout=15_000)

@@ -242,9 +242,16 @@ def fill(world: World) -> None:
             decisions=[
                 ("alarm", f"HOT@{name}/house-0", {
                     "from": "NORM", "to": "UNACK", "event": "raise", "priority": "P2", "rule_version": 1,
-                    "message": {"en": f"Too hot at {name}", "zh": "气温过高"}, "value": 39.5}),
+                    "message": {"en": f"Too hot at {name}", "zh": "气温过高"}, "value": 39.5, "area": "ms"}),
                 ("command", f"{name}/house-0/roof_vent", {"id": f"{name}/house-0/roof_vent:1", "state": "sent",
                                                           "value": 80.0, "reason": f"HOT@{name}/house-0"}),
                 ("answer", f"{name}-person.request1", {"accepted": True, "reason": ""}),
+                ("alarm", f"HOT@{name}/house-0", {"from": "UNACK", "to": "UNACK", "event": "assign", "priority": "P2", "area": "ms",
+                                                  "assignee": f"{name}-person"}),
+                ("area", f"{name}/ms", {"from": {"mode": "AUTO", "batch_ns": None, "batch": ""},
+                                        "to": {"mode": "OCCUPIED", "batch_ns": START_NS, "batch": f"of {name}"}}),
+                ("flood", f"{name}/ms", {"from": "NORM", "to": "UNACK", "event": "raise", "count": 11}),
+                ("shadow", f"HOT@{name}/house-1", {"from": "NORM", "to": "UNACK", "event": "raise", "priority": "P2", "area": "ms"}),
+                ("shadow_demand", f"{name}/house-1/roof_vent", {"rule": "HOT", "rule_version": 2, "bound": "value", "value": 60.0}),
             ],
         )  # fmt: skip

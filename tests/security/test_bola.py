@@ -30,6 +30,7 @@ ROLES: tuple[Role, ...] = ("viewer", "operator", "engineer", "admin")
 HOME, FOREIGN = "north", "south"
 PATH_VALUES = {
     "device": "house-0",
+    "area": "ms",
     "point": "air_temp_c",
     "rule": "HOT",
     "action": "acknowledge",
@@ -41,17 +42,22 @@ BODIES: dict[str, Any] = {
     "override": {"value": 50, "seconds": 60, "reason": "test"},
     "release": {},
     "{action}": {},
+    "mode": {"mode": "OCCUPIED"},
+    "batch": {"day": 3, "name": "of {site}"},
     "config": None,  # a SiteConfig of the site in the path
     "tokens": {"person": "mallory", "role": "viewer", "sites": ["{site}"]},
     "session": {"token": "x" * 43},
     "tests": {},
 }
+QUERIES = {"why": f"?subject=HOT@{HOME}/house-0"}
 PRIVILEGED = {"tenant": FOREIGN, "site": FOREIGN, "sites": [FOREIGN], "author": "boss", "person": "boss", "role": "admin",
               "epoch": 9, "origin": "LIVE", "priority": "P1", "state": "NORM"}  # fmt: skip
 NEEDS: dict[tuple[str, str], Role] = {
     ("POST", "{action}"): "operator",
     ("POST", "override"): "operator",
     ("POST", "release"): "operator",
+    ("POST", "mode"): "operator",
+    ("POST", "batch"): "operator",
     ("POST", "config"): "engineer",
     ("POST", "tests"): "operator",
     ("POST", "tokens"): "admin",
@@ -180,7 +186,8 @@ async def test_every_role_gets_exactly_its_functions(world: World, client: httpx
             continue
         token = world.token("ann", role, None)
         victim = world.parts.gate.sessions.create("bearer", "old", "viewer", frozenset({HOME}), life_s=60)[1].session
-        answer = await call(client, method, address(template, HOME, session=victim), token, body(template, HOME))
+        asked = address(template, HOME, session=victim) + QUERIES.get(last, "")
+        answer = await call(client, method, asked, token, body(template, HOME))
         needs = NEEDS.get((method, last), "viewer")
         is_allowed = RANKS[role] >= RANKS[needs]
         expected = (200, 201, 202, 204) if is_allowed else (403,)

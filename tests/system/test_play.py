@@ -160,48 +160,86 @@ def read(file: Path, clock: str, time_ms: Callable[[str], int], columns: dict[st
         ]
 
 
+Values = dict[str, float]
+STALE_MS = 900_000  # three heartbeats of 300 s
+
+
 @dataclass
 class Naive:
-    """One rule in the plainest way: on when `on` has held for its delay, off when `off` has; unknown values decide nothing."""
+    """One rule in the plainest way: on when `on` has held for its delay, off when `off` has.
 
-    on: Callable[[dict[str, float]], bool]
-    off: Callable[[dict[str, float]], bool]
+    A value that is not renewed for 15 min is unknown. Unknown values decide nothing, and the time does not count as held.
+    """
+
+    points: tuple[str, ...]
+    on: Callable[[Values], bool | None]
+    off: Callable[[Values], bool | None]
     on_s: int
     off_s: int
 
-    def events(self, rows: list[tuple[int, dict[str, float]]]) -> list[tuple[int, str]]:
-        known: dict[str, float] = {}
-        is_on, since, found = False, None, []
-        for ts_ms, values in [*rows, (rows[-1][0] + 86_400_000, {})]:
-            delay_ms = (self.off_s if is_on else self.on_s) * 1000
-            if since is not None and since + delay_ms <= ts_ms:
-                found.append((since + delay_ms, "clear" if is_on else "raise"))
-                is_on, since = not is_on, None
-            if not values:
-                continue
-            known.update(values)
-            try:
+    def events(self, rows: list[tuple[int, Values]]) -> list[tuple[int, str]]:
+        known: Values = {}
+        renewed: dict[str, int] = {}
+        found: list[tuple[int, str]] = []
+        is_on, due, left = False, None, None
+        changes = [(ts_ms, values) for ts_ms, values in rows if values]
+        for ts_ms, values in [*changes, (rows[-1][0] + 86_400_000, {})]:
+            old = [(renewed[p] + STALE_MS, p) for p in self.points if p in known and renewed[p] + STALE_MS <= ts_ms]
+            for at, gone in [*sorted(old), (ts_ms, "")]:
+                if due is not None and due <= at:
+                    found.append((due, "clear" if is_on else "raise"))
+                    is_on, due, left = not is_on, None, None
+                if gone:
+                    del known[gone]
+                else:
+                    known.update(values)
+                    renewed.update(dict.fromkeys(values, ts_ms))
                 holds = self.off(known) if is_on else self.on(known)
-            except KeyError:
-                continue
-            since = (ts_ms if since is None else since) if holds else None
+                if holds is None:
+                    due, left = None, due - at if due is not None else left
+                elif not holds:
+                    due = left = None
+                elif due is None:
+                    due, left = at + (left if left is not None else 1000 * (self.off_s if is_on else self.on_s)), None
         return found
 
 
+def compared(v: Values, point: str, limit: float) -> bool | None:
+    """Whether a point is above a limit; None when it is unknown."""
+    return v[point] > limit if point in v else None
+
+
+def both(a: bool | None, b: bool | None) -> bool | None:
+    return False if a is False or b is False else None if a is None or b is None else True
+
+
+def flipped(a: bool | None) -> bool | None:
+    return None if a is None else not a
+
+
 def above(point: str, limit: float, hysteresis: float, on_s: int, off_s: int) -> Naive:
-    return Naive(lambda v: v[point] > limit, lambda v: v[point] <= limit - hysteresis, on_s, off_s)
+    return Naive(
+        (point,), lambda v: compared(v, point, limit), lambda v: flipped(compared(v, point, limit - hysteresis)), on_s, off_s
+    )
+
+
+def apart(v: Values) -> Values:
+    pair = ("air_temp_c", "air_temp_2_c")
+    return {"apart": abs(v[pair[0]] - v[pair[1]])} if all(p in v for p in pair) else {}
+
+
+def starved(v: Values) -> bool | None:
+    low = None if "co2_ppm" not in v else v["co2_ppm"] < 420
+    return both(low, compared(v, "par_umol_m2_s", 200))
 
 
 CLIMATE_RULES = {
     "RC-T-H": above("air_temp_c", 27, 1, 900, 600),
     "RC-RH-H": above("air_rh_pct", 88, 3, 1800, 900),
-    "RC-CO2-L": Naive(
-        lambda v: v["co2_ppm"] < 420 and v["par_umol_m2_s"] > 200,
-        lambda v: v["co2_ppm"] >= 420 or v["par_umol_m2_s"] <= 200,
-        1200, 600,
-    ),
+    "RC-CO2-L": Naive(("co2_ppm", "par_umol_m2_s"), starved, lambda v: flipped(starved(v)), 1200, 600),
     "RC-T-SPREAD": Naive(
-        lambda v: abs(v["air_temp_c"] - v["air_temp_2_c"]) > 3, lambda v: abs(v["air_temp_c"] - v["air_temp_2_c"]) <= 2.5, 3600, 1800
+        ("air_temp_c", "air_temp_2_c"), lambda v: compared(apart(v), "apart", 3),
+        lambda v: flipped(compared(apart(v), "apart", 2.5)), 3600, 1800,
     ),
 }  # fmt: skip
 CLIMATE_COLUMNS = {

@@ -124,7 +124,7 @@ async def test_alarm_that_returned_to_normal_leaves_the_list_and_stays_in_histor
     world.write(decisions=[("alarm", "HOT@north/house-0", {"from": "ACKED", "to": "NORM", "event": "clear", "priority": "P2"})])
     assert [a["site"] for a in (await client.get("/api/v1/alarms")).json()["items"]] == ["south"]
     events = (await client.get("/api/v1/sites/north/alarms/history")).json()["items"]
-    assert [e["evidence"]["to"] for e in events] == ["NORM", "UNACK"]
+    assert [e["evidence"]["event"] for e in events] == ["clear", "assign", "raise"]
 
 
 async def test_alarm_keeps_the_value_it_was_raised_with(world: World, client: httpx.AsyncClient) -> None:

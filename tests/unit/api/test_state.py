@@ -43,7 +43,20 @@ def test_snapshot_gives_the_same_state_again(tmp_path: Path) -> None:
     first, again = world.parts.state, LiveState()
     again.restore(first.position, first.snapshot()())
     world.close()
-    for name in ("alarms", "commands", "actuators", "requests", "position", "epoch", "engine_ns", "accounting", "blind"):
+    for name in (
+        "alarms",
+        "commands",
+        "actuators",
+        "requests",
+        "position",
+        "epoch",
+        "engine_ns",
+        "accounting",
+        "blind",
+        "shadows",
+        "shadow_demands",
+        "areas",
+    ):
         assert getattr(again, name) == getattr(first, name), name
     assert list(again.rejects) == list(first.rejects)
     assert again.plan.snapshot() == first.plan.snapshot()

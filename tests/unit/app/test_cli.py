@@ -58,6 +58,66 @@ def test_check_prints_every_mistake_and_ends_with_1(tmp_path: Path) -> None:
     assert fieldloom("check", "sites/nursery").returncode == 0
 
 
+async def test_why_answers_from_the_journal_from_web_and_from_the_history(tmp_path: Path) -> None:
+    async def printed(*words: str, **environment: object) -> subprocess.CompletedProcess[str]:
+        return await asyncio.to_thread(fieldloom, "why", *words, data_dir=tmp_path, **environment)
+
+    core = CoreStub.begin(tmp_path)
+    raised = {"from": "NORM", "to": "UNACK", "event": "raise", "priority": "P2", "rule_version": 1, "value": 39.5}
+    core.write(decisions=[("alarm", "HOT@north/house-1", raised | {"read": {"air_temp_c": 39.5}, "since_ns": core.clock.now_ns()})])
+    journal = await printed("HOT@north/house-1")
+    assert "Alarm active, not acknowledged (UNACK, P2) since " in journal.stdout, journal.stderr
+    assert "Rule HOT, version 1: air_temp_c (39.5 °C) > 38" in journal.stdout
+    async with web_process(tmp_path, core) as web:
+        served = {"url": web.base_url, "token": web.token("ann", "viewer", None)}
+        async with asyncio.timeout(25):
+            while "(39.5 °C)" not in (await printed("HOT@north/house-1", "--at", "0s", **served)).stdout:
+                pass  # until the history has it
+        unknown = await printed("HOTT@north/house-1", **served)
+    assert (unknown.returncode, "did you mean HOT" in unknown.stderr) == (1, True)
+    history = await printed("HOT@north/house-1")
+    assert history.stdout.partition("\n")[2].partition("It began")[0] == journal.stdout.partition("\n")[2].partition("It began")[0]
+    assert (await printed("north/house-1/roof_vent")).stdout.endswith("Nobody asked: rest position 0 %.\n")
+    core.journal.close()
+
+
+async def test_rules_are_listed_and_compared(tmp_path: Path) -> None:
+    core = CoreStub.begin(tmp_path)
+    raised = {"from": "NORM", "to": "UNACK", "event": "raise", "priority": "P2", "rule_version": 1, "value": 39.5}
+    core.write(decisions=[("alarm", "HOT@north/house-1", raised)])
+    async with web_process(tmp_path, core) as web:
+        served = {"url": web.base_url, "token": web.token("ann", "viewer", None), "data_dir": tmp_path}
+        async with asyncio.timeout(25):
+            while "1 " not in (listed := (await asyncio.to_thread(fieldloom, "rules", "list", "north", **served)).stdout):
+                pass  # until web has seen the alarm
+        same = await asyncio.to_thread(fieldloom, "rules", "diff", "north", "south", **served)
+        other = await asyncio.to_thread(fieldloom, "rules", "diff", "north", "sites/nursery", **served)
+        unknown = await asyncio.to_thread(fieldloom, "rules", "list", "east", **served)
+    core.journal.close()
+    assert listed.splitlines()[0] == "north"
+    assert listed.splitlines()[2].split()[:5] == ["HOT", "1", "enabled", "P2", "1"]
+    assert same.stdout == "No rule differs.\n"
+    assert other.stdout.startswith("removed HOT\n")
+    assert "added WS-SILENT (weather_station)\n" in other.stdout
+    assert (unknown.returncode, "There is no such site" in unknown.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("vent",), "write RULE@site/device or site/device/actuator"),
+        (("HOT@north/house-9",), "site 'north' has no device 'house-9'"),
+        (("HOT@north/house-1", "--at", "yesterday"), "'yesterday' is not a"),
+        (("HOT@nowhere/house-1",), "nothing is recorded of a site 'nowhere'"),
+    ],
+)
+def test_why_refuses_in_one_sentence(data_dir: Path, words: tuple[str, ...], said: str) -> None:
+    done = fieldloom("why", *words, data_dir=data_dir)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_the_decision_log_of_a_journal_has_one_hash(data_dir: Path) -> None:
     journal = fieldloom("decisions", "--journal", "--hash", data_dir=data_dir)
     assert journal.returncode == 0, journal.stderr

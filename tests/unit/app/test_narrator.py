@@ -39,6 +39,33 @@ def test_an_alarm_is_told_with_its_value_and_device(narrator: Narrator, monkeypa
 
 
 @pytest.mark.parametrize(
+    ("kind", "body", "en", "zh"),
+    [
+        ("alarm", {"event": "suppress", "to": "DSUPR"}, "suppressed by design", "按设计抑制"),
+        ("alarm", {"event": "chatter", "to": "SHLVD"}, "shelved: it chatters", "因抖动自动搁置"),
+        (
+            "alarm",
+            {"event": "comment", "author": "bob", "text": "slack belt"},
+            "commented (bob: slack belt)",
+            "备注 (bob: slack belt)",
+        ),
+        ("alarm", {"event": "assign", "author": "bob", "assignee": ""}, "assigned (bob: -)", "已指派 (bob: -)"),
+        ("area", {"author": "li", "to": {"mode": "STORM", "batch_ns": None}}, "li says: mode STORM", "li 设定模式 STORM"),
+        ("area", {"author": "li", "to": {"mode": "AUTO", "batch_ns": 5, "batch": "B7"}}, "li says: mode AUTO, batch B7", "批次 B7"),
+        ("flood", {"event": "raise", "count": 11}, "FLOOD of alarms: 11 in 10 min", "报警洪流：10 分钟内 11 条"),
+        ("flood", {"event": "clear", "count": 30}, "the flood of alarms is over: 30 in all", "报警洪流结束：共 30 条"),
+    ],
+)
+def test_what_people_and_design_do_to_alarms_and_areas_is_told(
+    narrator: Narrator, monkeypatch: pytest.MonkeyPatch, kind: str, body: dict[str, object], en: str, zh: str
+) -> None:
+    told = decision(kind, "HOT@farm/house-1" if kind == "alarm" else "farm/ms", body)
+    assert en in narrator.decision_words(told)
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    assert zh in narrator.decision_words(told)
+
+
+@pytest.mark.parametrize(
     ("winner", "reason", "said"),
     [
         ({"source": "HOT@farm/a"}, "air_temp_c > 30", "HOT: air_temp_c > 30"),

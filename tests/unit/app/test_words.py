@@ -9,13 +9,22 @@ from pathlib import Path
 import pytest
 
 from api.routes.history import BucketRow, RawRow
-from app import narrator, status, words
-from app.commands import notify
+from app import narrator, status, why, words
+from app.commands import alarms, notify, rules
 from app.demo import STOP_ORDER
 from app.words import ZH, language, say, text_of
+from people.measures import TARGETS
 
 APP = Path(words.__file__).parent
-TABLES = (narrator.EVENT_WORDS, narrator.ALARM_WORDS, narrator.COMMAND_WORDS)
+TABLES = (
+    narrator.EVENT_WORDS,
+    narrator.ALARM_WORDS,
+    narrator.COMMAND_WORDS,
+    why.STATE_WORDS,
+    why.BOUND_WORDS,
+    why.LEVEL_WORDS,
+    rules.WORDS,
+)
 
 
 def said() -> Iterator[str]:
@@ -28,6 +37,8 @@ def said() -> Iterator[str]:
                     yield str(first.value)
     for table in TABLES:
         yield from table.values()
+    yield from (label for label, *_ in alarms.FIGURES)
+    yield from (*TARGETS, *alarms.LISTS)
     yield from (narrator.SERVICE, *status.SUMS, *status.LABELS, *status.MARKS, *STOP_ORDER, " s", " min", " h", " days")
     yield from (*status.FATES, *notify.STATES, *notify.CHANGES)
     yield from ({*BucketRow.model_fields, *RawRow.model_fields} - {"t_ms"})

@@ -245,6 +245,47 @@ def test_an_alarm_says_who_and_why() -> None:
     )
 
 
+def test_an_alarm_says_what_was_read_and_since_when_it_held() -> None:
+    house = house_of(when="temp_c > 30 and heat_bool < 1", on_delay_s=5, priority="P2")
+    house.send(temp_c=34.0, heat_bool=0.0)
+    began = house.now
+    house.send(temp_c=35.0)
+    house.tick(10)
+    (raised,) = [d for d in house.flush() if d.kind == "alarm"]
+    assert (raised.time_ns, raised.body["since_ns"]) == (began + 5 * S, began)
+    assert raised.body["read"] == {"temp_c": 35.0, "heat_bool": 0.0}
+    house.send(temp_c=25.0)
+    (cleared,) = [d for d in house.flush() if d.kind == "alarm"]
+    assert cleared.body["read"] == {"temp_c": 25.0, "heat_bool": 0.0}
+    assert "since_ns" not in cleared.body
+
+
+def test_values_read_stand_beside_what_they_are_of_when_a_quality_is_read_too() -> None:
+    house = house_of(when="quality(temp_c) >= 2 or temp_c > 30 or heat_bool > 2", priority="P2")
+    house.send(heat_bool=0.5)
+    house.send(temp_c=35.0)
+    (raised,) = [d for d in house.flush() if d.kind == "alarm"]
+    assert raised.body["read"] == {"temp_c": 35.0, "heat_bool": 0.5}
+
+
+def test_an_alarm_that_is_suppressed_when_it_is_raised_says_what_was_read() -> None:
+    house = house_of(suppress_when="heat_bool > 0", priority="P2")
+    house.send(heat_bool=1.0)
+    house.send(temp_c=35.0)
+    (raised,) = [d for d in house.flush() if d.kind == "alarm"]
+    assert (raised.body["to"], raised.body["read"]) == ("DSUPR", {"temp_c": 35.0})
+
+
+def test_an_alarm_from_a_shelf_says_what_it_stands_on() -> None:
+    house = House()
+    house.happen("shelve")
+    house.measure(41.0)
+    began = house.now
+    house.flush()
+    (back,) = [d for d in house.happen("unshelve") if d.kind == "alarm"]
+    assert (back.body["to"], back.body["since_ns"], back.body["read"]) == ("UNACK", began, {"temp_c": 41.0})
+
+
 def test_a_new_version_of_the_rule_goes_on_with_the_alarm_of_the_old_one() -> None:
     house = House()
     for step in ["raise", "acknowledge"]:
@@ -390,6 +431,46 @@ def test_a_shadow_rule_says_what_it_would_have_done_and_touches_nothing() -> Non
     house.ask("acknowledge")
     (answer,) = house.flush()
     assert not answer.body["accepted"]
+
+
+def beside_a_shadow(shadow: bool, **spec: Any) -> SiteConfig:
+    """The rule in the profile, and at the site the same version once more as a shadow that is on earlier."""
+    base = rule_of(version=2, priority="P2", **spec)
+    rule = base.profiles["p"].rules[0].model_copy(update={"when": "temp_c > 20", "shadow": True, "profile": "p"})
+    return base.model_copy(update={"rules": [rule] if shadow else []})
+
+
+def test_a_shadow_of_the_same_version_has_a_life_of_its_own() -> None:
+    house = House()
+    house.configure(beside_a_shadow(shadow=True))
+    house.send(temp_c=25)
+    house.send(temp_c=35)
+    house.send(temp_c=25)
+    made = house.flush()
+    told = [(d.kind, d.body["event"]) for d in made if d.kind in {"alarm", "shadow"}]
+    assert told == [("shadow", "raise"), ("alarm", "raise"), ("alarm", "clear")]
+
+
+def test_a_shadow_that_is_taken_away_ends_no_alarm() -> None:
+    house = House()
+    house.configure(beside_a_shadow(shadow=True))
+    house.send(temp_c=35)
+    house.flush()
+    before = len(house.decisions)
+    house.configure(beside_a_shadow(shadow=False))
+    house.send(temp_c=36)
+    house.flush()
+    ended = [(d.kind, d.body["event"]) for d in house.decisions[before:] if d.kind in {"alarm", "shadow"}]
+    assert ended == [("shadow", "rule_removed")]
+
+
+def test_a_shadow_is_not_the_first_alarm_of_a_group() -> None:
+    house = House()
+    house.configure(beside_a_shadow(shadow=True, first_out="trip"))
+    house.send(temp_c=25)
+    house.send(temp_c=35)
+    [raised] = [d for d in house.flush() if d.kind == "alarm"]
+    assert raised.body["first_out"] is True
 
 
 def many(count: int, **spec: Any) -> House:

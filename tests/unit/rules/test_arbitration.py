@@ -104,7 +104,8 @@ def test_losers_are_the_why() -> None:
     (decision,) = result.of("demand")
     assert decision.body["value"] == 20.0
     assert decision.body["winner"]["source"] == "R2@farm/h-0"
-    assert decision.body["losers"] == [{"source": "R1@farm/h-0", "bound": "value", "level": 6, "value": 60.0, "reason": "why"}]
+    loser = {"source": "R1@farm/h-0", "bound": "value", "level": 6, "value": 60.0, "reason": "why"}
+    assert decision.body["losers"] == [loser | {"rule_version": 1, "since_ns": 0, "read": {}}]
 
 
 def test_whole_entry_is_applied_before_it_is_judged() -> None:
