@@ -15,6 +15,7 @@ from api.parts import Parts
 from api.routes import (
     alarms,
     areas,
+    backtests,
     commands,
     config,
     decisions,
@@ -69,7 +70,7 @@ def make_app(parts: Parts) -> FastAPI:
     app.state.parts = parts
     problem.install(app)
     routed = APIRouter(prefix=PREFIX)
-    for module in (
+    modules = (
         sites,
         devices,
         points,
@@ -81,13 +82,15 @@ def make_app(parts: Parts) -> FastAPI:
         areas,
         shadows,
         lanes,
+        backtests,
         commands,
         decisions,
         rejects,
         config,
         rules,
         session,
-    ):
+    )
+    for module in modules:
         routed.include_router(module.router)
     for module in (health, metrics):
         routed.include_router(module.router)

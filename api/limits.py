@@ -19,7 +19,7 @@ from telemetry.errors import StoreError
 
 T = TypeVar("T")
 
-BODY_MAX: Final = 64 * 1024  # every body but a configuration
+BODY_MAX: Final = 64 * 1024  # every body but a configuration, or the rules of a backtest
 CONFIG_BODY_MAX: Final = 4 * 1024 * 1024  # a site of some thousand devices written one by one
 QUERY_THREADS: Final = 2  # history must not take the machine from the core
 QUERY_WAITING_MAX: Final = 16
@@ -136,7 +136,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = self._config_max if scope["path"].endswith("/config") else self._body_max
+        limit = self._config_max if scope["path"].endswith(("/config", "/backtests")) else self._body_max
         error = ProblemError(413, "too-large", f"The body may have at most {limit} bytes.")
         declared = Headers(scope=scope).get("content-length", "0")
         if not declared.isdecimal() or int(declared) > limit:

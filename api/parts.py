@@ -12,6 +12,7 @@ from pydantic import StringConstraints
 from starlette.requests import HTTPConnection
 
 from api.auth import Gate, Principal
+from api.backtests import Backtests
 from api.feed import FeedHub
 from api.limits import LoginLimit, QueryPool
 from api.problem import ProblemError
@@ -74,7 +75,7 @@ class Lag:
 @dataclass(frozen=True, slots=True)
 class Parts:
     """Everything a route may use. hosts: host names that are answered; metrics_open: /metrics needs no login;
-    lanes: directory of lane results; notify: the delivery journal."""
+    lanes: directory of lane results; notify: the delivery journal; backtests: None where nobody runs them."""
 
     state: LiveState
     history: History
@@ -90,6 +91,7 @@ class Parts:
     secure_cookie: bool = False
     lanes: Path | None = None
     notify: Path | None = None
+    backtests: Backtests | None = None
 
     def core_silent_ms(self) -> int:
         """How long the core has written nothing new."""

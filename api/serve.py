@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 from api.application import make_app
 from api.auth import Gate, Sessions
+from api.backtests import Backtests
 from api.connections import FeedConnection, HttpConnection
 from api.feed import FeedHub
 from api.follower import CountingProjector, HistoryFollower, LiveFollower, probe_lag, tell_position
@@ -127,7 +128,7 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def make_parts(settings: WebSettings, *, history: History, clock: Clock) -> Parts:
+def make_parts(settings: WebSettings, *, history: History, clock: Clock, backtests: Backtests | None = None) -> Parts:
     """Every part over the files of the data directory."""
     state = LiveState()
     names = {"127.0.0.1", "localhost", "[::1]"} | ({settings.host} if settings.host not in ("0.0.0.0", "::") else set())
@@ -146,6 +147,7 @@ def make_parts(settings: WebSettings, *, history: History, clock: Clock) -> Part
         secure_cookie=settings.secure_cookie,
         lanes=settings.data_dir / "lanes",
         notify=settings.data_dir / "notify.sqlite",
+        backtests=backtests,
     )
 
 
@@ -154,6 +156,7 @@ async def serve(
     *,
     history: History,
     clock: Clock,
+    backtests: Backtests | None = None,
     stop: asyncio.Event | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
@@ -162,13 +165,15 @@ async def serve(
     The history is the caller's to open and is closed here. Raises EnvironmentFault when the address cannot be bound.
     """
     listener = bind(settings.host, settings.port)
-    parts = make_parts(settings, history=history, clock=clock)
+    parts = make_parts(settings, history=history, clock=clock, backtests=backtests)
     base_url = f"http://{settings.host if ':' not in settings.host else f'[{settings.host}]'}:{listener.getsockname()[1]}"
     server = Server(make_app(parts))
     try:
         await _run(server, listener, parts, settings, stop or _signalled(), lambda: (on_ready or _told)(base_url))
     finally:
         listener.close()
+        if backtests is not None:  # before the history that it reads
+            backtests.close()
         for close in (parts.queries.close, parts.desk.close, parts.gate.close, parts.history.close):
             close()
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import typer
 
-from app.commands import alarms, look, notify, operate, rules, run, sites
+from app.commands import alarms, backtest, look, notify, operate, rules, run, sites
 from app.settings import load_settings
 from telemetry.errors import ConfigError, CorruptError, FieldloomError
 
@@ -50,6 +50,7 @@ COMMANDS: tuple[tuple[str, Callable[..., Any], str], ...] = (
     ("query", look.query, "Look"),
     ("why", look.why, "Look"),
     ("decisions", look.decisions, "Look"),
+    ("backtest", backtest.backtest, "Look"),
     ("doctor", operate.doctor, "Operate"),
     ("login", operate.login, "Operate"),
     ("broker", operate.broker, "Operate"),

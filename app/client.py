@@ -44,6 +44,10 @@ class Client:
         """The answer's JSON."""
         return self._call("POST", path, json=body)
 
+    def delete(self, path: str) -> Any:
+        """The answer's JSON."""
+        return self._call("DELETE", path)
+
     @contextlib.contextmanager
     def stream(self, path: str) -> Iterator[httpx.Response]:
         """A long answer while it arrives."""

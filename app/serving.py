@@ -138,6 +138,7 @@ def last_epoch(directory: Path) -> int:
 async def serve_web(settings: Settings) -> int:
     """The web process until it is told to stop."""
     from api.serve import WebSettings, serve
+    from app.backtest.desk import BacktestDesk
 
     os.nice(WEB_NICE)
     allow_open_files()
@@ -152,7 +153,9 @@ async def serve_web(settings: Settings) -> int:
         keep_s=None if settings.history_days is None else settings.history_days * 86_400,
     )
     try:
-        await serve(web, history=open_history(settings), clock=clock(), on_ready=lambda address: _tell(ready, address))
+        history = open_history(settings)
+        desk = BacktestDesk(history)
+        await serve(web, history=history, clock=clock(), backtests=desk, on_ready=lambda address: _tell(ready, address))
     finally:
         ready.unlink(missing_ok=True)  # the command line reads our address there
     return 0

@@ -14,7 +14,7 @@ import devices
 from app.documents import Document, Path_, Reading, mistakes
 from rules import expression
 from rules.book import bind, scope
-from telemetry.errors import ConfigError, ExpressionError
+from telemetry.errors import CallerError, ConfigError, ExpressionError
 from telemetry.plan import Plan
 from telemetry.site import DeviceSpec, Profile, RuleSpec, SiteConfig
 from telemetry.unit import unit_problem
@@ -54,6 +54,38 @@ def load_site(directory: Path) -> SiteConfig:
     return site
 
 
+def load_rules(place: Path) -> list[RuleSpec]:
+    """Rules of a file, of a directory of rule files, or of a whole site (those of its profiles too). ConfigError with every mistake.
+
+    Grammar and form only: whether they fit a site's devices is known where they are bound.
+    """
+    if (place / "site.yaml").is_file():
+        return all_rules(load_site(place))
+    reading = Reading()
+    files = sorted(place.glob("*.yaml")) if place.is_dir() else [place]
+    loaded = [document for file in files if (document := reading.load(file)) is not None]
+    rules = _rules_of(reading, [(document, *_rule_list(document)) for document in loaded])
+    for placed in rules:
+        _check_rule(reading, placed, None)
+    if not rules and not reading.problems:
+        raise CallerError(f"{place}: no rules; a rule file is a list of rules, or a mapping with `rules`")
+    if reading.problems:
+        raise ConfigError(sorted(reading.problems, key=lambda p: (p.file, p.line)))
+    return [rule for rule, _, _ in rules]
+
+
+def all_rules(site: SiteConfig) -> list[RuleSpec]:
+    """Rules of a site's profiles, then its own, which replace those of the same id."""
+    own = {rule.id for rule in site.rules if not rule.shadow}
+    of_profiles = [
+        rule.model_copy(update={"profile": rule.profile or name})
+        for name, profile in sorted(site.profiles.items())
+        for rule in profile.rules
+        if rule.id not in own
+    ]
+    return [*of_profiles, *site.rules]
+
+
 def _profiles(reading: Reading, directory: Path, document: Document) -> tuple[dict[str, Profile], dict[str, Document]]:
     names, profiles, documents = document.value.get("profiles", []), {}, {}
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -84,12 +116,19 @@ def _profiles(reading: Reading, directory: Path, document: Document) -> tuple[di
 
 def _rules(reading: Reading, directory: Path, document: Document) -> list[Placed]:
     """Rules of site.yaml, then those of rules/*.yaml (a list, or a mapping with `rules`), in the order of file names."""
-    sources: list[tuple[Document, Any, Path_]] = [(document, document.value.get("rules", []), ("rules",))]
-    for file in sorted((directory / "rules").glob("*.yaml")):
-        loaded = reading.load(file)
-        if loaded is not None:
-            is_mapping = isinstance(loaded.value, dict)
-            sources.append((loaded, loaded.value.get("rules") if is_mapping else loaded.value, ("rules",) if is_mapping else ()))
+    loaded = [found for file in sorted((directory / "rules").glob("*.yaml")) if (found := reading.load(file)) is not None]
+    own = (document, document.value.get("rules", []), ("rules",))
+    return _rules_of(reading, [own, *((found, *_rule_list(found)) for found in loaded)])
+
+
+def _rule_list(document: Document) -> tuple[Any, Path_]:
+    """A rule file's list and its place: the whole file, or what stands under `rules`."""
+    is_mapping = isinstance(document.value, dict)
+    return (document.value.get("rules"), ("rules",)) if is_mapping else (document.value, ())
+
+
+def _rules_of(reading: Reading, sources: list[tuple[Document, Any, Path_]]) -> list[Placed]:
+    """Checked rules of lists, in their order."""
     rules: list[Placed] = []
     seen: dict[Any, str] = {}
     for source, value, prefix in sources:

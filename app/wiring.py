@@ -9,14 +9,17 @@ from rules.arbitration import Arbitration
 from rules.area import Areas
 from rules.condition import Conditions
 from rules.engine import Engine
+from telemetry.span import Stage
 
 
-def build_engine(*, numba: bool = True, sabotage: frozenset[str] = frozenset()) -> Engine:
-    """A fresh engine with all stages in order: admit and ledger, areas, derive and rules, alarms, arbitration, commands."""
+def build_engine(*, numba: bool = True, commands: bool = True, sabotage: frozenset[str] = frozenset()) -> Engine:
+    """A fresh engine with all stages in order: admit and ledger, areas, derive and rules, alarms, arbitration, commands.
+
+    Without `commands` it decides what actuators should do and speaks to none: nobody would answer, and silence would be told.
+    """
     conditions = Conditions()
-    return Engine(
-        [Admit(numba=numba, sabotage=sabotage), Areas(), conditions, Alarms(conditions), Arbitration(), Commands(sabotage=sabotage)]
-    )
+    stages: list[Stage] = [Admit(numba=numba, sabotage=sabotage), Areas(), conditions, Alarms(conditions), Arbitration()]
+    return Engine([*stages, Commands(sabotage=sabotage)] if commands else stages)
 
 
 def build_id() -> str:

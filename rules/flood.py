@@ -31,27 +31,24 @@ class Floods:
         noted, self._noted = self._noted, []
         for entry, phase, time_ns, area in noted:
             self._end_before(span, area, entry, phase, time_ns)
-            times = [t for t in self._times.get(area, []) if t > time_ns - WINDOW_NS] + [time_ns]
-            times.sort()
-            self._times[area] = times[-BEGINS:]
+            # All of the newest are kept, however old: samples' times may run ahead of the entries that end a flood.
+            times = self._times[area] = sorted([*self._times.get(area, []), time_ns])[-BEGINS:]
             if area in self._flooded:
                 self._flooded[area] += 1
-            elif len(times) >= BEGINS:
-                self._flooded[area] = len(times)
-                self._tell(
-                    span, (entry, phase, time_ns), area, {"from": "NORM", "to": "UNACK", "event": "raise", "count": len(times)}
-                )
+            elif len(times) == BEGINS and times[0] > time_ns - WINDOW_NS:
+                self._flooded[area] = BEGINS
+                self._tell(span, (entry, phase, time_ns), area, {"from": "NORM", "to": "UNACK", "event": "raise", "count": BEGINS})
         if len(span.entries):
             for area in sorted(self._flooded):
                 self._end_before(span, area, len(span.entries), 0, 0)
 
     def _end_before(self, span: Span, area: str, entry: int, phase: int, time_ns: int) -> None:
-        """End an area's flood when its time comes before an entry (or the phase's timers of it)."""
+        """End an area's flood when its time comes before an entry (or with the phase's timers of it)."""
         if area not in self._flooded:
             return
         due, times = self._times[area][-ENDS] + WINDOW_NS, span.entries.time_ns
         at = int(np.searchsorted(times, due, side="left"))
-        if at >= len(times) or (at, TIMER, due) >= (entry, phase, time_ns if phase == TIMER else 0):
+        if at >= len(times) or (at, TIMER, due) > (entry, phase, time_ns if phase == TIMER else 0):
             return
         body = {"from": "UNACK", "to": "NORM", "event": "clear", "count": self._flooded.pop(area)}
         self._tell(span, (at, TIMER, due), area, body)

@@ -31,6 +31,7 @@ from store.history import (
     MemberState,
     QueryLimit,
     RecordRow,
+    Rows,
     SampleRows,
     Series,
     bucket_width_ms,
@@ -42,6 +43,7 @@ from store.history import (
     no_rows,
 )
 from store.members import pack_members, replay_members, unique_members
+from store.scan import QUERY as SCAN
 from store.uniqueness import HighWater, drop_repeats, same_value, sort_rows
 from telemetry.errors import StoreError
 from telemetry.quality import BAD, LEVEL_MASK
@@ -249,6 +251,12 @@ class DuckDBHistory:
             ts_ms, value, quality = self._columns(f"{query} ORDER BY ts_ms LIMIT {limit}", asked)
         order = np.argsort(ts_ms, kind="stable")
         return make_rows(np.full(len(order), point), ts_ms[order], value[order], quality[order])
+
+    def scan(self, low: int, high: int, start_ms: int, end_ms: int, *, limit: int) -> Rows:
+        """See store.scan.Scan."""
+        asked = {"start": start_ms, "end": end_ms, "low": low, "high": high, "limit": limit}
+        point, ts_ms, value, quality = self._columns(SCAN, asked)
+        return point, ts_ms, value, quality
 
     def latest(self, points: Sequence[int], at_ms: int) -> SampleRows:
         """See History. Scans what it must: 0.5 s for 10,000 series in 50 M rows; hold what is needed often in memory."""

@@ -79,6 +79,9 @@ SAMPLE_DTYPES: Final[dict[str, type[Any]]] = {
 }
 
 
+Rows = tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64], NDArray[np.uint16]]  # point, ts_ms, value, quality
+
+
 def make_rows(point: Any, ts_ms: Any, value: Any, quality: Any = 0, check: Any = False) -> SampleRows:
     """Rows from lists or arrays; a scalar stands for every row."""
     point = np.array(point, np.int32)
@@ -262,6 +265,12 @@ class History(Protocol):
 
     def read(self, point: int, start_ms: int, end_ms: int, *, limit: int) -> SampleRows:
         """The first `limit` samples of [start, end) in time order."""
+        ...
+
+    def scan(self, low: int, high: int, start_ms: int, end_ms: int, *, limit: int) -> Rows:
+        """Columns point, ts_ms, value, quality of at most `limit` samples of points low..high in [start, end), in any order.
+
+        For bulk reading: nothing is sorted. `limit` of them: there may be more."""
         ...
 
     def latest(self, points: Sequence[int], at_ms: int) -> SampleRows:

@@ -24,6 +24,7 @@ from store.history import (
     MemberRow,
     MemberState,
     RecordRow,
+    Rows,
     SampleRows,
     Series,
     bucket_width_ms,
@@ -185,6 +186,17 @@ class InfluxHistory:
             return no_rows()
         statement = f"SELECT value, quality FROM {MEASUREMENT} {self._where(point, start_ms, end_ms)} LIMIT {limit}"
         return _sample_rows(point, self._whole_columns([statement])[0])
+
+    def scan(self, low: int, high: int, start_ms: int, end_ms: int, *, limit: int) -> Rows:
+        """See store.scan.Scan. One statement per point."""
+        parts, left = [], limit
+        for point in sorted(number for number in self._series if low <= number <= high):
+            parts.append(self.read(point, start_ms, end_ms, limit=min(max(left, 1), READ_ROWS_MAX)))
+            left -= len(parts[-1])
+            if left <= 0:
+                break
+        rows = join_rows(parts)
+        return rows.point[:limit], rows.ts_ms[:limit], rows.value[:limit], rows.quality[:limit]
 
     def latest(self, points: Sequence[int], at_ms: int) -> SampleRows:
         """See History. One statement per point."""

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from api.auth import Gate, Role, Sessions
+from api.backtests import BacktestAsked, BacktestState
 from api.feed import FeedHub
 from api.limits import LoginLimit, QueryPool
 from api.parts import Parts, RequestDesk
@@ -194,6 +195,30 @@ class World:
             close()
 
 
+class MemoryBacktests:
+    """`api.backtests.Backtests` that keeps orders and runs none; each site has one that has ended."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, BacktestAsked]] = []
+
+    def start(self, site: str, author: str, asked: BacktestAsked) -> BacktestState | None:
+        self.asked.append((site, author, asked))
+        return BacktestState(f"{site}-b{len(self.asked)}", author, "running", asked.start_ms, asked.end_ms, asked.start_ms, 0)
+
+    def state(self, site: str, backtest: str) -> BacktestState | None:
+        known = BacktestState(backtest, f"{site}-person", "done", 0, 60_000, 60_000, 7)
+        return known if backtest == f"{site}-b1" else None
+
+    def report(self, site: str, backtest: str) -> bytes | None:
+        return b'{"rules": []}' if self.state(site, backtest) is not None else None
+
+    def cancel(self, site: str, backtest: str) -> BacktestState | None:
+        return self.state(site, backtest)
+
+    def close(self) -> None:
+        pass
+
+
 def make_world(directory: Path, history: History | None = None) -> World:
     """Two sites: `north` and `south`, with values, alarms, commands and rejects in both; over DuckDB when no history is given."""
     clock, inbox, state = ManualClock(START_NS), MemoryInbox(), LiveState()
@@ -209,6 +234,7 @@ def make_world(directory: Path, history: History | None = None) -> World:
         logins=LoginLimit(clock),
         hosts=frozenset({"testserver", "127.0.0.1", "localhost"}),
         notify=directory / "notify.sqlite",
+        backtests=MemoryBacktests(),
     )
     world = World(parts, Writer(), clock, inbox, Projector(history, now_s=lambda: clock.now_ns() / 1e9))
     world.write(records=[Start(1, "test"), config_record(site("north")), config_record(site("south"))])

@@ -37,6 +37,7 @@ PATH_VALUES = {
     "actuator": "roof_vent",
     "command": "{site}/house-0/roof_vent:1",
     "request": "{site}-person.request1",
+    "backtest": "{site}-b1",
 }
 BODIES: dict[str, Any] = {
     "override": {"value": 50, "seconds": 60, "reason": "test"},
@@ -45,6 +46,7 @@ BODIES: dict[str, Any] = {
     "mode": {"mode": "OCCUPIED"},
     "batch": {"day": 3, "name": "of {site}"},
     "config": None,  # a SiteConfig of the site in the path
+    "backtests": {"start_ms": 0, "end_ms": 60_000},
     "tokens": {"person": "mallory", "role": "viewer", "sites": ["{site}"]},
     "session": {"token": "x" * 43},
     "tests": {},
@@ -60,6 +62,8 @@ NEEDS: dict[tuple[str, str], Role] = {
     ("POST", "batch"): "operator",
     ("POST", "config"): "engineer",
     ("POST", "tests"): "operator",
+    ("POST", "backtests"): "engineer",
+    ("DELETE", "{backtest}"): "engineer",
     ("POST", "tokens"): "admin",
     ("GET", "tokens"): "admin",
     ("DELETE", "{session}"): "admin",

@@ -507,6 +507,23 @@ def test_a_flood_is_one_parent_alarm_until_few_are_new(together: bool) -> None:
     assert floods == [("s/a", "raise", 11, 11), ("s/a", "clear", 611, 15)]  # the fifth newest of 15 was raised at 11 s
 
 
+def test_a_flood_ends_before_the_alarm_that_comes_at_its_last_moment() -> None:
+    house = many(20, on_delay_s=100)
+    for k in range(11):
+        house.send(f"d-{k}", temp_c=35)
+        house.now -= S  # all of them at one moment, so that their delays end at one moment as well
+    raised = house.now + S + 100 * S
+    house.tick(200)
+    house.tick(400)
+    house.send("d-11", temp_c=35)  # due exactly 600 s after the eleven
+    assert house.now + 100 * S == raised + 600 * S
+    house.tick(300)
+    house.flush()
+    floods = [(d.body["event"], d.time_ns - raised, d.body["count"]) for d in house.decisions if d.kind == "flood"]
+    assert floods == [("raise", 0, 11), ("clear", 600 * S, 11)]
+    assert sum(d.body.get("event") == "raise" for d in house.decisions if d.kind == "alarm") == 12
+
+
 def test_ten_alarms_are_no_flood() -> None:
     house = many(20)
     for k in range(10):

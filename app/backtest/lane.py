@@ -1,0 +1,171 @@
+"""The loop of a backtest over one part of a site: a block of history, its frames, `step` of every variant, and on to the next.
+
+A block is a stretch of time that holds about BLOCK_ROWS rows, found by the last one; where cuts fall changes no decision. Decisions
+leave a block in the order of their own times, which is the same for any cut and any split: positions of a lane mean nothing outside.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.backtest.job import Job
+from rules.lane import TICK_NS
+from rules.recorded import NS_PER_MS, opening, places, recorded_entries
+from store.history import Rows
+from store.scan import Scan
+from telemetry.decision import Decision
+from telemetry.frame import Entries, Kind
+from telemetry.plan import Plan
+
+BLOCK_ROWS: Final = 1_000_000  # aimed at; 100 MB while it is worked on
+BLOCK_ROWS_MAX: Final = 2_000_000
+TICK_MS: Final = TICK_NS // NS_PER_MS
+WIDTH_MAX_MS: Final = 30 * 86_400_000
+DAY_MS: Final = 86_400_000
+Array = NDArray[Any]
+Told = dict[tuple[str, int], list[float]]  # (actuator, day) -> [samples, sum told, sum measured, sum of absolute differences]
+
+
+class Block(NamedTuple):
+    """What one stretch of time gave: everything before `reached_ms` is decided. decisions: of each variant, in order of time."""
+
+    reached_ms: int
+    samples: int
+    decisions: list[list[Decision]]
+    told: Told
+
+
+@dataclass(slots=True)
+class Seconds:
+    """Where the time went [s]: reading from the store, building frames, evaluating."""
+
+    reading: float = 0.0
+    framing: float = 0.0
+    evaluating: float = 0.0
+    _since: float = field(default_factory=time.perf_counter)
+
+    def lap(self) -> float:
+        """Seconds since the last call."""
+        now = time.perf_counter()
+        self._since, lasted = now, now - self._since
+        return lasted
+
+
+def run(job: Job, source: Scan, seconds: Seconds, *, block_rows: int = BLOCK_ROWS) -> Iterator[Block]:
+    """Blocks from the job's start to its end, as they are decided."""
+    engines = [job.engine(variant) for variant in job.variants]
+    where = places(engines[0].plan)
+    measured = Feedback(engines[0].plan)
+    read = np.flatnonzero(where.rank >= 0)
+    low, high = (int(read[0]), int(read[-1])) if len(read) else (0, -1)
+    waiting = [engine.step(opening(job.start_ms * NS_PER_MS)).decisions for engine in engines]
+    first, told = 1, 0
+    seconds.lap()
+    for start_ms, end_ms, rows in _blocks(job, source, low, high, block_rows):
+        seconds.reading += seconds.lap()
+        until = told
+        while until < len(job.requests) and job.requests[until][0] < end_ms * NS_PER_MS:
+            until += 1
+        records = tuple((time_ns, request, Kind.REQUEST) for time_ns, request in job.requests[told:until])
+        told = until
+        entries = recorded_entries(rows, where, first=first, start_ms=start_ms, end_ms=end_ms, records=records)
+        first += len(entries)
+        seconds.framing += seconds.lap()
+        out: list[list[Decision]] = []
+        for k, engine in enumerate(engines):
+            made = [*waiting[k], *engine.step(entries).decisions]
+            # What is decided at the very end of a block may meet its equals only in the next one.
+            is_last = end_ms >= job.end_ms
+            out.append(_in_time([d for d in made if is_last or d.time_ns < end_ms * NS_PER_MS]))
+            waiting[k] = [d for d in made if not is_last and d.time_ns >= end_ms * NS_PER_MS]
+        seconds.evaluating += seconds.lap()
+        yield Block(end_ms, len(entries.frames.point), out, measured.compare(entries, out[0]))
+        seconds.lap()
+
+
+def _in_time(decisions: list[Decision]) -> list[Decision]:
+    """By their own time; what one subject decides at one time keeps its order."""
+    return sorted(decisions, key=by_time)
+
+
+def by_time(decision: Decision) -> tuple[int, int, str]:
+    """What decisions of a lane are ordered by."""
+    return decision.time_ns, decision.stage, decision.subject
+
+
+def _blocks(job: Job, source: Scan, low: int, high: int, aim: int) -> Iterator[tuple[int, int, Rows]]:
+    """(start, end, rows) one after another. All ends but the last stand at ticks: then no timer of a block fires after it."""
+    at, width = job.start_ms, TICK_MS
+    limit = max(BLOCK_ROWS_MAX, 2 * aim)
+    while at < job.end_ms:
+        end = min((at + width) // TICK_MS * TICK_MS, job.end_ms)
+        rows = source.scan(low, high, at, end, limit=limit)
+        count = len(rows[0])
+        if count >= limit and end - at > TICK_MS:
+            width = max(TICK_MS, width // 4)
+            continue
+        if count >= limit:  # five minutes of more than a block: as a whole, there is no shorter way
+            rows = source.scan(low, high, at, end, limit=1 << 40)
+        yield at, end, rows
+        growth = aim / count if count else 8.0
+        width = int(min(max(width * min(growth, 8.0), TICK_MS), WIDTH_MAX_MS)) // TICK_MS * TICK_MS
+        at = end
+
+
+class Feedback:
+    """What actuators were told in a backtest beside what their feedback points measured, by actuator and day (UTC)."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._actuator = np.full(len(plan.point_owner), -1, np.int32)
+        self._names: list[str] = []
+        self._number: dict[str, int] = {}
+        told: list[float] = []
+        for number in sorted(plan.active):
+            device = plan.devices[number]
+            for actuator in device.profile.actuators:
+                point = None if actuator.feedback is None else device.point(actuator.feedback)
+                if point is not None:
+                    name = f"{device.key}/{actuator.name}"
+                    self._actuator[point] = self._number[name] = len(self._names)
+                    self._names.append(name)
+                    told.append(actuator.rest)
+        self._told = np.array(told)
+        self._is_asked = np.zeros(len(told), np.bool_)  # only of actuators that were told something is anything said
+
+    def compare(self, entries: Entries, decisions: list[Decision]) -> Told:
+        """Samples of feedback points in these entries against what held at their times."""
+        changes: dict[int, tuple[list[int], list[float]]] = {}
+        for decision in decisions:
+            k = self._number.get(decision.subject) if decision.kind == "demand" else None
+            if k is not None:
+                self._is_asked[k] = True
+                times, values = changes.setdefault(k, ([], []))
+                times.append(decision.time_ns)
+                values.append(float(decision.body["value"]))
+        found: Told = {}
+        if self._is_asked.any() and len(entries.frames.point):
+            self._sum(entries, changes, found)
+        for k, (_, values) in changes.items():
+            self._told[k] = values[-1]
+        return found
+
+    def _sum(self, entries: Entries, changes: dict[int, tuple[list[int], list[float]]], found: Told) -> None:
+        frames = entries.frames
+        whose = self._actuator[frames.point]
+        sample = np.flatnonzero((whose >= 0) & self._is_asked[whose] & np.isfinite(frames.value))
+        order = sample[np.argsort(whose[sample], kind="stable")]
+        owner, value, ts_ns = whose[order], frames.value[order], frames.ts_ns[frames.frame_of_sample[order]]
+        told = self._told[owner]
+        for k, (times, values) in changes.items():
+            lo, hi = np.searchsorted(owner, [k, k + 1])
+            place = np.searchsorted(np.array(times), ts_ns[lo:hi], side="right")
+            told[lo:hi] = np.concatenate([self._told[k : k + 1], np.array(values)])[place]
+        day = ts_ns // (DAY_MS * NS_PER_MS)
+        group, inverse = np.unique(owner.astype(np.int64) << 32 | day, return_inverse=True)
+        sums = [np.bincount(inverse, weights, len(group)) for weights in (None, told, value, np.abs(told - value))]
+        for g, key in enumerate(group.tolist()):
+            found[self._names[key >> 32], key & 0xFFFFFFFF] = [float(column[g]) for column in sums]

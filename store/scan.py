@@ -1,0 +1,76 @@
+"""Samples of a stretch of time in stored order: what reads history in bulk (a backtest) instead of asking for series.
+
+Sorting in the store costs several times the reading, so nothing is sorted here. `FileScan` opens a DuckDB file for reading, beside
+other readers and beside no writer; a process that has the history open anyway scans it through its own `History.scan`.
+"""
+
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import duckdb
+
+from store.history import HistoryFault, RecordRow, Rows, check_schema
+
+MEMORY_MB: Final = 64
+QUERY: Final = """
+SELECT point, ts_ms, value, quality FROM samples
+WHERE ts_ms >= $start AND ts_ms < $end AND point BETWEEN $low AND $high LIMIT $limit
+"""
+
+
+class Scan(Protocol):
+    """Bulk reading."""
+
+    def scan(self, low: int, high: int, start_ms: int, end_ms: int, *, limit: int) -> Rows:
+        """At most `limit` rows of points low..high (both inclusive) in [start, end), in any order; `limit` of them: there may be more."""
+        ...
+
+
+class Past(Scan, Protocol):
+    """What a backtest reads of a history."""
+
+    def saved_plan(self) -> bytes | None:
+        """See History."""
+        ...
+
+    def records(self, *, kind: str, site: str, limit: int) -> list[RecordRow]:
+        """The newest records of a kind and site, newest first."""
+        ...
+
+
+class FileScan:
+    """`Past` of a DuckDB file that no process writes. Raises HistoryFault with the way on when it cannot be opened."""
+
+    def __init__(self, path: Path, *, threads: int = 1) -> None:
+        config: dict[str, Any] = {"memory_limit": f"{MEMORY_MB}MB", "threads": threads}
+        try:
+            self._connection = duckdb.connect(str(path), read_only=True, config=config)
+            schema = self._connection.execute("SELECT schema FROM about").fetchall()[0][0]
+        except duckdb.Error as error:
+            message = f"{path} cannot be read: {str(error).splitlines()[0]}; if `web` runs, let it do the work (`fieldloom status`)"
+            raise HistoryFault(message, retryable=False) from error
+        check_schema(path, schema)
+
+    def scan(self, low: int, high: int, start_ms: int, end_ms: int, *, limit: int) -> Rows:
+        """See Scan."""
+        asked = {"start": start_ms, "end": end_ms, "low": low, "high": high, "limit": limit}
+        try:
+            table = self._connection.sql(QUERY, params=asked).to_arrow_table()
+        except duckdb.Error as error:
+            raise HistoryFault(f"history: {error}", retryable=False) from error
+        point, ts_ms, value, quality = (column.to_numpy() for column in table.columns)
+        return point, ts_ms, value, quality
+
+    def saved_plan(self) -> bytes | None:
+        """See History."""
+        rows = self._connection.execute("SELECT plan FROM saved").fetchall()
+        return bytes(rows[0][0]) if rows else None
+
+    def records(self, *, kind: str, site: str, limit: int) -> list[RecordRow]:
+        """The newest records of a kind and site, newest first."""
+        query = "SELECT * FROM records WHERE kind = ? AND site = ? ORDER BY position DESC, rowid DESC LIMIT ?"
+        return [RecordRow(*row) for row in self._connection.execute(query, [kind, site, limit]).fetchall()]
+
+    def close(self) -> None:
+        """Release the file."""
+        self._connection.close()
