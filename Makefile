@@ -6,7 +6,7 @@ ONLY ?=
 SHORT ?=
 export PYTHON
 
-.PHONY: setup tools broker demo check test bench torture saboteurs lock image clean
+.PHONY: setup tools broker demo check test bench torture saboteurs mutations lock image clean
 setup: $(STAMP)
 
 $(STAMP): requirements.lock pyproject.toml scripts/setup.sh
@@ -39,6 +39,10 @@ torture: tools
 
 saboteurs: tools
 	$(BIN)/python tests/saboteurs.py $(if $(SHORT),--short)
+
+# Every figure of every shipped rule, changed: a scenario has to notice.
+mutations: $(STAMP)
+	$(BIN)/fieldloom rules test --mutations
 
 bench: tools
 	$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY)) $(if $(SHORT),--short)

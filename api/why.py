@@ -189,7 +189,8 @@ class _Answer:
 
     def _alarm(self) -> WhyView | None:
         rows = self._rows("alarm", limit=ALARM_ROWS, subject=self._subject.name)
-        rows = rows or self._rows("shadow", limit=ALARM_ROWS, subject=self._subject.name)
+        if not rows and self._is_shadow():
+            rows = self._rows("shadow", limit=ALARM_ROWS, subject=self._subject.name)
         if not rows:
             return None
         newest, body = rows[0], _body(rows[0])
@@ -213,6 +214,13 @@ class _Answer:
             until_ms=change.time_ms + int(float(seconds or 0) * 1000) if is_shelved else None,
             cause=None if ground is None else self._by_rule(ground, {"source": self._subject.name} | _body(ground)),
         )
+
+    def _is_shadow(self) -> bool:
+        """Whether the rule of the subject runs only as a shadow: one beside a real rule of its name does not speak for it."""
+        rule_id = self._subject.name.partition("@")[0]
+        then = self._then
+        rules = [] if then is None else [*then.rules, *(rule for profile in then.profiles.values() for rule in profile.rules)]
+        return all(rule.shadow for rule in rules if rule.id == rule_id)
 
     # -- actuators -------------------------------------------------------------------------------------------------------------
 

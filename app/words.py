@@ -245,6 +245,12 @@ ZH: Final[dict[str, str]] = {
     # configuration
     "checking {what}": "正在检查 {what}",
     "putting {site} in force": "正在使 {site} 生效",
+    # scenarios of rules
+    "running {count} scenarios": "正在运行 {count} 个场景",
+    "{passed} of {total} scenarios pass, {seconds:.1f} s": "{total} 个场景通过 {passed} 个，用时 {seconds:.1f} 秒",
+    "changing figures of rules": "正在改动规则中的数值",
+    "{count} changed figures, {alive} that no scenario notices": "改动 {count} 个数值，{alive} 个没有场景察觉",
+    "there are no scenarios here; docs/rules-testing.md shows how they are written": "这里没有场景；写法见 docs/rules-testing.md",
     # recordings
     "Stopped. What was sent is stored; play it again for the rest: nothing is stored twice.": "已停止。已发送的数据已存入；再次播放即可补完，不会重复存储。",
     "{device}: {rows:,} rows, {cells:,} cells": "{device}：{rows:,} 行，{cells:,} 个单元格",

@@ -392,7 +392,7 @@ class _Parser:
     def _is(self, token: _Token) -> _Part:
         """A point against the labels of its codes."""
         point = self._point(token)
-        table = self._names.points if point.link is None else (self._names.links or {}).get(point.link)
+        table = self._points if point.link is None else (self._names.links or {}).get(point.link)
         spec = None if table is None else table.get(point.name)
         codes = {label: code for code, label in ((spec.labels or {}) if spec is not None else {}).items()}
         parts = [Compare("==", point, Number(float(codes.get(label.text, 0)))) for label in self._labels(codes, spec is not None)]

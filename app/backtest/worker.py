@@ -9,11 +9,11 @@ import heapq
 import os
 import signal
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
-from multiprocessing import connection, get_context
+from collections.abc import Iterator
+from multiprocessing import connection, get_context, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
-from threading import Event, current_thread, main_thread
+from threading import Event
 from typing import Any, Final, NamedTuple
 
 from app.backtest.job import Job, split
@@ -141,32 +141,31 @@ def _started(job: Job, file: Path | None) -> Iterator["Connection[Any, Any]"]:
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, job, file), daemon=True)
-    with _deaf():
-        process.start()
-    theirs.close()
     try:
+        with _deaf():
+            process.start()
+        theirs.close()
         yield ours
     finally:
         ours.close()
-        process.terminate()
-        process.join(STOP_S)
-        if process.is_alive():
-            process.kill()
-            process.join()
-        process.close()
+        if process.pid is not None:
+            process.terminate()
+            process.join(STOP_S)
+            if process.is_alive():
+                process.kill()
+                process.join()
+            process.close()
 
 
 @contextlib.contextmanager
 def _deaf() -> Iterator[None]:
-    """Ctrl-C while a process starts is not its own: it inherits that it does not hear it."""
-    if current_thread() is not main_thread():
-        yield
-        return
-    before: Callable[..., Any] | int | None = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ctrl-C while a process starts waits until it has: the process inherits that it does not hear it, and we lose none."""
+    resource_tracker.ensure_running()  # its own start would let signals through again
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 class _Merge:

@@ -42,7 +42,7 @@ def test_an_alarm_is_told_with_its_value_and_device(narrator: Narrator, monkeypa
     ("kind", "body", "en", "zh"),
     [
         ("alarm", {"event": "suppress", "to": "DSUPR"}, "suppressed by design", "按设计抑制"),
-        ("alarm", {"event": "chatter", "to": "SHLVD"}, "shelved: it chatters", "因抖动自动搁置"),
+        ("alarm", {"event": "chatter", "to": "SHLVD"}, "shelved for a while: it chatters", "频繁抖动，暂时搁置"),
         (
             "alarm",
             {"event": "comment", "author": "bob", "text": "slack belt"},

@@ -160,3 +160,12 @@ def test_every_example_of_the_documentation_parses():
     assert len(examples) >= 12
     for example in examples:
         assert parse(text(parse(example))) == parse(example)
+
+
+def test_a_state_of_children_is_looked_up_among_their_labels():
+    state = SimpleNamespace(unit="1", labels={2: "RUN", 9: "POWER_FAIL"}, members=None)
+    names = Names(points=POINTS, children={"machine_state": state})
+    tree = parse("count(children: is(machine_state, POWER_FAIL)) > 5", names, want="condition")
+    assert text(tree) == "count(children: machine_state == 9) > 5"
+    with pytest.raises(ExpressionError, match="RUN"):
+        parse("count(children: is(machine_state, RUNS)) > 5", names, want="condition")

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -5,11 +6,13 @@ import yaml
 
 from rules import expression
 from rules.book import bind
+from rules.tree import PointRef, leaves
 from telemetry.plan import Plan
 from telemetry.site import Profile
 from tests.unit.simulators.shipped import load_site
 
 ROOT = Path(__file__).parents[3]
+WEATHER = ROOT / "devices" / "profiles" / "weather_station.yaml"
 PROFILES = sorted((ROOT / "devices" / "profiles").glob("*.yaml"))
 
 
@@ -48,4 +51,21 @@ def test_every_rule_of_the_demo_site_is_right_in_names_kinds_and_units():
     plan.apply(site)
     book = bind(plan)
     assert book.faults == []
-    assert len(book.rules) == sum(len(profile.rules) for profile in site.profiles.values())
+    assert sum(rule.suppresses is None for rule in book.rules) == sum(len(profile.rules) for profile in site.profiles.values())
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda p: p.stem)
+def test_the_value_in_a_message_is_what_the_rule_reads_first(path):
+    profile = Profile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    units = {point.name: point.unit for point in profile.points}
+    units |= {f"weather.{point.name}": point.unit for point in Profile.model_validate(yaml.safe_load(WEATHER.read_text())).points}
+    wrong = []
+    for rule in profile.rules:
+        shown = re.search(r"\{value\}(?: ([^\s:;,]+))?", rule.message.en)
+        first = leaves(expression.parse(rule.when, expression.Names(points={p.name: p for p in profile.points})))[0]
+        if shown is None or not isinstance(first, PointRef):
+            continue
+        unit = units[str(first)]
+        if unit == "bool" or (shown[1] is not None and shown[1].rstrip("s") != unit.rstrip("s")):
+            wrong.append((rule.id, str(first), unit, rule.message.en))
+    assert wrong == []
