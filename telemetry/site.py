@@ -9,7 +9,16 @@ from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from telemetry import topic
 from telemetry.zone import known_zone, offsets
@@ -125,7 +134,9 @@ class RuleSpec(_Model):
     id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")]
     version: int = Field(default=1, ge=1)
     author: str = Field(default="", max_length=100)
-    changed: str = Field(default="", max_length=40)  # when this version was written, as its author writes it
+    changed: Annotated[str, BeforeValidator(str)] = Field(
+        default="", max_length=40
+    )  # when it was written; YAML reads a bare day as a date
     comment: str = Field(default="", max_length=2000)
     enabled: bool = True
     shadow: bool = False  # runs beside the others, says what it would have done, and touches nothing

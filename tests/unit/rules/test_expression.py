@@ -4,10 +4,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from rules.expression import Names, parse, with_hysteresis
 from rules.tree import Bool, Compare, Number, PointRef, Silent, Window, leaves, text
 from telemetry.errors import ExpressionError
+from telemetry.site import RuleSpec
 
 POINTS = {
     name: SimpleNamespace(unit=unit, labels=None, members=None)
@@ -152,6 +154,13 @@ def test_no_hysteresis_is_plain_negation():
 def test_bool_is_flat():
     assert isinstance(parse("a>1 or b>1 or c>1"), Bool)
     assert len(parse("a>1 or b>1 or c>1").args) == 3
+
+
+def test_the_rule_of_the_documentation_is_one():
+    block = re.search(r"```yaml\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    (rule,) = [RuleSpec.model_validate(item) for item in yaml.safe_load(block.group(1))]
+    assert (rule.id, rule.changed) == ("MS-T-H", "2026-03-20")
+    assert rule.model_fields_set >= {"suppress_when", "first_out", "shelve_max_s", "missing", "demand"}
 
 
 def test_every_example_of_the_documentation_parses():
