@@ -228,5 +228,5 @@ def bench_load(devices: int) -> list[dict[str, Any]]:
 
 def run(*, short: bool) -> list[dict[str, Any]]:
     """All figures of this group."""
-    count, devices = (20_000, 1_000) if short else (100_000, 10_000)
+    count, devices = 20_000 if short else 100_000, 10_000
     return [*bench_decode(count), *bench_step(count), *bench_evaluation(devices), *bench_load(devices)]
