@@ -1,6 +1,6 @@
 """Why an alarm stood or an actuator was where it was, at any past moment."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
 
@@ -12,6 +12,8 @@ from api.why import WhyView, explain, subject_of
 from telemetry.errors import CallerError
 
 router = APIRouter(tags=["history"])
+# For who reads the document; what is wrong is told in our own words.
+SUBJECT: Final = r"^([^@/]+@[^@/]+/[^@/]+|[^@/]+/[^@/]+/[^@/]+)$"
 
 
 @router.get("/sites/{site}/why", responses=problem.documented(401, 404, 422, 503, 504))
@@ -19,7 +21,9 @@ async def why(
     site: str,
     parts: UseParts,
     principal: Viewer,
-    subject: Annotated[str, Query(max_length=300, description="RULE@site/device, or site/device/actuator")],
+    subject: Annotated[
+        str, Query(max_length=300, description="RULE@site/device, or site/device/actuator", json_schema_extra={"pattern": SUBJECT})
+    ],
     at_ms: Annotated[int | None, Query(ge=0, le=1 << 53, description="The moment; now when it is not given")] = None,
 ) -> WhyView:
     """The rule and its version, its expression with the values put in, since when it held, who lost, and links to the samples."""
