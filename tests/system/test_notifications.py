@@ -32,7 +32,7 @@ from tests.system.core_process import ROOT, CoreProcess
 from tests.system.test_t27_expired_commands import until
 from tests.system.test_t33_hung_parts import Room
 
-pytestmark = [pytest.mark.system, pytest.mark.alone]
+pytestmark = pytest.mark.system
 SIREN = yaml.safe_load((Path(devices.__file__).parent / "profiles" / "siren.yaml").read_text("utf-8"))
 ALARM = "HOT@farm/room"
 NOTIFY = """\
