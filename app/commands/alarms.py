@@ -1,8 +1,6 @@
 """Commands about alarms and the areas they are of: their measures, an area's mode and batch."""
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
-from zoneinfo import ZoneInfo
 
 import typer
 from rich.text import Text
@@ -44,11 +42,12 @@ def measures(
     to: Annotated[str | None, typer.Option("--to", help="End, written the same way; without both the last 24 h.")] = None,
 ) -> None:
     """Rates, priorities, times to acknowledge, floods, and the alarms that are stale, chatter or come most often."""
+    from app.backtest.order import time_ms
     from app.client import connect
 
     with connect(load_settings()) as client:
         zone = _zone(client, site)
-        bounds = {"start_ms": _time_ms(from_, zone), "end_ms": _time_ms(to, zone)}
+        bounds = {"start_ms": time_ms(from_, zone) if from_ else None, "end_ms": time_ms(to, zone) if to else None}
         _print(client.get(f"/sites/{site}/alarms/measures", **bounds), zone)
 
 
@@ -58,16 +57,6 @@ def _zone(client: "Client", site: str) -> str:
     if site not in zones:
         raise CallerError(f"there is no site {site!r}; known: {', '.join(zones) or 'none yet'}")
     return zones[site]
-
-
-def _time_ms(text: str | None, zone: str) -> int | None:
-    if text is None:
-        return None
-    try:
-        found = datetime.fromisoformat(text.strip())
-    except ValueError:
-        raise CallerError(f"{text!r} is not a time; write 2026-01-31 or 2026-01-31T06:30") from None
-    return int((found if found.tzinfo is not None else found.replace(tzinfo=ZoneInfo(zone))).timestamp() * 1000)
 
 
 def _print(found: dict[str, Any], zone: str) -> None:

@@ -89,7 +89,7 @@ async def test_a_range_is_read_by_the_site_s_clock(web: WebProcess) -> None:
     ("words", "says"),
     [
         (("alarms", "measures", "nowhere"), "there is no site 'nowhere'; known: north, south"),
-        (("alarms", "measures", "north", "--from", "yesterday"), "'yesterday' is not a time; write 2026-01-31"),
+        (("alarms", "measures", "north", "--from", "yesterday"), "'yesterday' is no time; write 2025-01-31"),
         (("alarms", "measures", "north", "--from", "2030-01-01"), "must be before end_ms and before now"),
         (("area", "mode", "north", "EMPTY"), "'north' is not an area; write site/area"),
         (("area", "mode", "north/attic", "EMPTY"), "there is no area 'north/attic'; known: ms"),
