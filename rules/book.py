@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rules import calculate, expression, layout, loop, panes
-from rules.cohort import Code, Cohort, Fault, Rule, Rulebook, Virtual
+from rules.cohort import STALE_HEARTBEATS, Code, Cohort, Fault, Rule, Rulebook, Virtual
 from rules.tree import (
     LEAVES,
     Binary,
@@ -38,9 +38,7 @@ from telemetry.plan import NS_PER_S, Device, Plan
 from telemetry.site import LEVELS, PointSpec, RuleSpec
 
 Array = NDArray[Any]
-_READS: Final = (calculate.LOAD, calculate.QUALITY, calculate.KNOWN)
 GROUP_MAX: Final = 1_000  # devices one group function may look at, for each device that asks
-STALE_HEARTBEATS: Final = 3
 LEVELS_MAX: Final = 16  # of columns over columns
 
 _ARITHMETIC: Final = {"+": calculate.ADD, "-": calculate.SUBTRACT, "*": calculate.MULTIPLY, "/": calculate.DIVIDE}
@@ -242,7 +240,7 @@ class _Binder:
         """(width,) True where a demand may move something: it inherits the origin of all its inputs, and REPLAY moves nothing."""
         cohort = rule.cohort
         own = self._plan.sites[cohort.site].origin
-        columns = {argument for code in rule.codes for op, argument in code if op in _READS}
+        columns = {argument for code in rule.codes for op, argument in code if op in calculate.READS}
         same = np.full(cohort.width, own != "REPLAY")
         for column in columns:
             same &= self._same_origin(cohort, column, own)
@@ -254,7 +252,7 @@ class _Binder:
         sources = [[source] for source in dict(cohort.imports).get(column, ())]
         made = next((v for v in cohort.virtual if v.column == column), None)
         if made is not None:
-            inner = [argument for op, argument in made.code if op in _READS]
+            inner = [argument for op, argument in made.code if op in calculate.READS]
             for other in inner if made.follows < 0 or made.sources else [made.follows]:
                 same &= self._same_origin(cohort, other, own)
             sources = made.sources or sources
@@ -328,9 +326,7 @@ class _Binder:
         if key in cohort.columns:
             return cohort.columns[key]
         code = self._code(cohort, node, live_only)
-        level = 1 + max(
-            (cohort.levels[arg] for op, arg in code if op in (calculate.LOAD, calculate.QUALITY, calculate.KNOWN)), default=0
-        )
+        level = 1 + max((cohort.levels[arg] for op, arg in code if op in calculate.READS), default=0)
         made = Virtual(key, loop.EXPRESSION, cohort.add(key, level), level=level, code=code)
         cohort.virtual.append(made)
         return made.column

@@ -24,6 +24,7 @@ inner = bare(cache=True, nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=T
     CONST, LOAD, QUALITY, NEGATE, ADD, SUBTRACT, MULTIPLY, DIVIDE, ABS, MIN, MAX, CLAMP, CHOOSE, LESS, LESS_EQUAL, GREATER,
     GREATER_EQUAL, EQUAL, NOT_EQUAL, AND, OR, NOT, VPD, DEW_POINT, ABS_HUMIDITY, ENTHALPY, WET_BULB, THI, POISSON, KNOWN,
 ) = range(30)  # fmt: skip
+READS: Final = (LOAD, QUALITY, KNOWN)  # whose argument is a column
 STACK: Final = 64  # deeper than any expression may be nested
 
 # Of a group of cells.

@@ -16,6 +16,7 @@ from telemetry.plan import Device
 from telemetry.site import ActuatorSpec, Profile, RuleSpec
 
 Array = NDArray[Any]
+STALE_HEARTBEATS: Final = 3  # an older value is not known
 SHADOW: Final = "~shadow"  # ends the key of a shadow rule
 Code = list[tuple[int, int]]
 

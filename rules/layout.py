@@ -7,13 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rules import calculate, loop, panes
-from rules.cohort import Cohort, Fault, Rule, Rulebook
+from rules.cohort import STALE_HEARTBEATS, Cohort, Fault, Rule, Rulebook
 from telemetry.plan import NS_PER_S, Plan
 
 Array = NDArray[Any]
-STALE_HEARTBEATS: Final = 3
 _MISSING: Final = {"hold": loop.HOLD, "clear": loop.CLEAR, "alarm": loop.ALARM}
-_READS: Final = (calculate.LOAD, calculate.QUALITY, calculate.KNOWN)
 
 
 def lay_out(plan: Plan, cohorts: list[Cohort], rules: list[Rule], constants: list[float], faults: list[Fault]) -> Rulebook:
@@ -67,7 +65,7 @@ class _Codes:
         start = len(self._op)
         for op, argument in code:
             self._op.append(op)
-            self._argument.append(argument + cohort.first_column if op in _READS else argument)
+            self._argument.append(argument + cohort.first_column if op in calculate.READS else argument)
         return start, len(self._op)
 
     def arrays(self, constants: Sequence[float]) -> dict[str, Array]:
@@ -126,7 +124,7 @@ def _columns(cohorts: list[Cohort], virtual: list[tuple[Cohort, Any]], rules: li
     r_reads = [
         (r.cohort.first_column + column, n)
         for n, r in enumerate(rules)
-        for column in dict.fromkeys(a for code in r.codes for op, a in code if op in _READS)
+        for column in dict.fromkeys(a for code in r.codes for op, a in code if op in calculate.READS)
     ]
     reader_v_ptr, reader_v = _grouped(v_reads, count)
     reader_r_ptr, reader_r = _grouped(r_reads, count)
@@ -150,7 +148,7 @@ def _columns(cohorts: list[Cohort], virtual: list[tuple[Cohort, Any]], rules: li
 def _inputs(made: Any) -> list[int]:
     """Columns of its own cohort that make a virtual column wait."""
     if made.kind == loop.EXPRESSION:
-        return list(dict.fromkeys(argument for op, argument in made.code if op in _READS))
+        return list(dict.fromkeys(argument for op, argument in made.code if op in calculate.READS))
     return [] if made.follows < 0 else [made.follows]
 
 
@@ -232,7 +230,7 @@ def _rules(rules: list[Rule], codes: _Codes, constants: list[float]) -> dict[str
         cohort = rule.cohort
         for into, code in zip((when, clear, value), rule.codes, strict=True):
             into[k] = codes.add(cohort, code)
-        loads = dict.fromkeys(a for op, a in rule.codes[0] if op in _READS)
+        loads = dict.fromkeys(a for op, a in rule.codes[0] if op in calculate.READS)
         leaf[k, : len(loads)] = [cohort.first_column + a for a in list(loads)[: loop.LEAVES]]
         fast[k], numbers = _fast(rule, cohort.first_column)
         limit[k] = [constants[int(number)] if fast[k, 3] and number >= 0 else 0.0 for number in numbers]

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from rules import expression
 from rules.clock import CLOCKS
+from rules.cohort import STALE_HEARTBEATS
 from rules.tree import (
     Clock,
     Group,
@@ -31,7 +32,6 @@ from telemetry.site import MODES, AreaSpec, DeviceSpec, PointSpec, Profile, Rule
 from telemetry.span import Read
 
 OTHERS_MAX: Final = 20  # of peers or children that are named
-STALE_HEARTBEATS: Final = 3  # a value that is older than that was not known
 _SAME_UNIT: Final = ("mean", "min", "max", "median", "quantile", "ewma", "std", "delta", "shift", "spread", "sum")
 _LONG_NUMBER: Final = re.compile(r"\d+\.\d{12,}")
 
