@@ -3,7 +3,10 @@
 import dataclasses
 import functools
 import itertools
+import os
 import random
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -42,9 +45,25 @@ def test_random_cuts_decide_the_same(seed: int) -> None:
     assert drive(entries, cuts(seed, len(entries), 40), build_engine()) == (digest, commands)
 
 
-def test_the_numpy_forms_decide_the_same() -> None:
+PRINT = """
+from tests.scenario.test_batch_invariance import build_engine, cuts, drive, hour
+entries, digest, commands = hour()
+assert drive(entries, cuts(9, len(entries), 60), build_engine()) == (digest, commands)
+print(digest)
+"""
+
+
+def test_admission_and_ledger_as_plain_loops_decide_the_same() -> None:
     entries, digest, commands = hour()
     assert drive(entries, cuts(9, len(entries), 60), build_engine(numba=False)) == (digest, commands)
+
+
+def test_without_the_compiler_the_whole_engine_decides_the_same() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", PRINT], env={**os.environ, "NUMBA_DISABLE_JIT": "1"}, capture_output=True, text=True, check=True,
+        cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert ran.stdout.split() == [hour()[1]]
 
 
 def test_restarts_from_snapshots_decide_the_same(tmp_path: Path) -> None:
