@@ -432,6 +432,9 @@ def _judge(b: Book, m: Memory, w: Work, out: Output, rule: int, seat: int, entry
         clear = (0.0 if is_alarm else 1.0) if np.isnan(clear) else clear
     leaf = b.r_leaf[rule, 0]
     value = m.latest[_cell(b, leaf, cohort, local)] if leaf >= 0 else np.nan
+    if row >= 0 and m.p_due[row] <= time_ns:  # it had held for its whole delay before this
+        _end_delay(b, m, out, row, entry)
+        row = m.slot[instance]
     if row < 0:
         if when != 1.0:
             return
@@ -442,11 +445,6 @@ def _judge(b: Book, m: Memory, w: Work, out: Output, rule: int, seat: int, entry
         else:
             _say(b, m, out, row, entry, phase, time_ns, TURNED_ON)
         return
-    if m.p_due[row] <= time_ns:  # it had held for its whole delay before this
-        _end_delay(b, m, out, row, entry)
-        if m.slot[instance] < 0:
-            _judge_again(b, m, w, out, rule, seat, entry, phase, time_ns)
-            return
     m.p_value[row] = value
     state = m.p_phase[row]
     if state == RAISING:
@@ -468,23 +466,6 @@ def _judge(b: Book, m: Memory, w: Work, out: Output, rule: int, seat: int, entry
         _arm(m, time_ns + b.r_off[rule], row << 2 | CONDITION)
     if _demand(b, m, w, row, rule, cohort, local):
         _say(b, m, out, row, entry, phase, time_ns, MOVED)
-
-
-@_compile
-def _judge_again(b: Book, m: Memory, w: Work, out: Output, rule: int, seat: int, entry: int, phase: int, time_ns: int) -> None:
-    """A condition whose off-delay ended just now is evaluated like one that was off."""
-    cohort, local = b.cohort_of[seat], b.local_of[seat]
-    when = evaluate(b, m, b.r_when[rule, 0], b.r_when[rule, 1], cohort, local, w.stack)
-    if when != 1.0 and not (np.isnan(when) and b.r_missing[rule] == ALARM):
-        return
-    leaf = b.r_leaf[rule, 0]
-    value = m.latest[_cell(b, leaf, cohort, local)] if leaf >= 0 else np.nan
-    row = _begin(b, m, rule, seat, b.r_start[rule] + local, RAISING if b.r_on[rule] > 0 else ON, time_ns, value)
-    _demand(b, m, w, row, rule, cohort, local)
-    if b.r_on[rule] > 0:
-        _arm(m, time_ns + b.r_on[rule], row << 2 | CONDITION)
-    else:
-        _say(b, m, out, row, entry, phase, time_ns, TURNED_ON)
 
 
 @_compile
