@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rules import calculate
 from rules.calculate import evaluate
-from rules.panes import update_column
+from rules.panes import look_ahead, update_column
 
 Array = NDArray[Any]
 _compile = calculate.inner
@@ -665,6 +665,15 @@ def _frame(b: Book, m: Memory, i: Input, w: Work, out: Output, f: int, entry: in
 
 
 @_compile
+def _look_ahead(b: Book, m: Memory, column: int, local: int, ts_ns: int) -> None:
+    """Windows over a column will be brought up to date once the whole frame is taken: let their memory come meanwhile."""
+    for k in range(b.reader_v_ptr[column], b.reader_v_ptr[column + 1]):
+        v = b.reader_v[k]
+        if b.v_kind[v] == PANES:
+            look_ahead(b.v_pane[v], m.pane_i, local, ts_ns)
+
+
+@_compile
 def _take(b: Book, m: Memory, i: Input, w: Work, f: int, seat: int) -> None:
     """Samples of a frame that decides, into their cells."""
     cohort, local, ts_ns, soonest = b.cohort_of[seat], b.local_of[seat], i.ts_ns[f], NEVER
@@ -679,6 +688,7 @@ def _take(b: Book, m: Memory, i: Input, w: Work, f: int, seat: int) -> None:
             soonest = min(soonest, ts_ns + b.stale_ns[column])
         if _is_news(b, m, column, cell, i.value[s]):
             _touch(b, m, w, seat, column)
+            _look_ahead(b, m, column, local, ts_ns)
         if is_exporting:
             _export(b, m, w, seat, column)
     if soonest < m.s_due[seat]:

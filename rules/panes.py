@@ -1,8 +1,10 @@
 """Statistics over event time: 60 panes aligned to UTC, and what else remembers a series in a bounded place.
 
-One sample costs the same however many the window holds: panes lie in a ring of 64 leaves under 8 groups, and a result adds up the 8
-groups. The order of additions is fixed by pane numbers, so it does not hang on how samples were cut into calls, and nothing is ever
-subtracted from a sum. Counts are integers, and may be.
+One sample costs the same however many the window holds, and mostly touches one cache line. Sums and extremes stand on two stacks: of the
+60 panes from the last multiple of 60 on, *young* is the sum so far; of the 60 before, sums from each pane to the last were made when these
+were over, and *old* is the one from the window's oldest pane on. The sum over the window is old + young: nothing is ever subtracted from
+a sum, and the order of additions follows from pane numbers and the order of samples, not from how these were cut into calls. Counts are
+integers, and may be subtracted.
 
 The state of all columns is one block of memory, seen as int64, float64 and uint16: what a sample touches lies together. See docs/rules.md
 for the meaning of each function.
@@ -12,6 +14,9 @@ from math import exp, sqrt
 from typing import Any, Final
 
 import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba.core import cgutils, types
+from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
 from rules import calculate
@@ -20,33 +25,36 @@ Array = NDArray[Any]
 _compile = calculate.inner
 
 PANES: Final = 60
-LEAVES: Final = 64
-GROUPS: Final = 8
-TREE: Final = LEAVES + GROUPS
+LEAVES: Final = 64  # a ring of panes where each is kept by itself
 COVERED: Final = 48  # panes between the first counted sample and the newest: four fifths of the window
 COUNT_MAX: Final = 65_535  # samples beyond that in one pane are not counted
 BINS: Final = 128
 NONE: Final = np.iinfo(np.int64).min
 
 MEAN, MIN, MAX, STD, COUNT, RATE, DELTA, SLOPE, SHIFT, QUANTILE, ROBUST_Z, EWMA, CUSUM_HIGH, CUSUM_LOW, HELD = range(15)
-HEADER: Final = 8  # words of int64: newest pane, first counted pane, samples counted; a cache line, as are the groups after it
+STACKED: Final = (MEAN, MIN, MAX, STD, RATE, HELD)
+# A seat's state begins with a cache line: newest pane, first counted pane, samples counted, those of the newest pane (HELD: time of the
+# last sample), then of a stack the newest pane's sum, young and old, and what RATE and HELD saw last. STD has a second line: of the stack
+# of squares the same three, and the centre.
+HEADER: Final = 8
+OPEN, YOUNG, OLD, LAST, CENTRE = 4, 5, 6, 7, 3
 # Words of float64, and numbers of uint16, of a seat's state; int64 beyond the header.
 SIZES: Final = {
-    MEAN: (TREE, LEAVES, 0),
-    MIN: (TREE, 0, 0),
-    MAX: (TREE, 0, 0),
-    STD: (2 * TREE + 1, LEAVES, 0),
+    MEAN: (PANES, PANES, 0),
+    MIN: (PANES, 0, 0),
+    MAX: (PANES, 0, 0),
+    STD: (HEADER + 2 * PANES, PANES, 0),
     COUNT: (0, LEAVES, 0),
-    RATE: (TREE + 1, 0, 0),
+    RATE: (PANES, 0, 0),
     DELTA: (LEAVES, 0, 0),
-    SLOPE: (TREE, LEAVES, 0),
-    SHIFT: (TREE, LEAVES, 0),
+    SLOPE: (LEAVES, LEAVES, 0),
+    SHIFT: (LEAVES, LEAVES, 0),
     QUANTILE: (0, LEAVES * BINS, BINS),
     ROBUST_Z: (0, LEAVES * BINS, BINS),
     EWMA: (1, 0, 0),
     CUSUM_HIGH: (2, 0, 0),
     CUSUM_LOW: (2, 0, 0),
-    HELD: (TREE + 1, 0, 0),
+    HELD: (PANES, 0, 0),
 }
 TAKES_LATE: Final = (MEAN, MIN, MAX, STD, COUNT, QUANTILE)  # the others need samples in order
 
@@ -60,136 +68,219 @@ def words(fn: int) -> int:
 def specification(fn: int, pane_ns: int, first_word: int) -> list[int]:
     """What `update_column` needs to know of a column whose seats lie from `first_word` on."""
     f, _, i = SIZES[fn]
-    return [fn, pane_ns, first_word, words(fn), HEADER + i, 4 * (HEADER + i + f), 0, 0]
+    return [fn, pane_ns, first_word, words(fn), HEADER + i, 4 * (HEADER + i + f), int(fn in STACKED), 0]
 
 
 def clean(fn: int, state: Array) -> None:
     """Set seats to "nothing seen". state: (seats, words) int64, which also holds the float64 and uint16 parts."""
     f, _, i = SIZES[fn]
     numbers = state[:, HEADER + i : HEADER + i + f].view(np.float64)
+    header = state[:, :HEADER].view(np.float64)
     state[...] = 0
     if fn in (MIN, MAX):
-        numbers[...] = np.inf if fn == MIN else -np.inf
+        numbers[...] = header[:, OPEN : OLD + 1] = np.inf if fn == MIN else -np.inf
     elif fn in (DELTA, EWMA):
         numbers[...] = np.nan
     if fn in (RATE, HELD):
-        numbers[:, TREE] = np.nan
+        header[:, LAST] = np.nan
     state[:, : 1 if fn in (CUSUM_HIGH, CUSUM_LOW, EWMA) else 2] = NONE
 
 
-@_compile
-def _of_eight(f: Array, at: int, fn: int) -> float:
-    """Sum, least or greatest of eight numbers, pair by pair: the order is a part of the result."""
-    a, b, c, d = f[at], f[at + 1], f[at + 2], f[at + 3]
-    e, g, h, k = f[at + 4], f[at + 5], f[at + 6], f[at + 7]
-    if fn == MIN:
-        return min(min(min(a, b), min(c, d)), min(min(e, g), min(h, k)))
-    if fn == MAX:
-        return max(max(max(a, b), max(c, d)), max(max(e, g), max(h, k)))
-    return ((a + b) + (c + d)) + ((e + g) + (h + k))
+def _fetch(words: Array, at: int) -> None:
+    """Have the processor bring a word into its cache, without waiting for it; nothing at all where this is not compiled."""
+
+
+@intrinsic
+def _prefetch(typing: Any, words: Any, at: Any) -> Any:  # noqa: ARG001
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+        array = context.make_array(words)(context, builder, arguments[0])
+        address = builder.bitcast(builder.gep(array.data, [arguments[1]]), cgutils.voidptr_t)
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, number, number, number])
+        called = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")  # type: ignore[no-untyped-call]
+        builder.call(called, [address, number(1), number(3), number(1)])  # to be written, to be kept, data
+        return context.get_dummy_value()
+
+    return types.void(words, types.intp), generate
+
+
+@overload(_fetch)
+def _compiled_fetch(words: Any, at: Any) -> Any:  # noqa: ARG001
+    def fetch(words: Any, at: Any) -> None:
+        _prefetch(words, at)  # type: ignore[call-arg]
+
+    return fetch
 
 
 @_compile
-def _group(f: Array, at: int, slot: int, fn: int) -> None:
-    """Bring the group over a leaf up to date."""
-    g = slot >> 3
-    f[at + g] = _of_eight(f, at + GROUPS + (g << 3), fn)
+def look_ahead(spec: Array, i: Array, local: int, time_ns: int) -> None:
+    """Tell the processor what `update_column` will touch soon: windows of many devices lie in no cache."""
+    io = spec[2] + local * spec[3]
+    _fetch(i, io)
+    if spec[6]:
+        slot = time_ns // spec[1] % PANES
+        _fetch(i, io + spec[4] + slot)
+        _fetch(i, io + (spec[5] + slot) // 4)
+
+
+# -- two stacks: h is where the header's three words lie (OPEN, YOUNG, OLD), at where the 60 panes do --------------------------------
 
 
 @_compile
-def _root(f: Array, at: int, fn: int) -> float:
-    return _of_eight(f, at, fn)
+def _nothing(fn: int) -> float:
+    return np.inf if fn == MIN else -np.inf if fn == MAX else 0.0
 
 
 @_compile
-def _empty(slot: int, fn: int, f: Array, fo: int, i: Array, io: int, u: Array, uo: int) -> None:
-    """Forget one pane."""
-    if fn == QUANTILE or fn == ROBUST_Z:
-        for k in range(BINS):
-            n = u[uo + slot * BINS + k]
-            if n:
-                i[io + 2] -= n
-                i[io + HEADER + k] -= n
-                u[uo + slot * BINS + k] = 0
+def _join(fn: int, a: float, b: float) -> float:
+    return min(a, b) if fn == MIN else max(a, b) if fn == MAX else a + b
+
+
+@_compile
+def _move_on(fn: int, f: Array, h: int, at: int, head: int, pane: int) -> None:
+    """From the newest pane `head` to `pane`, less than a window later. Slots up to it hold panes, those after it sums of old ones."""
+    nothing, was, slot = _nothing(fn), head % PANES, pane % PANES
+    f[at + was], f[h] = f[h], nothing
+    if slot > was:
+        for k in range(was + 1, slot):
+            f[at + k] = nothing
+    else:  # 60 panes are over: from each of them to the last
+        total = nothing
+        for k in range(PANES - 1, -1, -1):
+            if k <= was:
+                total = _join(fn, f[at + k], total)
+            f[at + k] = total
+        for k in range(slot):
+            f[at + k] = nothing
+        f[h + 1] = nothing
+    f[h + 2] = f[at + slot + 1] if slot < PANES - 1 else nothing
+
+
+@_compile
+def _add(fn: int, f: Array, h: int, at: int, head: int, pane: int, x: float) -> None:
+    """Put a number into a pane of the window."""
+    slot, newest = pane % PANES, head % PANES
+    if slot > newest:
+        for k in range(newest + 1, slot + 1):
+            f[at + k] = _join(fn, f[at + k], x)
+        f[h + 2] = _join(fn, f[h + 2], x)
         return
-    if fn == MEAN or fn == STD or fn == COUNT or fn == SLOPE or fn == SHIFT:
-        i[io + 2] -= u[uo + slot]
-        u[uo + slot] = 0
-    if fn == DELTA:
-        f[fo + slot] = np.nan
-    elif fn == MIN or fn == MAX:
-        f[fo + GROUPS + slot] = np.inf if fn == MIN else -np.inf
-    elif fn != COUNT:
-        f[fo + GROUPS + slot] = 0.0
+    if slot == newest:
+        f[h] = _join(fn, f[h], x)
+    else:
+        f[at + slot] = _join(fn, f[at + slot], x)
+    f[h + 1] = _join(fn, f[h + 1], x)
+
+
+@_compile
+def _advance_stacked(fn: int, pane: int, f: Array, fo: int, i: Array, io: int, u: Array, uo: int) -> None:
+    """Move the newest pane of a window on two stacks on."""
+    head, first = i[io], fo + HEADER if fn == STD else fo
+    i[io] = pane
+    if head == NONE:
+        return
+    if pane - head >= PANES:
+        nothing = _nothing(fn)
+        i[io + 1] = NONE
+        for k in range(2 * PANES if fn == STD else PANES):
+            f[first + k] = nothing
+        for k in range(OPEN, OLD + 1):
+            f[io + k] = nothing
         if fn == STD:
-            f[fo + TREE + GROUPS + slot] = 0.0
+            f[fo] = f[fo + 1] = f[fo + 2] = 0.0
+        if fn == MEAN or fn == STD:
+            i[io + 2], i[io + 3] = 0, 0
+            for k in range(PANES):
+                u[uo + k] = 0
+        return
+    if fn == MEAN or fn == STD:
+        u[uo + head % PANES] = i[io + 3]
+        i[io + 3] = 0
+        for p in range(head + 1, pane + 1):
+            slot = p % PANES
+            i[io + 2] -= u[uo + slot]
+            u[uo + slot] = 0
+    _move_on(fn, f, io + OPEN, first, head, pane)
+    if fn == STD:
+        _move_on(fn, f, fo, first + PANES, head, pane)
+
+
+@_compile
+def _insert_stacked(fn: int, pane: int, x: float, f: Array, fo: int, i: Array, io: int, u: Array, uo: int) -> None:
+    """Count one finite sample in a pane of a window on two stacks."""
+    head = i[io]
+    if fn == RATE:
+        last = f[io + LAST]
+        f[io + LAST] = x
+        if x > last:  # a counter that fell was reset: what it counted meanwhile is not known
+            _add(fn, f, io + OPEN, fo, head, pane, x - last)
+        return
+    if fn == MIN or fn == MAX:
+        _add(fn, f, io + OPEN, fo, head, pane, x)
+        return
+    slot = pane % PANES
+    if (i[io + 3] if pane == head else u[uo + slot]) == COUNT_MAX:
+        return
+    if pane == head:
+        i[io + 3] += 1
+    else:
+        u[uo + slot] += 1
+    i[io + 2] += 1
+    if fn == STD:
+        d = x - f[fo + CENTRE]
+        _add(fn, f, io + OPEN, fo + HEADER, head, pane, d)
+        _add(fn, f, fo, fo + HEADER + PANES, head, pane, d * d)
+    else:
+        _add(fn, f, io + OPEN, fo, head, pane, x)
+
+
+# -- panes kept one by one ----------------------------------------------------------------------------------------------------
 
 
 @_compile
 def _advance(fn: int, pane: int, f: Array, fo: int, i: Array, io: int, u: Array, uo: int) -> None:
-    """Move the window's newest pane on: panes that left it are emptied, groups over them recounted."""
+    """Move the window's newest pane on: panes that left it are emptied."""
     head = i[io]
-    leaving = min(pane - head, PANES) if head != NONE else PANES
+    i[io] = pane
+    if head == NONE:
+        return
+    leaving = min(pane - head, PANES)
     if leaving == PANES:
         i[io + 1] = NONE
-    first = head - PANES + 1 if head != NONE else 0
-    touched = 0
-    for k in range(leaving if head != NONE else 0):
-        slot = (first + k) & (LEAVES - 1)
-        _empty(slot, fn, f, fo, i, io, u, uo)
-        touched |= 1 << (slot >> 3)
-    has_tree = fn != COUNT and fn != DELTA and fn != QUANTILE and fn != ROBUST_Z
-    if has_tree:
-        for g in range(GROUPS):
-            if touched >> g & 1:
-                _group(f, fo, g << 3, fn)
-                if fn == STD:
-                    _group(f, fo + TREE, g << 3, fn)
-    i[io] = pane
+    for k in range(leaving):
+        slot = (head - PANES + 1 + k) & (LEAVES - 1)
+        if fn == QUANTILE or fn == ROBUST_Z:
+            for b in range(BINS):
+                n = u[uo + slot * BINS + b]
+                if n:
+                    i[io + 2] -= n
+                    i[io + HEADER + b] -= n
+                    u[uo + slot * BINS + b] = 0
+        elif fn == DELTA:
+            f[fo + slot] = np.nan
+        else:
+            i[io + 2] -= u[uo + slot]
+            u[uo + slot] = 0
+            if fn != COUNT:
+                f[fo + slot] = 0.0
 
 
 @_compile
 def _insert(fn: int, slot: int, x: float, parameter: Array, f: Array, fo: int, i: Array, io: int, u: Array, uo: int) -> None:
     """Count one finite sample in a pane."""
-    if fn == MIN or fn == MAX:
-        at = fo + GROUPS + slot
-        if (fn == MIN and x < f[at]) or (fn == MAX and x > f[at]):
-            f[at] = x
-            _group(f, fo, slot, fn)
-        return
     if fn == DELTA:
         if np.isnan(f[fo + slot]):
             f[fo + slot] = x
         return
-    if fn == QUANTILE or fn == ROBUST_Z:
-        k = _bin(x, parameter)
-        if u[uo + slot * BINS + k] < COUNT_MAX:
-            u[uo + slot * BINS + k] += 1
-            i[io + HEADER + k] += 1
-            i[io + 2] += 1
+    at = uo + (slot * BINS + _bin(x, parameter) if fn == QUANTILE or fn == ROBUST_Z else slot)
+    if u[at] == COUNT_MAX:
         return
-    if fn == RATE:
-        last = f[fo + TREE]
-        f[fo + TREE] = x
-        if x > last:  # a counter that fell was reset: what it counted meanwhile is not known
-            f[fo + GROUPS + slot] += x - last
-            _group(f, fo, slot, fn)
-        return
-    if u[uo + slot] == COUNT_MAX:
-        return
-    u[uo + slot] += 1
+    u[at] += 1
     i[io + 2] += 1
-    if fn == COUNT:
-        return
-    if fn == STD:
-        d = x - f[fo + 2 * TREE]
-        f[fo + GROUPS + slot] += d
-        f[fo + TREE + GROUPS + slot] += d * d
-        _group(f, fo, slot, fn)
-        _group(f, fo + TREE, slot, fn)
-    else:
-        f[fo + GROUPS + slot] += x
-        _group(f, fo, slot, fn)
+    if fn == QUANTILE or fn == ROBUST_Z:
+        i[io + HEADER + _bin(x, parameter)] += 1
+    elif fn != COUNT:
+        f[fo + slot] += x
 
 
 @_compile
@@ -197,7 +288,7 @@ def _bin(x: float, parameter: Array) -> int:
     return min(max(int((x - parameter[1]) / parameter[2] * BINS), 0), BINS - 1)
 
 
-@calculate.bare(cache=True, nogil=True, _nrt=False)
+@_compile
 def update_column(
     spec: Array, parameter: Array, f: Array, i: Array, u: Array, local: int, time_ns: int, x: float, decides: bool
 ) -> float:
@@ -217,17 +308,23 @@ def update_column(
         pane = time_ns // spec[1]
     if fn == HELD:
         return _held(spec, parameter, f, fo, i, io, u, uo, time_ns, pane, x)
-    if i[io] == NONE or pane > i[io]:
-        _advance(fn, pane, f, fo, i, io, u, uo)
+    if pane > i[io]:
+        if spec[6]:
+            _advance_stacked(fn, pane, f, fo, i, io, u, uo)
+        else:
+            _advance(fn, pane, f, fo, i, io, u, uo)
     if np.isfinite(x) and pane > i[io] - PANES:
         if i[io + 1] == NONE:
             if fn == STD:
-                f[fo + 2 * TREE] = x
+                f[fo + CENTRE] = x
             if fn == RATE:
-                f[fo + TREE] = x
+                f[io + LAST] = x
         if i[io + 1] == NONE or pane < i[io + 1]:
             i[io + 1] = pane
-        _insert(fn, pane & (LEAVES - 1), x, parameter, f, fo, i, io, u, uo)
+        if spec[6]:
+            _insert_stacked(fn, pane, x, f, fo, i, io, u, uo)
+        else:
+            _insert(fn, pane & (LEAVES - 1), x, parameter, f, fo, i, io, u, uo)
     if not decides or i[io + 1] == NONE or i[io] - i[io + 1] < COVERED:
         return np.nan
     return _result(fn, spec, parameter, f, fo, i, io, u, uo, x)
@@ -235,21 +332,22 @@ def update_column(
 
 @_compile
 def _result(fn: int, spec: Array, parameter: Array, f: Array, fo: int, i: Array, io: int, u: Array, uo: int, x: float) -> float:
-    n = i[io + 2]
+    n, total = i[io + 2], 0.0
+    if spec[6]:
+        total = _join(fn, f[io + OLD], f[io + YOUNG])
     if fn == MEAN:
-        return _root(f, fo, fn) / n if n > 0 else np.nan
+        return total / n if n > 0 else np.nan
     if fn == MIN or fn == MAX:
-        extreme = _root(f, fo, fn)
-        return extreme if np.isfinite(extreme) else np.nan
+        return total if np.isfinite(total) else np.nan
     if fn == COUNT:
         return float(n)
     if fn == STD:
         if n < 2:
             return np.nan
-        m = _root(f, fo, fn) / n
-        return sqrt(max(_root(f, fo + TREE, fn) / n - m * m, 0.0))
+        m = total / n
+        return sqrt(max((f[fo + 2] + f[fo + 1]) / n - m * m, 0.0))
     if fn == RATE:
-        return _root(f, fo, fn) / (PANES * spec[1] / 60e9)
+        return total / (PANES * spec[1] / 60e9)
     if fn == DELTA:
         for k in range(PANES - 1, -1, -1):
             first = f[fo + ((i[io] - k) & (LEAVES - 1))]
@@ -274,7 +372,7 @@ def _mean_of(f: Array, fo: int, i: Array, io: int, u: Array, uo: int, newest: in
     for k in range(newest, oldest):
         slot = (i[io] - k) & (LEAVES - 1)
         n += u[uo + slot]
-        total += f[fo + GROUPS + slot]
+        total += f[fo + slot]
     return total / n if n > 0 else np.nan
 
 
@@ -288,7 +386,7 @@ def _slope(spec: Array, f: Array, fo: int, i: Array, io: int, u: Array, uo: int)
         n += w
         st -= k * w
         stt += k * k * w
-        x = f[fo + GROUPS + slot]
+        x = f[fo + slot]
         sx += x
         stx -= k * x
     spread = n * stt - st * st
@@ -372,23 +470,21 @@ def _cusum_step(fn: int, c: float, x: float, parameter: Array) -> float:
 def _held(
     spec: Array, parameter: Array, f: Array, fo: int, i: Array, io: int, u: Array, uo: int, time_ns: int, pane: int, x: float
 ) -> float:
-    """For how long a condition was true in the window, in seconds, against parameter 0. Parameter 1: longest gap that counts [s]."""
-    last_ns, was = i[io + 3], f[fo + TREE]
-    if i[io] == NONE or pane > i[io]:
-        _advance(HELD, pane, f, fo, i, io, u, uo)
+    """For how long a condition was true in the window [ns], against parameter 0 [s]. Parameter 1: longest gap that counts [s]."""
+    last_ns, was = i[io + 3], f[io + LAST]
+    if pane > i[io]:
+        _advance_stacked(HELD, pane, f, fo, i, io, u, uo)
     if was == 1.0 and time_ns > last_ns and time_ns - last_ns <= parameter[1] * 1e9:
         at = max(last_ns, (pane - PANES + 1) * spec[1])
         while at < time_ns:
             p = at // spec[1]
             until = min(time_ns, (p + 1) * spec[1])
-            slot = p & (LEAVES - 1)
-            f[fo + GROUPS + slot] += (until - at) * 1e-9
-            _group(f, fo, slot, HELD)
+            _add(HELD, f, io + OPEN, fo, pane, p, float(until - at))
             at = until
     if time_ns >= last_ns or np.isnan(was):
-        i[io + 3], f[fo + TREE] = time_ns, x
+        i[io + 3], f[io + LAST] = time_ns, x
     if i[io + 1] == NONE and not np.isnan(x):
         i[io + 1] = pane
-    if _root(f, fo, HELD) >= parameter[0]:
+    if f[io + OLD] + f[io + YOUNG] >= parameter[0] * 1e9:
         return 1.0
     return 0.0 if i[io + 1] != NONE and i[io] - i[io + 1] >= COVERED else np.nan

@@ -448,11 +448,11 @@ def statistic(fn: str, history: list[tuple[int, float]], length: int) -> float:
             counted = []
         head = max(head, p)
         if math.isfinite(v) and p > head - PANES:
-            counted.append((p, v))
-    if not counted or head - min(p for p, _ in counted) < COVERED:
+            counted.append((p, head, v))
+    if not counted or head - min(p for p, _, _ in counted) < COVERED:
         return NAN
-    inside = [(p, v) for p, v in counted if p > head - PANES]
-    values = [v for _, v in inside]
+    inside = [(p, seen, v) for p, seen, v in counted if p > head - PANES]
+    values = [v for _, _, v in inside]
     if fn == "count":
         return float(len(values))
     if not values:
@@ -460,24 +460,31 @@ def statistic(fn: str, history: list[tuple[int, float]], length: int) -> float:
     if fn in {"min", "max"}:
         return min(values) if fn == "min" else max(values)
     if fn == "mean":
-        return by_panes(inside) / len(values)
+        return by_panes(inside, head) / len(values)
     if len(values) < 2:
         return NAN
-    centre = counted[0][1]
-    d = by_panes([(p, v - centre) for p, v in inside])
-    q = by_panes([(p, (v - centre) * (v - centre)) for p, v in inside])
+    centre = counted[0][2]
+    d = by_panes([(p, seen, v - centre) for p, seen, v in inside], head)
+    q = by_panes([(p, seen, (v - centre) * (v - centre)) for p, seen, v in inside], head)
     m = d / len(values)
     return math.sqrt(max(q / len(values) - m * m, 0.0))
 
 
-def by_panes(samples: list[tuple[int, float]]) -> float:
-    """The order of additions that the product promises: within a pane as they came, panes by number modulo 64 in eights."""
-    leaves_of = [summed([v for p, v in samples if p % 64 == k]) for k in range(64)]
-    return in_pairs([in_pairs(leaves_of[k : k + 8]) for k in range(0, 64, 8)])
+def by_panes(samples: list[tuple[int, int, float]], head: int) -> float:
+    """The order of additions that the product promises, for (pane, newest pane when it came, value) as they came.
 
-
-def in_pairs(v: list[float]) -> float:
-    return ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]))
+    Since the last multiple of 60 panes: as they came. Of the 60 panes before: their sums from the last pane back, as they stood when
+    these were over, then what came later. The two sums are added.
+    """
+    block = head // PANES
+    young = summed([v for p, _, v in samples if p // PANES == block])
+    old = 0.0
+    for k in range(block * PANES - 1, head - PANES, -1):
+        old = summed([v for p, seen, v in samples if p == k and seen // PANES < block]) + old
+    for p, seen, v in samples:
+        if p // PANES < block and seen // PANES == block:
+            old += v
+    return old + young
 
 
 def summed(values: list[float]) -> float:

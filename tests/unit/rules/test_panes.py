@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rules import panes
+from rules import calculate, panes
 from rules.panes import (
     COUNT,
     COVERED,
@@ -35,6 +35,13 @@ LOW, SPAN = -40.0, 120.0
 BIN = SPAN / panes.BINS
 
 
+@calculate.bare(_nrt=False)
+def update(spec: Any, parameter: Any, f: Any, i: Any, u: Any, seat: int, time_ns: int, x: float, decides: bool) -> float:
+    """What only compiled code may call."""
+    value: float = panes.update_column(spec, parameter, f, i, u, seat, time_ns, x, decides)
+    return value
+
+
 class Column:
     """One seat of one column, as the loop keeps it; three seats lie side by side to show that they stay apart."""
 
@@ -48,7 +55,7 @@ class Column:
     def take(self, time_ns: int, x: float, *, decides: bool = True, seat: int = 1) -> float:
         flat = self.state.reshape(-1)
         views = (flat.view(np.float64), flat, flat.view(np.uint16))
-        return float(panes.update_column(self.spec, self.parameter, *views, seat, time_ns, x, decides))
+        return float(update(self.spec, self.parameter, *views, seat, time_ns, x, decides))
 
 
 def samples(seed: int, count: int = 1_500, *, back: bool = True) -> list[tuple[int, float]]:
