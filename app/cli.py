@@ -12,6 +12,7 @@ _taken_back = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the p
 import atexit
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
 import sys
@@ -100,22 +101,33 @@ def _explain(error: FieldloomError | OSError) -> int:
 
 
 def place_kernels() -> None:
-    """Let numba keep compiled kernels in the data directory where it can keep them nowhere else: it would refuse to load.
+    """Have numba keep what it compiles in a folder of exactly this code.
 
-    So it is for a service user without a home, when somebody else installed the program.
+    numba only looks at the file in which a function stands, but others are compiled into it: after a change of those it would run what
+    fits no longer. And where it can keep nothing it refuses to load: so for a service user without a home.
     """
-    named = (os.environ.get(name) for name in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "HOME"))
-    places = [Path(__file__).parents[1] / "rules", *(Path(name) for name in named if name)]
-    if any(os.access(place, os.W_OK) for place in places):
-        return
+    root, given = Path(__file__).parents[1], os.environ.get("NUMBA_CACHE_DIR")
+    sources = sorted(path for package in ("rules", "ingest") for path in (root / package).glob("*.py"))
+    code = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
+    if given is None or Path(given).name != code:  # a child process has it from its parent
+        os.environ["NUMBA_CACHE_DIR"] = str((Path(given) if given is not None else _kernels(root)) / code)
+
+
+def _kernels(root: Path) -> Path:
+    """Where something can be kept: beside the program, for the user, with the data, or until the end of this process."""
+    if os.access(root / "rules", os.W_OK):
+        return root / "rules" / "__pycache__" / "kernels"
+    caches = (os.environ.get("XDG_CACHE_HOME"), f"{os.environ['HOME']}/.cache" if "HOME" in os.environ else None)
+    for place in (Path(name) for name in caches if name):
+        if os.access(place if place.is_dir() else place.parent, os.W_OK):
+            return place / "fieldloom" / "kernels"
     with contextlib.suppress(ConfigError):
         data_dir = load_settings().data_dir
         if os.access(data_dir if data_dir.is_dir() else data_dir.parent, os.W_OK):
-            os.environ["NUMBA_CACHE_DIR"] = str(data_dir.resolve() / "kernels")
-            return
+            return data_dir.resolve() / "kernels"
     scratch = tempfile.mkdtemp(prefix="fieldloom-kernels-")
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)
-    os.environ["NUMBA_CACHE_DIR"] = scratch
+    return Path(scratch)
 
 
 def usage(error: typer.TyperException) -> str:

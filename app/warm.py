@@ -3,7 +3,10 @@
 Without it the first start of core takes most of a minute instead of 1 s.
 """
 
+import os
+import shutil
 import time
+from pathlib import Path
 
 import msgspec
 
@@ -27,3 +30,12 @@ def warm() -> None:
     gather.take(f"fl/{site.site}/climate-1/telemetry", msgspec.json.encode(message), False, now_ns)
     gather.tick(now_ns)
     engine.step(gather.build(engine.position + 1, now_ns, now_ns))
+    _forget_other_code()
+
+
+def _forget_other_code() -> None:
+    """Remove the kernels of former versions, whose folders lie beside the present one's (`app.cli.place_kernels`)."""
+    here = Path(os.environ["NUMBA_CACHE_DIR"])
+    for other in here.parent.glob("[0-9a-f]" * len(here.name)):
+        if other != here:
+            shutil.rmtree(other, ignore_errors=True)

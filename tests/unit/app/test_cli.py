@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -281,10 +282,16 @@ def test_wrong_words_are_one_sentence_that_names_the_help(words: list[str], says
 
 
 @pytest.mark.parametrize(
-    ("writable", "kept"), [(("rules",), None), (("home",), None), (("data",), "data/kernels"), ((), "scratch")]
+    ("writable", "kept"),
+    [
+        (("rules",), "rules/__pycache__/kernels"),
+        (("home",), "home/.cache/fieldloom/kernels"),
+        (("data",), "data/kernels"),
+        ((), "fieldloom-kernels-"),
+    ],
 )
 def test_kernels_are_kept_where_something_can_be_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writable: tuple[str, ...], kept: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writable: tuple[str, ...], kept: str
 ) -> None:
     """A service user without a home, and a program that somebody else installed: numba would refuse to load."""
     (tmp_path / "data").mkdir()
@@ -295,12 +302,26 @@ def test_kernels_are_kept_where_something_can_be_kept(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("FIELDLOOM_DATA_DIR", str(places["data"]))
     place_kernels()
-    found = os.environ.pop("NUMBA_CACHE_DIR", None)
-    if kept == "scratch":
-        assert found is not None
-        assert "fieldloom-kernels-" in found
-    else:
-        assert found == (None if kept is None else str(tmp_path / kept))
+    first = os.environ["NUMBA_CACHE_DIR"]
+    assert kept in str(Path(first).parent)
+    place_kernels()
+    assert os.environ["NUMBA_CACHE_DIR"] == first, "a child process keeps them where its parent does"
+
+
+@pytest.mark.parametrize("package", ["rules", "ingest"])
+def test_kernels_of_another_code_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    """A function is compiled into those of other files, whose own text did not change."""
+    for name in ("rules", "ingest"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr("app.cli.__file__", str(tmp_path / "app" / "cli.py"))
+    places = []
+    for text in ("", "\n", ""):
+        (tmp_path / package / "__init__.py").write_text(text)
+        monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "kernels"))
+        place_kernels()
+        places.append(Path(os.environ["NUMBA_CACHE_DIR"]))
+    assert places[0] == places[2] != places[1]
+    assert {place.parent for place in places} == {tmp_path / "kernels"}
 
 
 def test_a_log_line_that_the_disk_does_not_take_is_lost_and_nothing_else() -> None:
