@@ -326,8 +326,11 @@ class Arbitration:
         device = self._plan.device(device_key)
         if device is None:
             return None
-        own = [r for r in self._plan.sites[device.site].rules if r.id == rule_id]
-        for rule in own or [r for r in device.profile.rules if r.id == rule_id]:  # a site's rule replaces the profile's
+        of_site, of_profile = (
+            [rule for rule in rules if rule.id == rule_id and not rule.shadow]
+            for rules in (self._plan.sites[device.site].rules, device.profile.rules)
+        )
+        for rule in of_site or of_profile:  # a site's rule replaces the profile's
             in_scope = rule.profile in {None, device.profile.name} and rule.area in {None, device.area}
             if rule.enabled and in_scope and (rule.devices is None or device.name in rule.devices):
                 return rule

@@ -21,6 +21,11 @@ SHADOW: Final = "~shadow"  # ends the key of a shadow rule
 Code = list[tuple[int, int]]
 
 
+def key_of(site: str, spec: RuleSpec) -> str:
+    """ "site/RULE@version", with what it is besides: a shadow may have the version of the rule that it runs beside."""
+    return f"{site}/{spec.id}@{spec.version}{SHADOW if spec.shadow else ''}"
+
+
 @dataclass(slots=True)
 class Virtual:
     """A virtual column of a cohort. `key` names it in snapshots."""
@@ -99,9 +104,8 @@ class Rule:
 
     @property
     def key(self) -> str:
-        """ "site/RULE@version", with what it is besides: a shadow may have the version of the rule that it runs beside."""
-        more = (SHADOW if self.spec.shadow else "") + ("" if self.suppresses is None else "~suppress")
-        return f"{self.site}/{self.spec.id}@{self.spec.version}{more}"
+        """`key_of` its specification; a condition that only suppresses says so."""
+        return key_of(self.site, self.spec) + ("" if self.suppresses is None else "~suppress")
 
     def covers(self, device: int) -> bool:
         """Whether a device (number) is in its scope."""

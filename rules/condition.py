@@ -18,7 +18,7 @@ from rules.loop import NEVER, Input, Memory, Output, Work
 from telemetry import quality
 from telemetry.frame import Flag, Verdict
 from telemetry.plan import Plan
-from telemetry.span import DemandChange, Span
+from telemetry.span import TIMER, DemandChange, Span
 
 Array = NDArray[Any]
 OUTPUT_MIN: Final = 4_096
@@ -59,6 +59,7 @@ class Conditions:
         self._is_fresh = True  # timers are to be set up before the next run
         self._faulted: set[str] = set()
         self._new_faults: list[Fault] = []
+        self._withdrawn: list[tuple[str, int, str, str]] = []  # demands of shadows that are gone: rule, version, actuator, bound
         self._book = bind(self._plan)
         self._allocate()
 
@@ -74,6 +75,7 @@ class Conditions:
         self._allocate()
         self.restore(old)
         self._inherit(old["rules"], before)
+        self._withdraw(old["rules"], before)
         self._new_faults += [fault for fault in self._book.faults if fault.key not in self._faulted]
         self._faulted |= {fault.key for fault in self._new_faults}
 
@@ -93,6 +95,23 @@ class Conditions:
             is_same = all(getattr(rule.spec, name) == getattr(old.spec, name) for name in _MEANING)
             for part in saved.get(old.key, []):
                 self._restore_conditions(rule, part if is_same else _only_on(part))
+
+    def _withdraw(self, saved: dict[str, Any], before: dict[str, Rule]) -> None:
+        """What a shadow asked ends with it. (Arbitration does this for a rule that acts.)"""
+        asked = {
+            key: spec for key, rule in before.items() if (spec := rule.spec).shadow and spec.demand is not None and key in saved
+        }
+        now = self._conditions() if asked else {}
+        for key, spec in asked.items():
+            assert spec.demand is not None
+            kept = {device for part in now.get(key, []) for device in part["device"].tolist()}
+            for part in saved[key]:
+                asks = part["device"][(part["phase"] != loop.RAISING) & ~np.isnan(part["demand"])]
+                self._withdrawn += [
+                    (spec.id, spec.version, f"{self._plan.devices[device].key}/{spec.demand.actuator}", spec.demand.bound)
+                    for device in asks.tolist()
+                    if device not in kept
+                ]
 
     # -- memory ----------------------------------------------------------------------------------------------------------------
 
@@ -174,6 +193,7 @@ class Conditions:
     def run(self, span: Span) -> None:
         """Evaluate every rule that reads something this span changed, and fire the timers that are due."""
         self._report_faults(span)
+        self._report_withdrawn(span)
         if not len(span.entries):
             span.transitions = _joined([], self._book)
             return
@@ -296,6 +316,16 @@ class Conditions:
                 )  # fmt: skip
             self._new_faults = []
 
+    def _report_withdrawn(self, span: Span) -> None:
+        """At the time of the configuration, so before every timer that it set up."""
+        if self._withdrawn and len(span.entries):
+            for rule, version, actuator, bound in self._withdrawn:
+                span.decide(
+                    entry=0, phase=TIMER, time_ns=self._last_ns, stage=self.rank, kind="shadow_demand", subject=actuator,
+                    body={"rule": rule, "rule_version": version, "bound": bound, "value": None},
+                )  # fmt: skip
+            self._withdrawn = []
+
     # -- state -----------------------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> dict[str, Any]:
@@ -305,6 +335,7 @@ class Conditions:
             "cohorts": {cohort.name: self._columns(cohort) for cohort in self._book.cohorts if cohort.columns},
             "blind": self._was_blind, "sight_ns": int(self._memory.tally[SIGHT]), "last_ns": self._last_ns,
             "faulted": sorted(self._faulted), "new_faults": [list(fault) for fault in self._new_faults],
+            "withdrawn": [list(one) for one in self._withdrawn],
         }  # fmt: skip
 
     def _conditions(self) -> dict[str, Any]:
@@ -351,6 +382,7 @@ class Conditions:
         self._memory.tally[SIGHT] = saved["sight_ns"]
         self._faulted |= set(saved["faulted"])
         self._new_faults = [Fault(*map(str, fault)) for fault in saved["new_faults"]]
+        self._withdrawn = [(rule, version, actuator, bound) for rule, version, actuator, bound in saved.get("withdrawn", [])]
         self._set_ages()
 
     def _restore_columns(self, cohort: Cohort, old: dict[str, Any]) -> None:

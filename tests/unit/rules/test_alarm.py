@@ -1,87 +1,14 @@
 """The life of an alarm: every state with every event, latching, shelving, and requests that come twice."""
 
-import json
 import math
 from typing import Any
 
 import pytest
 
 from app.wiring import build_engine
-from ingest.decode import Directory, Gather
 from telemetry.decision import Decision
-from telemetry.record import Config, Event, Request, Start
-from telemetry.site import AreaSpec, DeviceSpec, PointSpec, Profile, RuleSpec, SiteConfig
-from telemetry.topic import topic
-
-S = 1_000_000_000
-T0 = 1_760_000_000 * S
-
-
-def config(latching: bool, priority: str = "P2", version: int = 1) -> SiteConfig:
-    rule = RuleSpec.model_validate(
-        {"id": "HOT", "when": "temp_c > 30", "priority": priority, "latching": latching, "version": version}
-    )
-    profile = Profile(name="p", points=[PointSpec(name="temp_c", unit="C", low=-40, high=80)], rules=[rule])
-    return SiteConfig(
-        site="s", areas=[AreaSpec(name="a")], devices=[DeviceSpec(name="d", profile="p", area="a")], profiles={"p": profile}
-    )
-
-
-class House:
-    """One device, one rule; each call is one entry, or several of them in one batch."""
-
-    def __init__(self, *, latching: bool = False, priority: str = "P2") -> None:
-        self.engine = build_engine()
-        self.gather = Gather(Directory(self.engine.plan))
-        self.now, self.asked, self.decisions = T0, 0, list[Decision]()
-        self.gather.add(Start(1), T0)
-        self.configure(config(latching, priority))
-        self.gather.add(Event("drained"), T0)
-        self.flush()
-
-    def configure(self, site: SiteConfig) -> None:
-        self.gather.add(Config("s", site.sha256(), site.canonical()), self.now)
-        self.flush()
-        self.gather.directory = Directory(self.engine.plan)
-
-    def flush(self) -> list[Decision]:
-        entries = self.gather.build(self.engine.position + 1, self.now, 0)
-        made = self.engine.step(entries).decisions if len(entries) else []
-        self.decisions += made
-        return made
-
-    def measure(self, value: float | None) -> None:
-        self.now += S
-        payload = json.dumps({"ts": self.now // 1_000_000, "p": {"temp_c": value}}).encode()
-        self.gather.take(topic("s", "d", "telemetry"), payload, False, self.now)
-
-    def send(self, device: str = "d", **values: float) -> None:
-        self.now += S
-        payload = json.dumps({"ts": self.now // 1_000_000, "p": values}).encode()
-        self.gather.take(topic("s", device, "telemetry"), payload, False, self.now)
-
-    def ask(self, kind: str, *, request: str = "", alarm: str = "HOT@s/d", author: str = "ann", **body: Any) -> None:
-        self.now += S
-        self.asked += 1
-        if kind == "shelve":
-            body = {"seconds": 3600, "reason": "known", **body}
-        self.gather.add(Request(request or f"q{self.asked}", kind, author, {"alarm": alarm, **body}), self.now)
-
-    def tick(self, seconds: float) -> None:
-        self.now += int(seconds * S)
-        self.gather.tick(self.now)
-
-    def happen(self, event: str) -> list[Decision]:
-        if event in {"raise", "clear"}:
-            self.measure(35.0 if event == "raise" else 20.0)
-        else:
-            self.ask(event)
-        return self.flush()
-
-    @property
-    def state(self) -> str:
-        return next((str(d.body["to"]) for d in reversed(self.decisions) if d.kind == "alarm"), "NORM")
-
+from telemetry.site import DeviceSpec
+from tests.unit.rules.house import House, S, config, house_of, rule_of
 
 # How to come to a state, what the condition then is, and what each event does: "-" nothing (a request is then refused).
 PATHS = {
@@ -306,20 +233,6 @@ def test_an_alarm_whose_rule_is_gone_ends() -> None:
     assert (end.body["from"], end.body["to"], end.body["event"]) == ("UNACK", "NORM", "rule_removed")
 
 
-def rule_of(**spec: Any) -> SiteConfig:
-    """Two devices of an area with one rule; `heat_bool` is a point that may suppress it."""
-    points = [PointSpec(name="temp_c", unit="C", low=-40, high=80), PointSpec(name="heat_bool", unit="", low=0, high=1)]
-    profile = Profile(name="p", points=points, rules=[RuleSpec.model_validate({"id": "HOT", "when": "temp_c > 30"} | spec)])
-    area = AreaSpec(name="a", animals=bool(spec.get("alarm_class") == "animals"))
-    return SiteConfig(site="s", areas=[area], devices=[DeviceSpec(name="d", profile="p", area="a")], profiles={"p": profile})
-
-
-def house_of(**spec: Any) -> House:
-    house = House()
-    house.configure(rule_of(version=2, **spec))
-    return house
-
-
 def alarms(made: list[Decision]) -> list[tuple[str, str]]:
     return [(d.body["event"], d.body["to"]) for d in made if d.kind == "alarm"]
 
@@ -422,55 +335,6 @@ def test_comments_and_an_assignee() -> None:
     assert [d.body.get("text") or d.body.get("assignee") for d in made if d.kind == "alarm"] == ["belt is slack", "bob"]
     assert [d.body["accepted"] for d in made if d.kind == "answer"] == [True, True, False]
     assert house.state == "UNACK"
-
-
-def test_a_shadow_rule_says_what_it_would_have_done_and_touches_nothing() -> None:
-    house = house_of(priority="P2", shadow=True)
-    made = house.happen("raise")
-    assert [(d.kind, d.subject, d.body["to"]) for d in made] == [("shadow", "HOT@s/d", "UNACK")]
-    house.ask("acknowledge")
-    (answer,) = house.flush()
-    assert not answer.body["accepted"]
-
-
-def beside_a_shadow(shadow: bool, **spec: Any) -> SiteConfig:
-    """The rule in the profile, and at the site the same version once more as a shadow that is on earlier."""
-    base = rule_of(version=2, priority="P2", **spec)
-    rule = base.profiles["p"].rules[0].model_copy(update={"when": "temp_c > 20", "shadow": True, "profile": "p"})
-    return base.model_copy(update={"rules": [rule] if shadow else []})
-
-
-def test_a_shadow_of_the_same_version_has_a_life_of_its_own() -> None:
-    house = House()
-    house.configure(beside_a_shadow(shadow=True))
-    house.send(temp_c=25)
-    house.send(temp_c=35)
-    house.send(temp_c=25)
-    made = house.flush()
-    told = [(d.kind, d.body["event"]) for d in made if d.kind in {"alarm", "shadow"}]
-    assert told == [("shadow", "raise"), ("alarm", "raise"), ("alarm", "clear")]
-
-
-def test_a_shadow_that_is_taken_away_ends_no_alarm() -> None:
-    house = House()
-    house.configure(beside_a_shadow(shadow=True))
-    house.send(temp_c=35)
-    house.flush()
-    before = len(house.decisions)
-    house.configure(beside_a_shadow(shadow=False))
-    house.send(temp_c=36)
-    house.flush()
-    ended = [(d.kind, d.body["event"]) for d in house.decisions[before:] if d.kind in {"alarm", "shadow"}]
-    assert ended == [("shadow", "rule_removed")]
-
-
-def test_a_shadow_is_not_the_first_alarm_of_a_group() -> None:
-    house = House()
-    house.configure(beside_a_shadow(shadow=True, first_out="trip"))
-    house.send(temp_c=25)
-    house.send(temp_c=35)
-    [raised] = [d for d in house.flush() if d.kind == "alarm"]
-    assert raised.body["first_out"] is True
 
 
 def many(count: int, **spec: Any) -> House:
