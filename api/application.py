@@ -28,6 +28,7 @@ from api.routes import (
     notifications,
     points,
     rejects,
+    rule_changes,
     rules,
     session,
     shadows,
@@ -88,6 +89,7 @@ def make_app(parts: Parts) -> FastAPI:
         rejects,
         config,
         rules,
+        rule_changes,
         session,
     )
     for module in modules:

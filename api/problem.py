@@ -90,6 +90,7 @@ KINDS: Final[dict[int, str]] = {
     403: "forbidden",
     404: "not-found",
     405: "method-not-allowed",
+    409: "conflict",
     413: "too-large",
     421: "wrong-host",
     422: "invalid",

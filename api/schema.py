@@ -37,6 +37,11 @@ PARAMETERS: Final[dict[str, Any]] = {
     "points": 500,
     "limit": 100,
     "after": -1,
+    "from_version": 2,
+    "to_version": 3,
+    "comment": "told by nobody",
+    "shadow": False,
+    "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
 }
 SITE: Final[dict[str, Any]] = {
     "v": 1,

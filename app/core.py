@@ -80,6 +80,7 @@ class Core:
         self._clock = EngineClock(time.time_ns, time.monotonic_ns, self._journal.last_engine_ns)
         self.epoch = max(self._journal.last_epoch + 1, time.time_ns() // NS_PER_S)
         self._journal.begin(self.epoch)
+        self._in_force: dict[str, str] = {}  # hash of the newest configuration taken, by site: it may not be journaled yet
         self._inbox_done = self._inbox_row  # journaled; `_inbox_row` counts what is gathered
         self._inbox = Inbox.open_reader(data / "inbox.sqlite")
         self._gather = Gather(Directory(self.engine.plan))
@@ -319,16 +320,31 @@ class Core:
         self._wake.set()
 
     def _take_config(self, request: Request, body: dict[str, Any], now_ns: int) -> None:
-        """A configuration that does not hold, however it came into the inbox, is journaled as refused and changes nothing."""
+        """A configuration that does not hold, however it came into the inbox, or whose base is not the one in force any more, is journaled
+        as refused and changes nothing."""
         try:
             config = SiteConfig.model_validate_json(str(body.pop("text", "")))
         except ValidationError as error:
             problem = f"{error.error_count()} mistakes, the first: {error.errors(include_url=False, include_input=False)[0]['msg']}"
+        else:
+            problem = self._stale(config.site, body)
+        if problem:
             log.error("configuration refused", request=request.id, problem=problem)
             self._gather.add(Request(request.id, request.kind, request.author, body | {"refused": problem[:500]}), now_ns)
             return
-        self._gather.add(Request(request.id, request.kind, request.author, body | {"sha256": config.sha256()}), now_ns)
-        self._gather.add(Config(config.site, config.sha256(), config.canonical(), request.author), now_ns)
+        self._in_force[config.site] = config.sha256()
+        self._gather.add(Request(request.id, request.kind, request.author, body | {"sha256": self._in_force[config.site]}), now_ns)
+        self._gather.add(Config(config.site, self._in_force[config.site], config.canonical(), request.author), now_ns)
+
+    def _stale(self, site: str, body: dict[str, Any]) -> str:
+        """Why a change of the configuration `base` is too late; "" when it is not, or names no base."""
+        if "base" not in body:
+            return ""
+        known = self.engine.plan.sites.get(site)
+        now = self._in_force.get(site) or ("" if known is None else known.sha256())
+        return (
+            "" if body["base"] == now else "somebody else changed the configuration meanwhile; read it again and repeat the change"
+        )
 
     # -- life --------------------------------------------------------------------------------------------------------------
 

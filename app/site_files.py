@@ -4,7 +4,7 @@
 reported at once with file, line, path and what was expected. Nothing here talks to a running service.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,9 +12,10 @@ from pydantic import ValidationError
 
 import devices
 from app.documents import Document, Path_, Reading, mistakes
-from rules import expression
 from rules.book import bind, scope
-from telemetry.errors import CallerError, ConfigError, ExpressionError
+from rules.check import Mistake, binding_mistakes, rule_mistakes, scope_mistakes
+from rules.cohort import key_of
+from telemetry.errors import CallerError, ConfigError
 from telemetry.plan import Plan
 from telemetry.site import DeviceSpec, Profile, RuleSpec, SiteConfig
 from telemetry.unit import unit_problem
@@ -45,7 +46,7 @@ def load_site(directory: Path) -> SiteConfig:
         for index, rule in enumerate(profile.rules)
     ]
     for placed in of_profiles:
-        _check_rule(reading, placed, profiles[placed[1].value["name"]] if placed[1].value.get("name") in profiles else None)
+        _note(reading, placed, rule_mistakes(placed[0], profiles.get(placed[1].value.get("name"))))
     _check_site_rules(reading, document, profiles, rules)
     if site is not None and rules:
         _check_binding(reading, site, rules)
@@ -66,7 +67,7 @@ def load_rules(place: Path) -> list[RuleSpec]:
     loaded = [document for file in files if (document := reading.load(file)) is not None]
     rules = _rules_of(reading, [(document, *_rule_list(document)) for document in loaded])
     for placed in rules:
-        _check_rule(reading, placed, None)
+        _note(reading, placed, rule_mistakes(placed[0], None))
     if not rules and not reading.problems:
         raise CallerError(f"{place}: no rules; a rule file is a list of rules, or a mapping with `rules`")
     if reading.problems:
@@ -138,10 +139,12 @@ def _rules_of(reading: Reading, sources: list[tuple[Document, Any, Path_]]) -> l
         for index, item in enumerate(value):
             path = (*prefix, index)
             rule = reading.validate(source, RuleSpec, item, path)
-            name = item.get("id") if isinstance(item, dict) else None
-            if isinstance(name, str) and name in seen:
-                reading.note(source, (*path, "id"), f"rule {name!r} is declared twice (first in {seen[name]})")
-            elif isinstance(name, str):
+            name = (
+                (item.get("id"), item.get("shadow") is True) if isinstance(item, dict) else ("", False)
+            )  # its shadow may stand beside it
+            if isinstance(name[0], str) and name in seen:
+                reading.note(source, (*path, "id"), f"rule {name[0]!r} is declared twice (first in {seen[name]})")
+            elif isinstance(name[0], str):
                 seen[name] = f"{source.file}:{source.line(path)}"
             if rule is not None:
                 rules.append((rule, source, path))
@@ -225,56 +228,24 @@ def _check_references(reading: Reading, document: Document, profiles: dict[str, 
 def _check_site_rules(reading: Reading, document: Document, profiles: dict[str, Profile], rules: list[Placed]) -> None:
     areas = {item.get("name") for _, item in _items(document, "areas")}
     names = _device_names(document)
+    listed = {*profiles, *(document.value.get("profiles") or [])}
     for rule, source, path in rules:
-        if rule.profile is not None and rule.profile not in profiles and rule.profile not in (document.value.get("profiles") or []):
-            reading.note(source, (*path, "profile"), f"profile {rule.profile!r} is not in the site's list of profiles")
-        if rule.area is not None and rule.area not in areas:
-            reading.note(source, (*path, "area"), f"area {rule.area!r} does not exist")
-        for index, device in enumerate(rule.devices or []):
-            if device not in names:
-                reading.note(source, (*path, "devices", index), f"device {device!r} does not exist")
-        _check_rule(reading, (rule, source, path), profiles.get(rule.profile or ""))
+        _note(reading, (rule, source, path), scope_mistakes(rule, listed, areas, names))
+        _note(reading, (rule, source, path), rule_mistakes(rule, profiles.get(rule.profile or "")))
 
 
-def _texts(rule: RuleSpec, path: Path_) -> Iterator[tuple[Path_, str, expression.Want]]:
-    """A rule's expressions: where, what, and whether a condition or a number is wanted."""
-    yield (*path, "when"), rule.when, "condition"
-    if rule.clear is not None:
-        yield (*path, "clear"), rule.clear, "condition"
-    if rule.demand is not None and isinstance(rule.demand.value, str):
-        yield (*path, "demand", "value"), rule.demand.value, "number"
-    if rule.suppress_when is not None:
-        yield (*path, "suppress_when"), rule.suppress_when, "condition"
-
-
-def _check_rule(reading: Reading, placed: Placed, profile: Profile | None) -> None:
-    """Grammar and kind of the texts; points, units and actuators where the rule has one profile. Links are left to `_check_binding`."""
-    rule, source, path = placed
-    names = expression.Names(points=None if profile is None else {point.name: point for point in profile.points})
-    for place, text, want in _texts(rule, path):
-        try:
-            expression.parse(text, names, want=want)
-        except ExpressionError as error:
-            reading.note(source, place, str(error))
-    if (
-        profile is not None
-        and rule.demand is not None
-        and rule.demand.actuator not in (known := [a.name for a in profile.actuators])
-    ):
-        message = f"profile {profile.name!r} has no actuator {rule.demand.actuator!r}{expression.near(rule.demand.actuator, known)}"
-        reading.note(source, (*path, "demand", "actuator"), message)
+def _note(reading: Reading, placed: Placed, mistakes: Iterable[Mistake]) -> None:
+    _, source, path = placed
+    for mistake in mistakes:
+        reading.note(source, (*path, *mistake.path), mistake.message)
 
 
 def _check_binding(reading: Reading, site: SiteConfig, rules: list[Placed]) -> None:
     """Bind the site's rules to its devices as the engine will: links, units across devices, what only a whole rule can get wrong."""
-    plan = Plan()
-    plan.apply(site)
-    faults = bind(plan).faults
+    found = binding_mistakes(site)
     for rule, source, path in rules:
-        if reading.has(source, path):
-            continue
-        for _, field, message in (f for f in faults if f.key == f"{site.site}/{rule.id}@{rule.version}"):
-            reading.note(source, (*path, *field.split(".")), message)
+        if not reading.has(source, path):
+            _note(reading, (rule, source, path), found.get(key_of(site.site, rule), []))
 
 
 def notes(site: SiteConfig) -> list[str]:

@@ -11,6 +11,7 @@ from api.parts import RequestId, UseParts
 from api.problem import FieldError, ProblemError, field_errors
 from api.routes.sites import Viewer, site_config
 from api.views import View
+from rules.check import site_mistakes
 from telemetry.site import SiteConfig
 
 router = APIRouter(tags=["configuration"])
@@ -32,33 +33,41 @@ class ConfigSubmitted(View):
     sha256: str = Field(examples=["9f86d081884c7d65"])
 
 
-@router.get("/sites/{site}/config", responses=problem.documented(401, 404))
+@router.get("/sites/{site}/config", responses=problem.documented(401, 404, 503, 504))
 async def export(site: str, parts: UseParts, principal: Viewer) -> ConfigView:
     """The whole configuration of a site, as it can be posted again."""
     del principal
     config = site_config(parts, site)
-    return ConfigView(sha256=config.sha256(), config=config.model_dump(mode="json"))
+    sha256, document = await parts.queries.run(lambda: (config.sha256(), config.model_dump(mode="json")))
+    return ConfigView(sha256=sha256, config=document)
 
 
-def _invalid(errors: list[FieldError]) -> ProblemError:
-    return ProblemError(422, "invalid-configuration", f"The configuration has {len(errors)} mistake(s).", errors=errors)
+def invalid(errors: list[FieldError], what: str = "configuration") -> ProblemError:
+    """422 with every mistake found."""
+    return ProblemError(422, f"invalid-{what}", f"The {what} has {len(errors)} mistake(s).", errors=errors)
 
 
-def _validated(text: bytes, site: str) -> SiteConfig:
-    """The configuration, or 422 with every mistake found. Blocking for large ones: runs in a query thread."""
+def _checked(text: bytes, site: str) -> tuple[str, str]:
+    """(canonical text, hash) of a configuration, or 422 with every mistake found: its form, then what `fieldloom check` says of its rules.
+
+    Blocking for large ones: runs in a query thread.
+    """
     try:
         config = SiteConfig.model_validate_json(text)
     except ValidationError as error:
-        raise _invalid(field_errors(list(error.errors(include_url=False, include_input=False)), "body")) from None
+        raise invalid(field_errors(list(error.errors(include_url=False, include_input=False)), "body")) from None
     if config.site != site:
-        raise _invalid([FieldError(path="body.site", message=f"must be {site!r}, as in the address")])
-    return config
+        raise invalid([FieldError(path="body.site", message=f"must be {site!r}, as in the address")])
+    mistakes = site_mistakes(config)
+    if mistakes:
+        raise invalid([FieldError(path=".".join(map(str, ("body", *path))), message=message) for path, message in mistakes])
+    return config.canonical(), config.sha256()
 
 
 @router.post(
     "/sites/{site}/config",
     status_code=202,
-    responses=problem.documented(401, 403, 404, 422, 504),
+    responses=problem.documented(401, 403, 404, 422, 503, 504),
     openapi_extra={
         "requestBody": {"required": True, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/SiteConfig"}}}}
     },
@@ -68,7 +77,6 @@ async def put_config(
 ) -> ConfigSubmitted:
     """Replace a site's configuration, or begin a new site within your scope. The body is a `SiteConfig`."""
     text = await request.body()
-    config = await parts.queries.run(lambda: _validated(text, site))
-    canonical = config.canonical()
+    canonical, sha256 = await parts.queries.run(lambda: _checked(text, site))
     kept, is_new = await parts.desk.put(principal, "config", {"site": site, "text": canonical}, key)
-    return ConfigSubmitted(request=kept, is_new=is_new, sha256=config.sha256())
+    return ConfigSubmitted(request=kept, is_new=is_new, sha256=sha256)

@@ -50,8 +50,10 @@ BODIES: dict[str, Any] = {
     "tokens": {"person": "mallory", "role": "viewer", "sites": ["{site}"]},
     "session": {"token": "x" * 43},
     "tests": {},
+    "{rule}": {"rule": {"id": "HOT", "profile": "house", "when": "air_temp_c > 39"}, "sha256": site(HOME).sha256()},
+    "state": {"state": "disabled"},
 }
-QUERIES = {"why": f"?subject=HOT@{HOME}/house-0"}
+QUERIES = {"why": f"?subject=HOT@{HOME}/house-0", "{rule}": f"?sha256={site(HOME).sha256()}"}
 PRIVILEGED = {"tenant": FOREIGN, "site": FOREIGN, "sites": [FOREIGN], "author": "boss", "person": "boss", "role": "admin",
               "epoch": 9, "origin": "LIVE", "priority": "P1", "state": "NORM"}  # fmt: skip
 NEEDS: dict[tuple[str, str], Role] = {
@@ -61,6 +63,9 @@ NEEDS: dict[tuple[str, str], Role] = {
     ("POST", "mode"): "operator",
     ("POST", "batch"): "operator",
     ("POST", "config"): "engineer",
+    ("PUT", "{rule}"): "engineer",
+    ("DELETE", "{rule}"): "engineer",
+    ("PUT", "state"): "engineer",
     ("POST", "tests"): "operator",
     ("POST", "backtests"): "engineer",
     ("DELETE", "{backtest}"): "engineer",

@@ -16,7 +16,7 @@ from store.segment import list_segments
 from store.snapshot import write_snapshot
 from telemetry.clock import ManualClock
 from telemetry.plan import NS_PER_S
-from telemetry.record import Start
+from telemetry.record import Config, Request, Start
 from tests.faults.disk import fill, small_disk
 from tests.faults.web_world import START_NS, Writer, config_record, site
 
@@ -83,3 +83,21 @@ async def test_nearly_full_disk_cuts_a_follower_off_and_the_gap_is_in_history(tm
         assert history.position() == last
         for part in (history, reader):
             part.close()
+
+
+def test_of_two_changes_of_one_configuration_the_second_is_refused(tmp_path: Path) -> None:
+    """Both were made from the configuration in force; the second would take back the first without having seen it."""
+    fill_journal(tmp_path)
+    core, base = Core(settings(tmp_path)), site("north")
+    first, second = (base.model_copy(update={"organisation": name}) for name in ("first", "second"))
+    for name, changed, asked in (("q1", first, base), ("q2", second, base), ("q3", second, first)):
+        body = {"site": "north", "base": asked.sha256(), "text": changed.canonical()}
+        core._take_request(Request(name, "config", "wang", body), 1)
+    core._take_request(Request("q4", "config", "wang", {"site": "north", "text": base.canonical()}), 1)  # without a base: as it is
+    records = [record for _, record in core._gather.build(core.engine.position + 1, core._clock.now_ns(), 0).records]
+    core._close()
+    refused = {record.id: record.body.get("refused", "") for record in records if isinstance(record, Request)}
+    assert [*refused] == ["q1", "q2", "q3", "q4"]
+    assert [bool(reason) for reason in refused.values()] == [False, True, False, False]
+    assert "read it again" in refused["q2"]
+    assert [r.sha256 for r in records if isinstance(r, Config)] == [first.sha256(), second.sha256(), base.sha256()]

@@ -1,5 +1,6 @@
 """Configuration as data: what is refused, and that equal configurations have one text and one hash."""
 
+import json
 from typing import Any
 
 import pytest
@@ -24,6 +25,8 @@ def test_equal_configurations_have_one_text() -> None:
     assert (one.canonical(), one.sha256()) == (other.canonical(), other.sha256())
     again = SiteConfig.model_validate_json(one.canonical())
     assert (again, again.sha256()) == (one, one.sha256())
+    document = one.model_dump(mode="json")
+    assert one.canonical() == json.dumps(document, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 def test_any_change_changes_the_hash() -> None:

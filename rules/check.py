@@ -1,0 +1,94 @@
+"""What is wrong with rules: what `fieldloom check` tells with lines of files, and the API with paths. Pure."""
+
+from collections.abc import Container, Iterator
+from typing import NamedTuple
+
+from rules import expression
+from rules.book import bind
+from rules.cohort import key_of
+from telemetry.errors import ExpressionError
+from telemetry.plan import Plan
+from telemetry.site import Profile, RuleSpec, SiteConfig
+
+Path = tuple[str | int, ...]
+
+
+class Mistake(NamedTuple):
+    """path: where it stands in what was looked at, such as ("demand", "value") of a rule. message: with line, column and the fix."""
+
+    path: Path
+    message: str
+
+
+def rule_mistakes(rule: RuleSpec, profile: Profile | None) -> Iterator[Mistake]:
+    """Grammar and kind of a rule's texts; points, units and actuator where it has one profile. Links are left to `binding_mistakes`."""
+    names = expression.Names(points=None if profile is None else {point.name: point for point in profile.points})
+    for path, text, want in _texts(rule):
+        try:
+            expression.parse(text, names, want=want)
+        except ExpressionError as error:
+            yield Mistake(path, str(error))
+    if profile is None or rule.demand is None:
+        return
+    known = [actuator.name for actuator in profile.actuators]
+    if rule.demand.actuator not in known:
+        message = f"profile {profile.name!r} has no actuator {rule.demand.actuator!r}{expression.near(rule.demand.actuator, known)}"
+        yield Mistake(("demand", "actuator"), message)
+
+
+def _texts(rule: RuleSpec) -> Iterator[tuple[Path, str, expression.Want]]:
+    """A rule's expressions: where, what, and whether a condition or a number is wanted."""
+    yield ("when",), rule.when, "condition"
+    if rule.clear is not None:
+        yield ("clear",), rule.clear, "condition"
+    if rule.demand is not None and isinstance(rule.demand.value, str):
+        yield ("demand", "value"), rule.demand.value, "number"
+    if rule.suppress_when is not None:
+        yield ("suppress_when",), rule.suppress_when, "condition"
+
+
+def scope_mistakes(
+    rule: RuleSpec, profiles: Container[object], areas: Container[object], devices: Container[object]
+) -> Iterator[Mistake]:
+    """What the scope of a site's rule names and the site does not have."""
+    if rule.profile is not None and rule.profile not in profiles:
+        yield Mistake(("profile",), f"profile {rule.profile!r} is not in the site's list of profiles")
+    if rule.area is not None and rule.area not in areas:
+        yield Mistake(("area",), f"area {rule.area!r} does not exist")
+    for index, device in enumerate(rule.devices or []):
+        if device not in devices:
+            yield Mistake(("devices", index), f"device {device!r} does not exist")
+
+
+def binding_mistakes(site: SiteConfig) -> dict[str, list[Mistake]]:
+    """By `key_of` a rule: what keeps the engine from binding it to the site's devices, such as links and units across devices."""
+    plan = Plan()
+    plan.apply(site)
+    found: dict[str, list[Mistake]] = {}
+    for fault in dict.fromkeys(bind(plan).faults):
+        found.setdefault(fault.key, []).append(Mistake(tuple(fault.field.split(".")), fault.message))
+    return found
+
+
+def site_mistakes(site: SiteConfig) -> list[Mistake]:
+    """Every mistake in the rules of a site and of its profiles; a profile's rule that only finds no link here is none."""
+    found: list[Mistake] = []
+    for name, profile in site.profiles.items():
+        for index, rule in enumerate(profile.rules):
+            found += _placed(("profiles", name, "rules", index), rule, rule_mistakes(rule, profile))
+    areas = {area.name for area in site.areas}
+    devices = {name for spec in site.devices for name in spec.names()}
+    unbound = binding_mistakes(site)
+    known: set[tuple[str, bool]] = set()
+    for index, rule in enumerate(site.rules):
+        profile_of = None if rule.profile is None else site.profiles.get(rule.profile)
+        own = [*scope_mistakes(rule, site.profiles, areas, devices), *rule_mistakes(rule, profile_of)]
+        if (rule.id, rule.shadow) in known:
+            own.append(Mistake(("id",), "is declared twice; a rule may have one shadow of its name beside it"))
+        known.add((rule.id, rule.shadow))
+        found += _placed(("rules", index), rule, own or unbound.get(key_of(site.site, rule), []))
+    return found
+
+
+def _placed(path: Path, rule: RuleSpec, mistakes: "Iterator[Mistake] | list[Mistake]") -> list[Mistake]:
+    return [Mistake((*path, *mistake.path), f"rule {rule.id}: {mistake.message}") for mistake in mistakes]
