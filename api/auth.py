@@ -11,13 +11,14 @@ import json
 import os
 import secrets
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
-from fastapi import Request, WebSocket
+from fastapi import Request, Response, WebSocket
+from fastapi.routing import APIRoute
 from starlette.requests import HTTPConnection
 
 from api.problem import ProblemError, not_found
@@ -289,25 +290,45 @@ def _check_forgery(request: Request) -> None:
         raise ProblemError(403, "forgery", f"A change by cookie needs the header {CSRF_HEADER} and must come from our own page.")
 
 
-def requires(role: Role) -> Callable[[Request], Awaitable[Principal]]:
-    """A dependency: the principal, with at least this role. A `{site}` outside his scope is 404 before anything else."""
+class Requires:
+    """A dependency: the principal, with at least a role. A `{site}` outside his scope is 404 before anything else."""
 
-    async def dependency(request: Request) -> Principal:
-        gate: Gate = request.app.state.parts.gate
-        principal = await gate.principal(request)
+    def __init__(self, role: Role) -> None:
+        self._role = role
+
+    async def __call__(self, request: Request) -> Principal:
+        """Who asks is looked up once for a request; what he may do is asked each time."""
+        principal: Principal | None = getattr(request.state, "principal", None)
         if principal is None:
-            raise unauthenticated()
-        request.state.principal = principal
+            gate: Gate = request.app.state.parts.gate
+            principal = await gate.principal(request)
+            if principal is None:
+                raise unauthenticated()
+            request.state.principal = principal
         if principal.way == "cookie" and request.method not in SAFE_METHODS:
             _check_forgery(request)
         site = request.path_params.get("site")
         if site is not None and not principal.may_see(site):
             raise not_found("site")
-        if not principal.has(role):
-            raise ProblemError(403, "forbidden", f"This needs the role {role}; you are {principal.role}.")
+        if not principal.has(self._role):
+            raise ProblemError(403, "forbidden", f"This needs the role {self._role}; you are {principal.role}.")
         return principal
 
-    return dependency
+
+class GuardedRoute(APIRoute):
+    """Who asks, and what he may do, is settled before his body is read: the framework itself would read it first."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler behind its guards."""
+        handler = super().get_route_handler()
+        guards = [dependency.call for dependency in self.dependant.dependencies if isinstance(dependency.call, Requires)]
+
+        async def guarded(request: Request) -> Response:
+            for guard in guards:
+                await guard(request)
+            return await handler(request)
+
+        return guarded
 
 
 async def feed_principal(socket: WebSocket, gate: Gate) -> Principal:
@@ -328,13 +349,14 @@ def client_address(connection: HTTPConnection) -> str:
 __all__ = [
     "AuditRow",
     "Gate",
+    "GuardedRoute",
     "Principal",
+    "Requires",
     "Role",
     "SessionRow",
     "Sessions",
     "client_address",
     "feed_principal",
     "first_login_link",
-    "requires",
     "token_hash",
 ]

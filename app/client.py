@@ -44,6 +44,10 @@ class Client:
         """The answer's JSON."""
         return self._call("POST", path, json=body)
 
+    def put(self, path: str, body: Any) -> Any:
+        """The answer's JSON."""
+        return self._call("PUT", path, json=body)
+
     def delete(self, path: str) -> Any:
         """The answer's JSON."""
         return self._call("DELETE", path)
@@ -80,7 +84,7 @@ class Client:
     def wait_for(self, site: str, request: str) -> None:
         """Until core has answered a request. Raises CallerError when it refused it, EnvironmentFault when it does not answer.
 
-        A new configuration is not answered but comes into force: `wait_in_force`.
+        A configuration that it takes comes into force: `wait_in_force`.
         """
         deadline = time.monotonic() + ANSWER_S
         while time.monotonic() < deadline:

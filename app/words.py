@@ -189,6 +189,7 @@ ZH: Final[dict[str, str]] = {
     "removed": "移除",
     "changed": "修改",
     "No rule differs.": "规则没有差异。",
+    "There is no version before it.": "此前没有别的版本。",
     # why
     "{subject} at {time} ({zone}):": "{subject}，时刻 {time}（{zone}）：",
     "Nothing was recorded then; records of this site begin at {time}.": "当时没有任何记录；本场地的记录始于 {time}。",

@@ -40,6 +40,7 @@ from telemetry.site import LEVELS, PointSpec, RuleSpec
 Array = NDArray[Any]
 GROUP_MAX: Final = 1_000  # devices one group function may look at, for each device that asks
 LEVELS_MAX: Final = 16  # of columns over columns
+MEMORY_MAX: Final = 1 << 30  # bytes of the windows of all rules together
 
 _ARITHMETIC: Final = {"+": calculate.ADD, "-": calculate.SUBTRACT, "*": calculate.MULTIPLY, "/": calculate.DIVIDE}
 _COMPARE: Final = {
@@ -107,6 +108,7 @@ class _Binder:
         self._making: set[tuple[int, str]] = set()
         self._constants: list[float] = []
         self._constant_at: dict[bytes, int] = {}
+        self._bytes = 0  # of windows
         self._names: dict[tuple[str, bytes | None], expression.Names] = {}
         for number in sorted(plan.active):
             device = plan.devices[number]
@@ -369,12 +371,22 @@ class _Binder:
                 return self._group(cohort, key, (fn, of, arg), live_only)
             case Window(fn, arg, length_ns, parameters):
                 column = self._column_of_any(cohort, arg, live_only)
+                self._remember(cohort, leaf, 8 * cohort.width * panes.words(_PANES[fn]))
                 return Virtual(
                     key, loop.PANES, -1, follows=column, level=cohort.levels[column] + 1, live_only=live_only, fn=_PANES[fn],
                     pane_ns=length_ns if fn.startswith("cusum") else length_ns // panes.PANES,
                     parameters=self._parameters(cohort, fn, arg, length_ns, parameters),
                 )  # fmt: skip
         raise ExpressionError(f"{text(leaf)} cannot be computed here")
+
+    def _remember(self, cohort: Cohort, leaf: Leaf, more: int) -> None:
+        """Count the memory of a function over time: text of one line must not take the machine from everybody."""
+        if self._bytes + more > MEMORY_MAX:
+            raise ExpressionError(
+                f"{text(leaf)} of {cohort.width} devices needs {more / 2**20:.1f} MiB; all rules may have {MEMORY_MAX >> 20} MiB and have "
+                f"{self._bytes / 2**20:.1f}; `mean` needs 768 bytes a device, `median`, `quantile` and `robust_z` 17,472 (docs/rules.md)"
+            )
+        self._bytes += more
 
     @staticmethod
     def _parameters(cohort: Cohort, fn: str, arg: Node, length_ns: int, given: tuple[float, ...]) -> tuple[float, ...]:

@@ -120,7 +120,7 @@ def parse(text: str, names: Names = ANYTHING, *, want: Want | None = None) -> No
     Raises ExpressionError with line, column and the likely fix.
     """
     if len(text) > TEXT_MAX:
-        raise ExpressionError(f"the expression has {len(text)} characters, at most {TEXT_MAX} are allowed")
+        raise ExpressionError(f"the expression has {len(text)} characters, at most {TEXT_MAX} are allowed; split it")
     return _Parser(text, names).whole(want)
 
 

@@ -8,14 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api import problem
 from api.alarm import Alarm
-from api.auth import Principal, requires
+from api.auth import GuardedRoute, Principal, Requires
 from api.parts import RequestId, UseParts
 from api.problem import FieldError, ProblemError, not_found
 from api.routes.sites import Viewer, site_config
 from api.views import AlarmView, RequestView, View, alarm_view, request_view
 
-router = APIRouter(tags=["alarms"])
-Operator = Annotated[Principal, Depends(requires("operator"))]
+router = APIRouter(tags=["alarms"], route_class=GuardedRoute)
+Operator = Annotated[Principal, Depends(Requires("operator"))]
 Action = Literal["acknowledge", "shelve", "unshelve", "reset", "out_of_service", "in_service", "comment", "assign"]
 
 SHELVE_MAX_S = 7 * 86400

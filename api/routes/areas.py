@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from api import problem
+from api.auth import GuardedRoute
 from api.parts import Parts, RequestId, UseParts
 from api.problem import FieldError, ProblemError, not_found
 from api.routes.alarms import Operator, Submitted
@@ -13,7 +14,7 @@ from api.routes.sites import site_config
 from rules.area import DAY_MAX
 from telemetry.site import Mode
 
-router = APIRouter(tags=["areas"])
+router = APIRouter(tags=["areas"], route_class=GuardedRoute)
 
 
 class ModeRequest(BaseModel):

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from api import problem
-from api.auth import Principal, requires
+from api.auth import GuardedRoute, Principal, Requires
 from api.backtests import BacktestAsked, Backtests, BacktestState, LabelAsked
 from api.parts import Parts, UseParts
 from api.problem import ProblemError, not_found
@@ -15,8 +15,8 @@ from api.views import View
 from telemetry.errors import CallerError
 from telemetry.site import RuleSpec
 
-router = APIRouter(tags=["backtests"])
-Engineer = Annotated[Principal, Depends(requires("engineer"))]
+router = APIRouter(tags=["backtests"], route_class=GuardedRoute)
+Engineer = Annotated[Principal, Depends(Requires("engineer"))]
 TIME_MAX = 4_102_444_800_000  # the year 2100
 TimeMs = Annotated[int, Field(ge=0, le=TIME_MAX)]
 Word = Annotated[str, Field(pattern=r"^(site|[0-9a-f]{6,64})$")]

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from api import problem
+from api.auth import GuardedRoute
 from api.parts import Parts, RequestId, UseParts
 from api.problem import FieldError, ProblemError, not_found
 from api.routes.alarms import Operator, Submitted
@@ -14,7 +15,7 @@ from api.routes.sites import Viewer, site_config
 from api.views import CommandView, View, command_view
 from telemetry.site import ActuatorSpec
 
-router = APIRouter(tags=["commands"])
+router = APIRouter(tags=["commands"], route_class=GuardedRoute)
 OVERRIDE_MAX_S = 24 * 3600
 
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import Field, ValidationError
 
 from api import problem
-from api.auth import Principal, requires
+from api.auth import GuardedRoute, Principal, Requires
 from api.parts import RequestId, UseParts
 from api.problem import FieldError, ProblemError, field_errors
 from api.routes.sites import Viewer, site_config
@@ -14,8 +14,8 @@ from api.views import View
 from rules.check import site_mistakes
 from telemetry.site import SiteConfig
 
-router = APIRouter(tags=["configuration"])
-Engineer = Annotated[Principal, Depends(requires("engineer"))]
+router = APIRouter(tags=["configuration"], route_class=GuardedRoute)
+Engineer = Annotated[Principal, Depends(Requires("engineer"))]
 
 
 class ConfigView(View):

@@ -9,12 +9,13 @@ from fastapi import APIRouter, Query
 from starlette.responses import StreamingResponse
 
 from api import problem
+from api.auth import GuardedRoute
 from api.parts import Parts, UseParts
 from api.problem import ProblemError
 from api.routes.sites import Viewer
 from store.decision_log import read_coverage, read_lines
 
-router = APIRouter(tags=["history"])
+router = APIRouter(tags=["history"], route_class=GuardedRoute)
 
 MEDIA_TYPE: Final = "application/x-ndjson"
 COVERAGE_HEADER: Final = "Fieldloom-Coverage"

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 
 from api import problem
+from api.auth import GuardedRoute
 from api.parts import Parts, UseParts
 from api.problem import not_found
 from api.routes.sites import Viewer, site_config
@@ -15,7 +16,7 @@ from telemetry.frame import Verdict
 from telemetry.plan import Device
 from telemetry.site import ActuatorSpec, SiteConfig, Text
 
-router = APIRouter(tags=["devices"])
+router = APIRouter(tags=["devices"], route_class=GuardedRoute)
 
 
 class ActuatorView(View):

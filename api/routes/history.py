@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 
 from api import problem
+from api.auth import GuardedRoute
 from api.parts import Parts, UseParts
 from api.problem import FieldError, ProblemError, not_found
 from api.routes.sites import Viewer, site_config
@@ -13,7 +14,7 @@ from api.views import View, finite
 from store.history import Buckets, History, SampleRows, Series
 from telemetry import quality as quality_bits
 
-router = APIRouter(tags=["history"])
+router = APIRouter(tags=["history"], route_class=GuardedRoute)
 
 POINTS_MAX: Final = 5_000
 TIME_MAX_MS: Final = 9_223_372_036_854  # year 2262: no later sample exists, times are int64 ns in the journal

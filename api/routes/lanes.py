@@ -8,13 +8,14 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 
 from api import problem
+from api.auth import GuardedRoute
 from api.parts import UseParts
 from api.routes.alarms import AlarmEvent
 from api.routes.sites import Viewer, site_config
 from api.views import View
 from telemetry.decision import Decision
 
-router = APIRouter(tags=["alarms"])
+router = APIRouter(tags=["alarms"], route_class=GuardedRoute)
 _decoder = msgspec.json.Decoder(Decision)
 
 

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from api import problem
 from api.alarm import Alarm
+from api.auth import GuardedRoute
 from api.parts import Parts, UseParts
 from api.problem import FieldError, ProblemError
 from api.routes.sites import Viewer, site_config
@@ -18,7 +19,7 @@ from people.measures import STANDING, Measures, measure
 from store.history import History
 from telemetry.errors import CallerError
 
-router = APIRouter(tags=["alarms"])
+router = APIRouter(tags=["alarms"], route_class=GuardedRoute)
 T = TypeVar("T")
 
 DAY_MS: Final = 86_400_000

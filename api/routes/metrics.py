@@ -7,14 +7,14 @@ from typing import Final
 from fastapi import APIRouter, Request, Response
 
 from api import problem
-from api.auth import requires
+from api.auth import Requires
 from api.parts import Parts, UseParts
 from api.problem import ProblemError
 
 router = APIRouter(tags=["health"])
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 Line = tuple[str, str, str, Iterable[tuple[str, float]]]  # name, type, help, (labels, value)
-_require_viewer = requires("viewer")
+_require_viewer = Requires("viewer")
 
 
 def _fates(parts: Parts) -> list[Line]:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from api import problem
-from api.auth import Principal, requires
+from api.auth import GuardedRoute, Principal, Requires
 from api.parts import RequestId, UseParts
 from api.problem import not_found
 from api.routes.alarms import Submitted
@@ -17,8 +17,8 @@ from people.delivery import Delivery, DeliveryReader, PathTest
 from people.notices import TEST_REQUEST
 from people.self_test import cause_of
 
-router = APIRouter(tags=["notifications"])
-Operator = Annotated[Principal, Depends(requires("operator"))]
+router = APIRouter(tags=["notifications"], route_class=GuardedRoute)
+Operator = Annotated[Principal, Depends(Requires("operator"))]
 READ_MAX = 2000  # deliveries that are looked through for one answer
 
 

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 
 from api import problem
+from api.auth import GuardedRoute
 from api.parts import Parts, UseParts
 from api.problem import not_found
 from api.routes.devices import find_device
@@ -15,7 +16,7 @@ from api.views import LatestView, View, latest_view
 from telemetry.plan import Device
 from telemetry.site import PointSpec
 
-router = APIRouter(tags=["points"])
+router = APIRouter(tags=["points"], route_class=GuardedRoute)
 
 
 class PointView(View):

@@ -6,12 +6,13 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 
 from api import problem
+from api.auth import GuardedRoute
 from api.parts import UseParts
 from api.problem import not_found
 from api.routes.sites import Viewer
 from api.views import RejectView, View, reject_view
 
-router = APIRouter(tags=["rejects"])
+router = APIRouter(tags=["rejects"], route_class=GuardedRoute)
 
 
 class RejectList(View):

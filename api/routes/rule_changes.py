@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from api import problem
-from api.auth import Principal
+from api.auth import GuardedRoute, Principal
 from api.parts import Parts, RequestId, UseParts
 from api.problem import FieldError, ProblemError, not_found
 from api.routes.config import ConfigSubmitted, Engineer, invalid
@@ -20,7 +20,7 @@ from rules.versions import State, changes, in_state, next_version, with_rule, wi
 from telemetry.errors import CallerError
 from telemetry.site import RuleSpec, SiteConfig
 
-router = APIRouter(tags=["configuration"])
+router = APIRouter(tags=["configuration"], route_class=GuardedRoute)
 Comment = Annotated[str, StringConstraints(max_length=2000)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Edit = Callable[[SiteConfig, dict[str, Any]], SiteConfig]

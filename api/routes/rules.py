@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 
 from api import problem
+from api.auth import GuardedRoute
 from api.parts import Parts, UseParts
 from api.problem import not_found
 from api.routes.sites import Viewer, site_config
@@ -14,7 +15,7 @@ from api.views import View
 from rules.versions import State, What, differences, rules_of, state_of
 from telemetry.site import RuleSpec
 
-router = APIRouter(tags=["configuration"])
+router = APIRouter(tags=["configuration"], route_class=GuardedRoute)
 VERSIONS_MAX = 1_000  # that are looked through for two of them
 Shadow = Annotated[bool, Query(description="Of the shadow of that name")]
 Version = Annotated[int | None, Query(ge=1, le=1 << 31)]

@@ -12,11 +12,12 @@ from api.auth import (
     COOKIE_LIFE_S,
     LINK_LIFE_S,
     RANKS,
+    GuardedRoute,
     Principal,
+    Requires,
     Role,
     SessionRow,
     client_address,
-    requires,
     same_origin,
 )
 from api.parts import UseParts
@@ -25,8 +26,8 @@ from api.routes.sites import Viewer
 from api.views import View
 from telemetry.site import Name
 
-router = APIRouter(tags=["session"])
-Admin = Annotated[Principal, Depends(requires("admin"))]
+router = APIRouter(tags=["session"], route_class=GuardedRoute)
+Admin = Annotated[Principal, Depends(Requires("admin"))]
 Person = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
 
 

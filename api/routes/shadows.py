@@ -7,6 +7,7 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from api import problem
+from api.auth import GuardedRoute
 from api.parts import Parts, UseParts
 from api.problem import not_found
 from api.routes.measures import LOOKBACK_MS, Millisecond, in_query, time_range
@@ -17,7 +18,7 @@ from people.shadow import BOTH, REAL, SHADOW, Asked, Episode, Episodes, Step, co
 from store.history import History, RecordRow
 from telemetry.plan import NS_PER_S
 
-router = APIRouter(tags=["rules"])
+router = APIRouter(tags=["rules"], route_class=GuardedRoute)
 
 LISTED_MAX: Final = 1_000
 _SPAN: Final = [[1767222600000, 1767222960000]]

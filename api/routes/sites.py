@@ -8,14 +8,14 @@ from pydantic import Field
 
 from api import problem
 from api.about import split_subject
-from api.auth import Principal, requires
+from api.auth import GuardedRoute, Principal, Requires
 from api.parts import Parts, UseParts
 from api.problem import not_found
 from api.views import AreaNow, DecisionView, View, area_now, decision_view
 from telemetry.site import SiteConfig
 
-router = APIRouter(tags=["sites"])
-Viewer = Annotated[Principal, Depends(requires("viewer"))]
+router = APIRouter(tags=["sites"], route_class=GuardedRoute)
+Viewer = Annotated[Principal, Depends(Requires("viewer"))]
 
 
 class AreaView(AreaNow):

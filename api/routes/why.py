@@ -5,13 +5,14 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query
 
 from api import problem
+from api.auth import GuardedRoute
 from api.parts import UseParts
 from api.problem import FieldError, ProblemError, not_found
 from api.routes.sites import Viewer, site_config
 from api.why import WhyView, explain, subject_of
 from telemetry.errors import CallerError
 
-router = APIRouter(tags=["history"])
+router = APIRouter(tags=["history"], route_class=GuardedRoute)
 # For who reads the document; what is wrong is told in our own words.
 SUBJECT: Final = r"^([^@/]+@[^@/]+/[^@/]+|[^@/]+/[^@/]+/[^@/]+)$"
 

@@ -1,4 +1,4 @@
-"""Commands about rules: what runs at a site, what differs between two versions of its rules, and their scenarios."""
+"""Commands about rules: what runs at a site, their versions and what differs, switching one on and off, and their scenarios."""
 
 import sys
 import time
@@ -9,19 +9,28 @@ import typer
 
 from app.settings import load_settings
 from app.words import say
+from telemetry.errors import CallerError
 
 if TYPE_CHECKING:
+    from app.client import Client
     from app.scenarios import Suite
     from telemetry.site import SiteConfig
 
 WORDS: Final = {word: word for word in ("enabled", "disabled", "shadow", "added", "removed", "changed")}
 
-app = typer.Typer(name="rules", help="Rules of a site: what runs, what differs, what their scenarios say.", no_args_is_help=True)
+Rule = Annotated[str, typer.Argument(help="Name of a rule.")]
+Site = Annotated[str, typer.Option(help="Name of a site of the service; not needed where there is one only.")]
+Shadow = Annotated[bool, typer.Option("--shadow", help="Of the shadow of that name.")]
+Comment = Annotated[str, typer.Option(help="Why; it stays with the version.")]
+
+app = typer.Typer(
+    name="rules", help="Rules of a site: what runs, their versions, on and off, what their scenarios say.", no_args_is_help=True
+)
 
 
 @app.callback()
 def group() -> None:
-    """Rules of a site: what runs, what differs, what their scenarios say."""
+    """Rules of a site: what runs, their versions, on and off, what their scenarios say."""
 
 
 @app.command("list")
@@ -44,19 +53,118 @@ def list_rules(site: Annotated[str, typer.Argument(help="Name of a site of the s
 
 @app.command("diff")
 def diff(
-    before: Annotated[str, typer.Argument(help="Directory with site.yaml, or the name of a site of the service.")],
-    after: Annotated[str, typer.Argument(help="The same, of the version to compare with.")],
+    before: Annotated[str, typer.Argument(help="A rule; or directory with site.yaml, or the name of a site of the service.")],
+    after: Annotated[str | None, typer.Argument(help="The same, of the version to compare with. Not for a rule.")] = None,
+    since: Annotated[int | None, typer.Option("--from", help="Version of the rule; without it the one before --to.")] = None,
+    to: Annotated[int | None, typer.Option(help="Version of the rule; without it the newest.")] = None,
+    site: Site = "",
+    shadow: Shadow = False,
 ) -> None:
-    """Rules that were added, removed or changed from one version to the other, with both values of each field."""
+    """What differs between two versions of a rule over time, or between all rules of two sites: both values of each field."""
     from rules.versions import changes
 
+    if after is None:
+        _diff_versions(before, site, {"from_version": since, "to_version": to, "shadow": shadow})
+        return
+    if since is not None or to is not None or site or shadow:
+        raise CallerError("--from, --to, --site and --shadow belong to the versions of one rule; leave the second name out")
     found = changes(_config(before), _config(after))
     for change in found:
-        print(f"{say(WORDS[change.what])} {change.rule}{f' ({change.profile})' if change.profile else ''}")
-        for name, old, new in change.fields:
-            print(f"    {name}: {_shown(old)} -> {_shown(new)}")
+        _print_change(change.what, change.rule, change.profile, change.fields, is_shadow=change.shadow)
     if not found:
         print(say("No rule differs."))
+
+
+def _diff_versions(rule: str, site: str, query: dict[str, Any]) -> None:
+    from app.client import connect
+
+    with connect(load_settings()) as client:
+        where = _site(client, site)
+        found, zone = client.get(f"/sites/{where}/rules/{rule}/diff", **query), client.get(f"/sites/{where}")["zone"]
+    for version in (found["before"], found["after"]):
+        if version is not None:
+            print(f"{say('version')} {version['version']}: {_origin(version, zone)}")
+    if found["before"] is None:
+        print(say("There is no version before it."))
+    for change in found["fields"]:
+        print(f"    {change['field']}: {_shown(change['before'])} -> {_shown(change['after'])}")
+
+
+def _origin(version: dict[str, Any], zone: str) -> str:
+    """When a version came into force, who wrote it and why."""
+    from app.tables import site_time
+
+    author = version["author"] or version["sender"]
+    return " | ".join(filter(None, [site_time(version["time_ms"] / 1000, zone), author, version["comment"]]))
+
+
+def _print_change(what: Any, rule: str, profile: str, fields: Any, *, is_shadow: bool) -> None:
+    print(" ".join(filter(None, [say(WORDS[what]), rule, f"({profile})" if profile else "", say("shadow") if is_shadow else ""])))
+    for name, old, new in fields:
+        print(f"    {name}: {_shown(old)} -> {_shown(new)}")
+
+
+@app.command("versions")
+def list_versions(rule: Rule, site: Site = "", shadow: Shadow = False) -> None:
+    """Every version of a rule, newest first: since when, whether it ran, who wrote it and why. Also of one that is gone."""
+    from rich.text import Text
+
+    from app.client import connect
+    from app.tables import console, grid, heading
+
+    with connect(load_settings()) as client:
+        where = _site(client, site)
+        found = client.get(f"/sites/{where}/rules/{rule}/versions", shadow=shadow)["items"]
+        zone = client.get(f"/sites/{where}")["zone"]
+    table = grid(say("version"), say("state"))
+    table.add_column("", no_wrap=True)
+    for version in found:
+        is_there = version["version"] is not None
+        state = say(WORDS[version["state"] if is_there else "removed"])
+        table.add_row(str(version["version"]) if is_there else "-", state, Text(_origin(version, zone)))
+    console().print(heading(f"{where}/{rule}"))
+    console().print(table)
+
+
+@app.command("enable")
+def enable(rule: Rule, comment: Comment = "", site: Site = "") -> None:
+    """Switch a rule on. One that runs as a shadow only takes its place."""
+    _switch(rule, site, "enabled", comment)
+
+
+@app.command("disable")
+def disable(rule: Rule, comment: Comment = "", site: Site = "") -> None:
+    """Switch a rule off at this site, with its shadow. One of a profile is replaced by a copy that is off."""
+    _switch(rule, site, "disabled", comment)
+
+
+@app.command("shadow")
+def run_as_shadow(rule: Rule, comment: Comment = "", site: Site = "") -> None:
+    """Put a rule on trial: it says what it would do, and nothing of its name acts."""
+    _switch(rule, site, "shadow", comment)
+
+
+def _switch(rule: str, site: str, state: str, comment: str) -> None:
+    from app.client import connect
+
+    with connect(load_settings()) as client:
+        where = _site(client, site)
+        told = client.put(f"/sites/{where}/rules/{rule}/state", {"state": state, "comment": comment})
+        client.wait_for(where, told["request"])
+        client.wait_in_force(where, told["sha256"])
+    for change in told["changes"]:
+        fields = [field.values() for field in change["fields"]]
+        _print_change(change["what"], change["rule"], change["profile"], fields, is_shadow=change["shadow"])
+
+
+def _site(client: "Client", name: str) -> str:
+    """The site that is meant: the one that is named, or the only one there is."""
+    if name:
+        return name
+    known = [item["site"] for item in client.get("/sites")["items"]]
+    if len(known) != 1:
+        raise CallerError(f"say which site with --site; known: {', '.join(known) or 'none'}")
+    return str(known[0])
 
 
 def _config(name: str) -> "SiteConfig":

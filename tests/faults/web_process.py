@@ -15,6 +15,7 @@ from store.inbox import Inbox
 from store.journal import Journal
 from telemetry.clock import EngineClock
 from telemetry.record import Record, Request, Start
+from telemetry.site import SiteConfig
 from tests.faults.web_world import Writer, config_record, site
 
 
@@ -53,14 +54,17 @@ class CoreStub:
         return [request for _, request in found]
 
     def acknowledge_all(self) -> list[Record]:
-        """Journal every request and grant every acknowledgement."""
+        """Journal every request, grant every acknowledgement, and put every configuration in force."""
         requests = list(self.requests())
         for request in requests:
             decisions = [("answer", request.id, {"accepted": True, "reason": ""})]
             if request.kind == "acknowledge":
                 body = {"from": "UNACK", "to": "ACKED", "event": "acknowledge", "priority": "P2", "author": request.author}
                 decisions.append(("alarm", request.body["alarm"], body))
-            self.write(records=[request], decisions=decisions)
+            records: list[Record] = [request]
+            if request.kind == "config":
+                records.append(config_record(SiteConfig.model_validate_json(request.body["text"])))
+            self.write(records=records, decisions=decisions)
         return list(requests)
 
 

@@ -216,6 +216,31 @@ async def test_nobody_gets_in_without_a_session(world: World, client: httpx.Asyn
     assert not world.inbox.requests
 
 
+async def test_who_asks_is_settled_before_his_body_is_read(world: World, client: httpx.AsyncClient) -> None:
+    """A stranger who sends what is no JSON hears 401, not what is wrong with it; likewise without the role, or for a foreign site."""
+    paths, tried = (await document(client))["paths"], 0
+    for method, template in await operations(client):
+        last = template.rsplit("/", 1)[1]
+        if "requestBody" not in paths[template][method.lower()] or (method, last) == ("POST", "session"):
+            continue
+        asked = {"content": b'{"value": ', "headers": {"Content-Type": "application/json"}}
+        statuses = []
+        for token, name in (
+            (None, HOME), (world.token("eve", "viewer", None), HOME), (world.token("eve", "admin", [HOME]), FOREIGN),
+            (world.token("ann", "admin", None), HOME),
+        ):  # fmt: skip
+            headers = {**asked["headers"], **({} if token is None else bearer(token))}
+            answer = await client.request(method, address(template, name), content=asked["content"], headers=headers)
+            statuses.append(answer.status_code)
+        expected = [401, 403 if (method, last) in NEEDS else 422, 404 if "{site}" in template else 422, 422]
+        if last == "tests":
+            expected[2] = 422  # of all sites: it is the route itself that refuses
+        assert statuses == expected, f"{method} {template}"
+        tried += 1
+    assert tried >= 9
+    assert not world.inbox.requests
+
+
 async def test_privileged_fields_are_refused_or_ignored(world: World, client: httpx.AsyncClient) -> None:
     token, tried = world.token("ann", "admin", [HOME]), 0
     for method, template in await operations(client):

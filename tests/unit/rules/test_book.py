@@ -7,6 +7,7 @@ import pytest
 
 from app.wiring import build_engine
 from ingest.decode import Directory, Gather
+from rules import book
 from rules.book import bind
 from rules.cohort import Rulebook
 from rules.engine import Engine
@@ -87,6 +88,36 @@ def test_a_rule_that_cannot_be_bound_is_a_fault_and_the_others_go_on(spec: dict[
     book = book_of(wrong, RuleSpec(id="GOOD", profile="p", when="temp_c > 1"))
     assert {fault.key for fault in book.faults} == {"s/BAD@1"}
     assert [r.spec.id for r in book.rules if r.site == "s" and r.spec.profile == "p"] == ["GOOD"]
+
+
+def nested(levels: int) -> str:
+    return "mean(" * levels + "temp_c" + ", 1 min)" * levels + " > 1"
+
+
+@pytest.mark.parametrize(
+    ("devices", "when", "says"),
+    [
+        (2, nested(17), "stands on more than 16 levels of other columns"),
+        (1_002, "median(peers.temp_c) > 1", "peers of s/d-0 are 1001 devices; at most 1000 are allowed"),
+        (100, "median(temp_c, 1 h) > 1", "of 100 devices needs 1.7 MiB; all rules may have 1 MiB and have 0.0"),
+    ],
+)
+def test_what_would_take_the_machine_is_refused_with_its_limit(
+    monkeypatch: pytest.MonkeyPatch, devices: int, when: str, says: str
+) -> None:
+    assert book.MEMORY_MAX == 1 << 30
+    monkeypatch.setattr(book, "MEMORY_MAX", 1 << 20)
+    [fault] = bind(plan_of(site(devices, rules=[], extra=[RuleSpec(id="BAD", profile="p", when=when)]))).faults
+    assert (fault.key, fault.field, says in fault.message) == ("s/BAD@1", "when", True), fault
+
+
+def test_memory_is_that_of_all_rules_together_and_shared_windows_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(book, "MEMORY_MAX", 1 << 20)
+    means = [f"mean(temp_c, {3 * k} min) > 1" for k in (1, 1, 2, 3, 4, 5, 6, 7, 8)]  # 76,800 bytes each
+    rules = [RuleSpec(id=f"R{n}", profile="p", when=when) for n, when in enumerate(means * 2)]
+    rules += [RuleSpec(id=f"S{n}", profile="p", when=f"min(temp_c, {3 * n} min) > 1") for n in range(1, 9)]  # 64,000 bytes each
+    faults = bind(plan_of(site(100, rules=[], extra=rules))).faults
+    assert [fault.key for fault in faults] == ["s/S7@1", "s/S8@1"]
 
 
 def other_site(origin: str) -> SiteConfig:

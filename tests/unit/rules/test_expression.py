@@ -128,6 +128,21 @@ def test_hostile_text_is_refused_in_time(text):
     assert best < 0.05
 
 
+@pytest.mark.parametrize(
+    ("text", "line", "column", "message"),
+    [
+        ("air_temp_c > 1\n" + " " * 2_000, 1, 1, "2015 characters, at most 2000 are allowed; split it"),
+        ("air_temp_c > 1 and\n " + "(" * 40 + "air_temp_c" + ")" * 40 + " > 2", 2, 35, "nested deeper than 32 levels; simplify or split"),
+        ("a > 1 or\n " + " or ".join(["b>1"] * 180), 2, 1157, "more than 500 parts; split it into several rules"),
+        ("mean(air_temp_c,\n 32 d) > 3", 2, 2, "between 1 s and 31 d"),
+    ],
+)  # fmt: skip
+def test_what_goes_beyond_a_limit_is_told_with_its_place_and_the_fix(text, line, column, message):
+    with pytest.raises(ExpressionError, match=re.escape(message)) as caught:
+        parse(text)
+    assert (caught.value.line, caught.value.column) == (line, column)
+
+
 def test_leaves_in_order_of_the_text():
     node = parse("b > 1 and mean(a, 3 s) > b and a > 2")
     a, b = PointRef(None, "a"), PointRef(None, "b")
