@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
+from people.escalation import Ladder
 from store.journal_reader import open_read_only
 from telemetry.errors import StoreError
 
@@ -251,6 +254,9 @@ class DeliveryJournal:
         self._database.close()
 
 
+_ladder = msgspec.json.Decoder(Ladder).decode
+
+
 class DeliveryReader:
     """The reading end, for other processes. Raises StoreError when the file cannot be read."""
 
@@ -290,6 +296,16 @@ class DeliveryReader:
             if database is not None:
                 query = "SELECT state, count(*) FROM delivery WHERE made_ms >= ? OR state = 'waiting' GROUP BY state"
                 found = dict(database.execute(query, (since_ms,)).fetchall())
+        return found
+
+    def ladders(self) -> dict[str, Ladder]:
+        """How far the escalation of each alarm has come that stands, or of which somebody still has to hear the end."""
+        found: dict[str, Ladder] = {}
+        with self._open() as database:
+            if database is not None:
+                rows = database.execute("SELECT key, body FROM escalation WHERE key >= 'alarm:' AND key < 'alarm;'").fetchall()
+                with contextlib.suppress(msgspec.DecodeError):  # of another build: notify says so itself
+                    found = {key.removeprefix("alarm:"): _ladder(body) for key, body in rows}
         return found
 
     def channels(self) -> list[ChannelState]:

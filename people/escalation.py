@@ -73,8 +73,18 @@ class Message(msgspec.Struct):
         return any(line.priority == "P1" for line in self.lines)
 
 
+class Ladder(msgspec.Struct, frozen=True):
+    """How far an alarm has come, for others to read. told: contacts. next_ms, next_to: the step to come and whom it tells, contacts and
+    rosters by name; None and []: none does."""
+
+    told: list[str] = []
+    step: int = 0
+    next_ms: int | None = None
+    next_to: list[str] = []
+
+
 class _Alarm(msgspec.Struct):
-    """An alarm that stands, or that somebody still has to hear the end of."""
+    """An alarm that stands, or that somebody still has to hear the end of. The fields of `Ladder` are among its own."""
 
     cause: str
     site: str
@@ -89,6 +99,8 @@ class _Alarm(msgspec.Struct):
     repeats: int = 0
     last_ms: int = 0
     told: list[str] = []
+    next_ms: int | None = None
+    next_to: list[str] = []
 
 
 class _Box(msgspec.Struct):
@@ -123,6 +135,7 @@ class Escalation:
         kind, _, name = key.partition(":")
         if kind == "alarm":
             self._alarms[name] = msgspec.json.decode(row, type=_Alarm)
+            self._touched.add(key)  # the steps to come may be others by now
         elif kind == "flood":
             self._floods.add(name)
         elif kind == "box" and name in self._boxes:  # of a contact that is no more nothing can be told
@@ -133,6 +146,8 @@ class Escalation:
         rows: dict[str, bytes | None] = {}
         for key in sorted(self._touched):
             kind, _, name = key.partition(":")
+            if kind == "alarm" and name in self._alarms:
+                self._foresee(self._alarms[name])
             thing: Any = {"alarm": self._alarms.get(name), "box": self._boxes.get(name)}.get(kind, name in self._floods or None)
             row = None if thing is None else msgspec.json.encode(thing)
             if row != self._saved.get(key):
@@ -224,6 +239,21 @@ class Escalation:
             self._touched.add(f"alarm:{name}")
             for contact in self._config.on_duty([t for step in steps for t in step.tell], now_ms + self.skew_ms):
                 self._put(contact, name, alarm, "repeat", f"{alarm.cause}/repeat/{alarm.repeats}", alarm.raised_ms, now_ms)
+
+    def _foresee(self, alarm: _Alarm) -> None:
+        """When the next step is due, and whom it tells."""
+        alarm.next_ms, alarm.next_to = None, []
+        steps = self._config.steps(alarm.site, alarm.area, alarm.priority)
+        if not steps or not alarm.is_open or not (alarm.is_on or alarm.priority == "P1"):
+            return
+        if alarm.step < len(steps):
+            alarm.next_ms, alarm.next_to = (
+                alarm.since_ms + int(steps[alarm.step].after_min * MS_PER_MIN),
+                list(steps[alarm.step].tell),
+            )
+        elif alarm.priority == "P1":
+            alarm.next_ms = alarm.last_ms + int(self._config.repeat_min * MS_PER_MIN)
+            alarm.next_to = list(dict.fromkeys(name for step in steps for name in step.tell))
 
     # -- boxes -------------------------------------------------------------------------------------------------------------
 

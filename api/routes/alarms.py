@@ -1,5 +1,6 @@
 """Alarms that stand, their history, and what a person can do about one. The core decides; requests answer 202."""
 
+import asyncio
 import json
 from typing import Annotated, Any, Literal
 
@@ -9,24 +10,45 @@ from pydantic import BaseModel, ConfigDict, Field
 from api import problem
 from api.alarm import Alarm
 from api.auth import GuardedRoute, Principal, Requires
-from api.parts import RequestId, UseParts
+from api.parts import Parts, RequestId, UseParts
 from api.problem import FieldError, ProblemError, not_found
 from api.routes.sites import Viewer, site_config
 from api.views import AlarmView, RequestView, View, alarm_view, request_view
+from people.delivery import DeliveryReader
+from people.escalation import Ladder
+from telemetry.errors import StoreError
 
 router = APIRouter(tags=["alarms"], route_class=GuardedRoute)
 Operator = Annotated[Principal, Depends(Requires("operator"))]
 Action = Literal["acknowledge", "shelve", "unshelve", "reset", "out_of_service", "in_service", "comment", "assign"]
 
 SHELVE_MAX_S = 7 * 86400
+LADDERS_S = 1.5  # for reading who was told
 NEEDED = {"shelve": "seconds", "comment": "text", "assign": "to"}  # action: the field that it needs and no other one takes
 UNACKNOWLEDGED = ("UNACK", "RTNUN")
+
+
+class EscalationView(View):
+    """Whom the notify process has told of an alarm, and what it does next if nobody acknowledges."""
+
+    told: list[str] = Field(
+        examples=[["wang"]], description="Contacts to whom a message was made; whether it arrived: /notifications"
+    )
+    steps: int = Field(examples=[1], description="That were taken")
+    next_ms: int | None = Field(examples=[1767226200000], description="When the next one is due; null: there is none")
+    next_to: list[str] = Field(examples=[["on-call"]], description="Whom it tells: contacts and rosters")
+
+
+class StandingView(AlarmView):
+    """A standing alarm and its escalation."""
+
+    escalation: EscalationView | None = Field(description="Null: not known, as with a service that tells nobody")
 
 
 class AlarmList(View):
     """Worst first: priority, then unacknowledged, then newest."""
 
-    items: list[AlarmView]
+    items: list[StandingView]
     now_ms: int = Field(examples=[1767225660000])
     engine_ms: int = Field(
         examples=[1767225659900], description="Time of the newest journal entry; an old one means: not known now"
@@ -84,8 +106,31 @@ async def alarms(parts: UseParts, principal: Viewer, site: str | None = None) ->
     if site is not None and not (principal.may_see(site) and site in parts.state.plan.sites):
         raise not_found("site")
     seen = [a for a in parts.state.alarms.values() if principal.may_see(a.site) and site in (None, a.site)]
-    items = [alarm_view(alarm) for alarm in sorted(seen, key=worst_first)]
+    ladders = await _ladders(parts) if seen else {}
+    items = [
+        StandingView(**dict(alarm_view(alarm)), escalation=_escalation(ladders.get(alarm.subject)))
+        for alarm in sorted(seen, key=worst_first)
+    ]
     return AlarmList(items=items, now_ms=parts.now_ms(), engine_ms=parts.state.engine_ns // 1_000_000)
+
+
+async def _ladders(parts: Parts) -> dict[str, Ladder]:
+    """From notify's own file, beside the history's threads: who looks at alarms waits for no query, and sees them without this, too."""
+    if parts.notify is None:
+        return {}
+    try:
+        async with asyncio.timeout(LADDERS_S):
+            return await asyncio.to_thread(DeliveryReader(parts.notify).ladders)
+    except (StoreError, TimeoutError):
+        return {}
+
+
+def _escalation(ladder: Ladder | None) -> EscalationView | None:
+    return (
+        None
+        if ladder is None
+        else EscalationView(told=ladder.told, steps=ladder.step, next_ms=ladder.next_ms, next_to=ladder.next_to)
+    )
 
 
 @router.get("/sites/{site}/alarms/history", responses=problem.documented(401, 404, 422, 504))

@@ -2,12 +2,12 @@
 // no message to advance: what is silent looks silent within 6 s. Text is written to text nodes only, so a hostile name stays text.
 "use strict";
 
-const SLOW_MS = 3000, DEAD_MS = 5000, TICK_MS = 500, DEVICES_SHOWN = 50, ROWS_SHOWN = 20, RETRY_MAX_MS = 15000;
+const SLOW_MS = 3000, DEAD_MS = 5000, TICK_MS = 500, DEVICES_SHOWN = 50, ROWS_SHOWN = 20, RETRY_MAX_MS = 15000, TOLD_MS = 5000;
 const UNANSWERED = ["UNACK", "RTNUN"];
 const THIN = "\u2009", MINUS = "\u2212", DASH = "\u2014";
 
 const page = {
-  me: null, sites: [], site: null, points: new Map(), devices: new Map(), alarms: new Map(), commands: new Map(), rejects: [], pending: new Map(),
+  me: null, sites: [], site: null, points: new Map(), devices: new Map(), alarms: new Map(), commands: new Map(), rejects: [], pending: new Map(), told: new Map(),
   socket: null, attempts: 0, heardAt: 0, beat: null, beatAt: 0, rates: [], isFull: false,
 };
 const at = (id) => document.getElementById(id);
@@ -235,6 +235,7 @@ function alarmRow(alarm) {
   const words = make("div", "words", make("strong", "", sentence(alarm)), make("span", "place", `${alarm.device} · ${alarm.rule}`), when);
   const row = make("li", "row", badge(alarm), words);
   if (alarm.assignee) words.append(make("span", "place", word("assignee", { name: inert(alarm.assignee) })));
+  if (page.told.has(alarm.subject)) words.append(make("span", "place", toldOf(alarm)));
   if (pending?.said) words.append(make("span", "place", pending.said));
   if (UNANSWERED.includes(alarm.state)) {
     const button = make("button", "", word("acknowledge"));
@@ -246,6 +247,22 @@ function alarmRow(alarm) {
   }
   row.dataset.subject = alarm.subject;
   return row;
+}
+
+// Whom the notify process has told, and what it does next. It is not on the feed: asked for while something waits for an answer.
+function toldOf(alarm) {
+  const { told, next_ms, next_to } = page.told.get(alarm.subject), names = (list) => list.map(inert).join(language === "zh" ? "、" : ", ");
+  const so = told.length ? word("told", { names: names(told) }) : word("toldNobody");
+  return next_ms === null || alarm.state === "ACKED" ? so : `${so} · ${word("toldNext", { names: names(next_to), time: time(next_ms) })}`;
+}
+
+async function followTold() {
+  if (![...page.alarms.values()].some((alarm) => UNANSWERED.includes(alarm.state)) || link() === "dead") return;
+  const { items } = await ask(`/alarms?site=${encodeURIComponent(page.site)}`);
+  const told = new Map(items.filter((alarm) => alarm.escalation).map((alarm) => [alarm.subject, alarm.escalation]));
+  const changed = JSON.stringify([...told]) !== JSON.stringify([...page.told]);
+  page.told = told;
+  if (changed) drawAlarms();
 }
 
 // Nothing moves under a finger: while the list is pointed at or focused, rows keep their place and new ones come last.
@@ -478,4 +495,5 @@ at("logout").addEventListener("click", () => ask("/session", { method: "DELETE" 
 at("alarm-list").addEventListener("pointerleave", drawAlarms);
 dress();
 setInterval(tick, TICK_MS);
+setInterval(() => followTold().catch(() => {}), TOLD_MS);
 begin().catch((error) => { if (error.message !== "login") { say(at("worst"), word("noService")); setTimeout(() => location.reload(), 5000); } });

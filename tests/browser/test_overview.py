@@ -10,8 +10,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from people.delivery import DeliveryJournal, Work
 from telemetry.record import Event
 from telemetry.site import SiteConfig
 from tests.faults.process import free_port
@@ -125,6 +127,19 @@ async def test_desk_shows_values_alarms_and_commands_and_takes_an_acknowledgemen
         await page.locator("#alarm-list .row", has_text="HOT").get_by_role("button").click()
         await page.locator("#alarm-list .row", has_text="HOT").get_by_text("已确认").wait_for(timeout=10_000)
         assert "south" not in await page.content()
+
+
+async def test_who_was_told_and_what_comes_next_is_one_line(web: WebProcess) -> None:
+    deliveries, due_ms = DeliveryJournal(web.data_dir / "notify.sqlite"), web.core.clock.now_ns() // 1_000_000 + 900_000
+    ladder = {"told": ["wang", HOSTILE], "step": 1, "next_ms": due_ms, "next_to": ["duty"]}
+    deliveries.keep(Work(escalation={"alarm:HOT@north/house-0": msgspec.json.encode(ladder)}), 0)
+    deliveries.close()
+    async with playing(web), opened(web, size=DESK, query="lang=en&theme=light") as page:
+        row = page.locator("#alarm-list .row", has_text="HOT")
+        await row.get_by_text("told wang, <img src=x onerror=alert(1)> · next duty at").wait_for(timeout=20_000)
+        assert await page.locator("#alarm-list img").count() == 0
+        await page.click("#language")
+        await row.get_by_text("已通知 wang、").wait_for(timeout=10_000)
 
 
 async def test_suppression_an_assignee_and_an_area_s_mode_are_shown_as_they_come(web: WebProcess) -> None:

@@ -254,6 +254,8 @@ def fill(world: World) -> None:
     assert world.parts.notify is not None
     deliveries, now_ms = DeliveryJournal(world.parts.notify), world.parts.now_ms()
     work = Work(outgoing=[notification(site_name, now_ms) for site_name in ("north", "south", "")])
+    ladder = {"told": ["wang"], "step": 1, "next_ms": now_ms + 900_000, "next_to": ["duty"], "cause": "4711"}
+    work.escalation = {f"alarm:HOT@{site_name}/house-0": msgspec.json.encode(ladder) for site_name in ("north", "south")}
     work.tests.append(PathTest("notify.test-1", now_ms, now_ms, now_ms, now_ms, "passed", "1 of 1 arrived"))
     deliveries.keep(work, now_ms)
     deliveries.close()

@@ -1,5 +1,8 @@
+import contextlib
 import json
 import math
+import sqlite3
+import time
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -66,6 +69,38 @@ async def test_point_list_pages_through_everything_once(client: httpx.AsyncClien
         seen += [(p["device"], p["point"]) for p in page["items"]]
         after = page["next"]
     assert len(seen) == len(set(seen)) == 8
+
+
+async def test_alarms_say_who_was_told_and_what_comes_next(world: World, client: httpx.AsyncClient) -> None:
+    assert world.parts.notify is not None
+    [hot] = (await client.get("/api/v1/alarms", params={"site": "north"})).json()["items"]
+    next_ms = hot["escalation"].pop("next_ms")
+    assert hot["escalation"] == {"told": ["wang"], "steps": 1, "next_to": ["duty"]}
+    assert next_ms > hot["raised_ms"]
+    other = sqlite3.connect(world.parts.notify, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")  # notify writes: readers are not kept waiting
+    try:
+        began = time.perf_counter()
+        assert (await client.get("/api/v1/alarms", params={"site": "north"})).json()["items"][0]["escalation"] is not None
+        assert time.perf_counter() - began < 1
+    finally:
+        other.close()
+
+
+@pytest.mark.parametrize("damage", ["gone", "no database", "another build"])
+async def test_alarms_are_shown_also_when_nobody_knows_who_was_told(world: World, client: httpx.AsyncClient, damage: str) -> None:
+    assert world.parts.notify is not None
+    if damage == "another build":
+        with contextlib.closing(sqlite3.connect(world.parts.notify)) as other:
+            other.execute("UPDATE escalation SET body = ?", (b'{"told": 3}',))
+            other.commit()
+    else:
+        for file in world.parts.notify.parent.glob("notify.sqlite*"):
+            file.unlink()
+    if damage == "no database":
+        world.parts.notify.write_text("words " * 1000)
+    [hot] = (await client.get("/api/v1/alarms", params={"site": "north"})).json()["items"]
+    assert (hot["subject"], hot["escalation"]) == ("HOT@north/house-0", None)
 
 
 async def test_history_keeps_extremes_and_gaps_when_downsampled(world: World, client: httpx.AsyncClient) -> None:

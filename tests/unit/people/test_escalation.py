@@ -6,11 +6,12 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from people.escalation import LINES_KEPT, Change, Escalation, Line, Message
+from people.escalation import LINES_KEPT, Change, Escalation, Ladder, Line, Message
 from people.roster import MS_PER_MIN, NotifyConfig
 
 ZONE = ZoneInfo("Asia/Shanghai")
@@ -118,6 +119,43 @@ def test_steps_follow_until_it_is_acknowledged() -> None:
     desk.change("clear")
     assert desk.pass_min(2) == ["wang: HOT clear", "li: HOT clear"]
     assert desk.rows.keys() == {"box:wang", "box:li"}
+
+
+def ladder(desk: Desk, alarm: str = "HOT") -> tuple[list[str], int, float | None, list[str]]:
+    """(told, steps taken, minutes from the start until the next, whom it tells), as others read it."""
+    found = msgspec.json.decode(desk.rows[f"alarm:{alarm}"], type=Ladder)
+    return found.told, found.step, None if found.next_ms is None else (found.next_ms - START_MS) / MS_PER_MIN, found.next_to
+
+
+def test_what_is_kept_says_who_was_told_and_what_comes_next() -> None:
+    desk = Desk()
+    desk.change("raise")
+    desk.keep()
+    assert ladder(desk) == ([], 1, 15, ["li"])
+    desk.pass_min(1.1)
+    assert ladder(desk) == (["wang"], 1, 15, ["li"])
+    desk.config = config(
+        policies=[{"steps": {"P1": [{"tell": ["wang"]}], "P2": [{"tell": ["wang"]}, {"after_min": 9, "tell": ["duty"]}]}}]
+    )
+    desk.kill()
+    desk.keep()
+    assert ladder(desk) == (["wang"], 1, 9, ["duty"])  # another configuration, at once
+    desk.pass_min(10)
+    assert ladder(desk) == (["wang"], 2, None, [])
+    desk.change("acknowledge")
+    desk.keep()
+    assert ladder(desk) == (["wang"], 2, None, [])
+
+
+def test_a_p1_says_when_it_is_told_again_and_a_cleared_alarm_says_nothing_more() -> None:
+    desk = Desk()
+    desk.change("raise", "FIRE", "P1")
+    desk.change("raise", "HOT")
+    desk.pass_min(5.1)
+    assert ladder(desk, "FIRE")[2:] == (5 + desk.config.repeat_min, ["wang", "boss"])
+    desk.change("clear")
+    desk.pass_min(1)
+    assert ladder(desk) == (["wang"], 1, None, [])
 
 
 def test_acknowledged_in_time_stops_the_next_step() -> None:
