@@ -20,7 +20,7 @@ from tests.faults.process import free_port
 from tests.faults.web_process import CoreStub, WebProcess, web_process
 from tests.faults.web_world import config_record, site
 
-pytestmark = [pytest.mark.browser, pytest.mark.alone]
+pytestmark = pytest.mark.browser
 
 CHROMIUM = "/usr/bin/chromium"
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
@@ -186,6 +186,7 @@ async def test_phone_has_no_sideways_scroll_and_big_targets(web: WebProcess) -> 
         await shoot(page, "overview-phone-light-zh")
 
 
+@pytest.mark.alone
 async def test_silence_of_the_core_is_shown_within_6_s(web: WebProcess) -> None:
     async with playing(web) as core, opened(web, size=DESK, query="lang=en&theme=dark") as page:
         core.cancel()
@@ -198,6 +199,7 @@ async def test_silence_of_the_core_is_shown_within_6_s(web: WebProcess) -> None:
         await shoot(page, "overview-desk-dark-silent")
 
 
+@pytest.mark.alone
 async def test_lost_web_process_is_shown_within_6_s(web: WebProcess) -> None:
     async with playing(web), opened(web, size=DESK, query="lang=en") as page:
         web.stop.set()
@@ -209,7 +211,7 @@ async def test_page_comes_back_by_itself_when_the_web_process_does(tmp_path: Pat
     core, port = CoreStub.begin(tmp_path), free_port()
     async with web_process(tmp_path, core, port=port) as web, playing(web), opened(web, size=DESK, query="lang=en") as page:
         web.stop.set()
-        await page.wait_for_selector("body[data-link=dead]", timeout=6_000)
+        await page.wait_for_selector("body[data-link=dead]", timeout=20_000)
         await web.task
         async with web_process(tmp_path, core, port=port):
             await page.wait_for_selector("body[data-link=live]", timeout=20_000)

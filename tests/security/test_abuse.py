@@ -12,7 +12,7 @@ from api.application import make_app
 from tests.faults.web_process import web_process
 from tests.faults.web_world import World, fill, make_world
 
-pytestmark = [pytest.mark.security, pytest.mark.system, pytest.mark.alone]
+pytestmark = [pytest.mark.security, pytest.mark.system]
 
 HOSTILE = [
     "' OR 1=1 --",
@@ -68,6 +68,7 @@ async def test_static_files_cannot_be_left_upwards(client: httpx.AsyncClient) ->
         assert "import" not in answer.text
 
 
+@pytest.mark.alone
 async def test_hundred_logins_do_not_slow_others(world: World, client: httpx.AsyncClient) -> None:
     async def attempt() -> int:
         return (await client.post("/api/v1/session", json={"token": "x" * 43})).status_code
@@ -82,6 +83,7 @@ async def test_hundred_logins_do_not_slow_others(world: World, client: httpx.Asy
     assert len(world.parts.gate.sessions.audit_rows(None, 1000)) == 10
 
 
+@pytest.mark.alone
 async def test_hammered_history_leaves_live_answers_quick(tmp_path: Path) -> None:
     async with web_process(tmp_path) as web:
         headers = {"Authorization": f"Bearer {web.token('ann', 'viewer', None)}"}

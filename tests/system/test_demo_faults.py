@@ -20,7 +20,7 @@ from tests.faults.disk import small_disk
 from tests.faults.process import wait_until
 from tests.faults.web_process import CoreStub
 
-pytestmark = [pytest.mark.system, pytest.mark.alone]
+pytestmark = pytest.mark.system
 ROOT = Path(__file__).parents[2]
 
 

@@ -212,16 +212,25 @@ async def hang_core(tmp_path: Path, hang: Hang, *, seconds: float, speed: float)
             spy.close()
 
 
-async def test_core_frozen_for_a_while(tmp_path):
-    await hang_core(tmp_path, Frozen(), seconds=7.0, speed=2.5)
+@pytest.mark.timeout(120)
+async def test_core_frozen_blocked_or_deaf_for_a_while(tmp_path):
+    """Three cores side by side, each with its broker, devices and event loop: they wait most of the time."""
+    ways = {
+        "frozen": (Frozen(), 7.0),
+        "blocked": (Blocked(tmp_path / "blocked.armed", 10.0), 10.0),
+        "deaf": (Deaf(tmp_path / "deaf.armed"), 7.0),
+    }
 
+    RealBroker(tmp_path / "none")  # skips here, not in a thread, where there is no broker
 
-async def test_event_loop_blocked_for_a_while(tmp_path):
-    await hang_core(tmp_path, Blocked(tmp_path / "armed", 10.0), seconds=10.0, speed=2.5)
+    async def hang_one(name: str) -> None:
+        hang, seconds = ways[name]
+        (tmp_path / name).mkdir()
+        await asyncio.to_thread(asyncio.run, hang_core(tmp_path / name, hang, seconds=seconds, speed=2.5))
 
-
-async def test_core_ends_when_its_mqtt_task_dies(tmp_path):
-    await hang_core(tmp_path, Deaf(tmp_path / "armed"), seconds=7.0, speed=2.5)
+    async with asyncio.TaskGroup() as group:
+        for name in ways:
+            group.create_task(hang_one(name), name=name)
 
 
 @pytest.mark.parametrize("name", ["link", "tick", "inbox", "commit"])
