@@ -125,9 +125,10 @@ async def _submit(
     """Change the configuration in force and keep it as a request: all in a query thread, since a large one takes a while."""
     config = site_config(parts, site)
     now = datetime.fromtimestamp(parts.now_ms() / 1000, ZoneInfo(config.zone)).isoformat(timespec="minutes")
-    stamp = {"version": next_version(config, rule), "author": principal.person, "changed": now, "comment": comment}
+    version = next_version(config, rule)
+    stamp = {"version": version, "author": principal.person, "changed": now, "comment": comment}
 
-    def make() -> tuple[str, SiteConfig, str]:
+    def make() -> tuple[dict[str, Any], RuleSubmitted]:
         base = config.sha256()
         if sha256 not in (None, base):
             raise _conflict("The configuration is another one by now; read it again and repeat the change.")
@@ -137,19 +138,17 @@ async def _submit(
             raise _conflict(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
         except KeyError:
             raise not_found("rule") from None
-        return base, made, made.canonical()
+        found = [
+            ChangeView(rule=one.rule, profile=one.profile, shadow=one.shadow, what=one.what, fields=fields_view(one.fields))
+            for one in changes(config, made)
+        ]
+        is_there = any((one.id, one.version) == (rule, version) for one in made.rules)
+        told = RuleSubmitted(request="", is_new=True, sha256=made.sha256(), version=version if is_there else None, changes=found)
+        return {"site": site, "rule": rule, "comment": comment, "base": base, "text": made.canonical()}, told
 
-    base, made, text = await parts.queries.run(make)
-    sha256 = await parts.queries.run(made.sha256)
-    asked = {"site": site, "rule": rule, "comment": comment, "base": base, "text": text}
-    request, is_new = await parts.desk.put(principal, "config", asked, key)
-    found = [
-        ChangeView(rule=one.rule, profile=one.profile, shadow=one.shadow, what=one.what, fields=fields_view(one.fields))
-        for one in changes(config, made)
-    ]
-    is_there = any(one.id == rule and one.version == stamp["version"] for one in made.rules)
-    version = int(str(stamp["version"])) if is_there else None
-    return RuleSubmitted(request=request, is_new=is_new, sha256=sha256, version=version, changes=found)
+    asked, told = await parts.queries.run(make)
+    told.request, told.is_new = await parts.desk.put(principal, "config", asked, key)
+    return told
 
 
 def _conflict(detail: str) -> ProblemError:
