@@ -384,7 +384,8 @@ class _Binder:
         if self._bytes + more > MEMORY_MAX:
             raise ExpressionError(
                 f"{text(leaf)} of {cohort.width} devices needs {more / 2**20:.1f} MiB; all rules may have {MEMORY_MAX >> 20} MiB and have "
-                f"{self._bytes / 2**20:.1f}; `mean` needs 768 bytes a device, `median`, `quantile` and `robust_z` 17,472 (docs/rules.md)"
+                f"{self._bytes / 2**20:.1f}; `mean` needs {8 * panes.words(panes.MEAN):,} bytes a device, `median`, `quantile` and "
+                f"`robust_z` {8 * panes.words(panes.QUANTILE):,}"
             )
         self._bytes += more
 

@@ -7,7 +7,7 @@ import pytest
 
 from app.wiring import build_engine
 from ingest.decode import Directory, Gather
-from rules import book
+from rules import book, panes
 from rules.book import bind
 from rules.cohort import Rulebook
 from rules.engine import Engine
@@ -112,10 +112,11 @@ def test_what_would_take_the_machine_is_refused_with_its_limit(
 
 
 def test_memory_is_that_of_all_rules_together_and_shared_windows_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(book, "MEMORY_MAX", 1 << 20)
-    means = [f"mean(temp_c, {3 * k} min) > 1" for k in (1, 1, 2, 3, 4, 5, 6, 7, 8)]  # 76,800 bytes each
+    size = {fn: 8 * 100 * panes.words(fn) for fn in (panes.MEAN, panes.MIN)}
+    monkeypatch.setattr(book, "MEMORY_MAX", 8 * size[panes.MEAN] + 6 * size[panes.MIN])
+    means = [f"mean(temp_c, {3 * k} min) > 1" for k in (1, 1, 2, 3, 4, 5, 6, 7, 8)]
     rules = [RuleSpec(id=f"R{n}", profile="p", when=when) for n, when in enumerate(means * 2)]
-    rules += [RuleSpec(id=f"S{n}", profile="p", when=f"min(temp_c, {3 * n} min) > 1") for n in range(1, 9)]  # 64,000 bytes each
+    rules += [RuleSpec(id=f"S{n}", profile="p", when=f"min(temp_c, {3 * n} min) > 1") for n in range(1, 9)]
     faults = bind(plan_of(site(100, rules=[], extra=rules))).faults
     assert [fault.key for fault in faults] == ["s/S7@1", "s/S8@1"]
 
