@@ -298,7 +298,7 @@ class DuckDBHistory:
             missing = int(np.setdiff1d(np.arange(len(point)), found)[0])
             lost = f"a sample of point {point[missing]} at {ts_ms[missing]} ms (of {len(point) - len(found)})"
             raise HistoryFault(f"{self._path} no longer has {lost} that it had", retryable=False)
-        return value
+        return (value.view(np.int64) ^ 1).view(np.float64) if _SABOTAGE == "history_changes_last_bits" else value
 
     def decisions_from(self) -> int:
         """See History."""
