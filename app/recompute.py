@@ -17,17 +17,30 @@ from store.history import Ordered
 from store.order import Packed, decode_order
 from telemetry.decision import Decision
 from telemetry.errors import CallerError
-from telemetry.frame import Entries, Kind, slice_entries
+from telemetry.frame import Entries, Kind, join_entries, slice_entries
 
 _SABOTAGE: Final = os.environ.get("FIELDLOOM_SABOTAGE", "")
+ENTRIES_MIN: Final = 5_000  # of one call of `step`, where there are so many
 SAMPLES_MAX: Final = 100_000  # values that are asked of a history at once
 
 
 def decide(runs: Iterable[Entries]) -> Iterator[list[Decision]]:
     """What `step` decides on runs of entries that follow one another from position 0 on."""
     engine = build_engine()
-    for entries in runs:
+    for entries in _joined(runs):
         yield engine.step(entries).decisions
+
+
+def _joined(runs: Iterable[Entries]) -> Iterator[Entries]:
+    """The same entries in fewer runs: how they are cut changes no decision, and each call of `step` costs half a ms."""
+    waiting: list[Entries] = []
+    for entries in runs:
+        waiting.append(entries)
+        if sum(map(len, waiting)) >= ENTRIES_MIN:
+            yield join_entries(waiting)
+            waiting = []
+    if waiting:
+        yield join_entries(waiting)
 
 
 def decide_plainly(runs: Iterable[Entries]) -> Iterator[list[Decision]]:
