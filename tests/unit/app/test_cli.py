@@ -124,8 +124,6 @@ def test_the_decision_log_of_a_journal_has_one_hash(data_dir: Path) -> None:
     assert journal.returncode == 0, journal.stderr
     assert journal.stdout.split()[1:3] == ["decisions", "sha256"]
     assert journal.stdout == fieldloom("decisions", "--hash", data_dir=data_dir).stdout
-    for way in ("journal", "plainly"):
-        assert fieldloom("decisions", "--recompute", way, "--hash", data_dir=data_dir).returncode == 0
     refused = fieldloom("decisions", "--recompute", "history", "--history", data_dir=data_dir)
     assert (refused.returncode, "choose one of --journal, --history, --lane and --recompute" in refused.stderr) == (1, True)
 
