@@ -70,6 +70,8 @@ def _restore(directory: Path, sabotage: frozenset[str]) -> tuple[Engine, int, in
     for position, state in valid_snapshots(directory, skipped=skipped, is_other_build_allowed=True):
         engine = build_engine(sabotage=sabotage)
         try:
+            if "forget_alarms" in sabotage:
+                state["engine"]["stages"]["Alarms"]["alarms"] = []
             engine.restore(state["engine"])
             taken = engine, int(state["inbox_row"]), position
         except (KeyError, ValueError, TypeError, IndexError) as error:  # of a build with another state

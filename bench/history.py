@@ -19,6 +19,11 @@ import pyarrow as pa
 
 from store.duckdb_history import MEMORY_MB, THREADS, DuckDBHistory
 from store.history import SampleRows, Series, make_rows
+from store.projection import Projector
+from telemetry.decision import encode_decisions
+from telemetry.frame import Admission, Entries, Flag, Kind, make_frames
+from telemetry.transaction import Transaction
+from telemetry.wire.columns import encode_admission, encode_entries
 
 BATCH = 10_000
 BATCHES = 60  # of one round: 0.6 M rows
@@ -27,6 +32,7 @@ ROUNDS = 5
 START_MS = 1_700_000_000_000
 DAY_MS = 86_400_000
 BUCKETS = 500
+LIVE = int(Flag.HAS_SEQ | Flag.HAS_TS | Flag.FIRST)
 _BARE_QUERY = """
 SELECT (ts_ms - ?) // ? AS b, min(value), max(value), avg(value) FROM samples
 WHERE point = ? AND ts_ms >= ? AND ts_ms < ? GROUP BY b ORDER BY b
@@ -72,6 +78,64 @@ def rate(append: Callable[[SampleRows], object], batches: list[SampleRows]) -> f
     for rows in batches:
         append(rows)
     return BATCH * len(batches) / (time.perf_counter() - began)
+
+
+def transactions(numbers: range, random: np.random.Generator) -> list[Transaction]:
+    """A batch each, as 1,000 frames of ten samples that reach core within ten seconds, with a tick a second."""
+    found = []
+    for number in numbers:
+        rows = batch(number, random)
+        devices, n = POINTS // 10, BATCH // 10
+        ts_ns = rows.ts_ms[::10] * 1_000_000
+        columns = {
+            "entry": np.arange(n) + np.arange(n) // devices + 1, "device": rows.point[::10] // 10, "ts_ns": ts_ns,
+            "boot": np.full(n, 7), "seq": number * 10 + np.arange(n) // devices, "flags": np.full(n, LIVE), "point": rows.point,
+            "offsets": np.arange(n + 1) * 10, "value": rows.value, "quality": rows.quality,
+        }  # fmt: skip
+        kind = np.full(n + 10, Kind.FRAME, np.uint8)
+        kind[:: devices + 1] = Kind.TICK
+        time_ns = np.repeat(ts_ns[::devices], devices + 1) + np.sort(random.integers(0, 900_000_000, (10, devices + 1))).ravel()
+        entries = Entries(number * (n + 10), kind, time_ns, make_frames(columns))
+        admission = Admission(np.zeros(n, np.uint8), rows.quality)
+        made = encode_entries(entries), encode_admission(admission)
+        found.append(Transaction(entries.first, n + 10, 1, int(time_ns[-1]), *made, encode_decisions([]), b"{}", BATCH))
+    return found
+
+
+class Unordered(DuckDBHistory):
+    """The same store without the order of entries."""
+
+    def append(self, *given: Any, **named: Any) -> Any:
+        """See DuckDBHistory."""
+        return super().append(*given, **{**named, "order": None})
+
+
+def follow(directory: Path) -> dict[str, float]:
+    """What the order of entries costs a projector: rows a second with and without, and bytes of a sample."""
+    random = np.random.default_rng(2)
+    stores = {"with": DuckDBHistory(directory / "with.duckdb"), "without": Unordered(directory / "without.duckdb")}
+    projectors = {name: Projector(store, now_s=lambda: 0.0, rows_max=BATCH) for name, store in stores.items()}
+    rates: dict[str, list[float]] = {name: [] for name in stores}
+    for turn in range(ROUNDS):
+        taken = transactions(range(turn * BATCHES, (turn + 1) * BATCHES), random)
+        for name in list(stores) if turn % 2 else list(stores)[::-1]:
+            began = time.perf_counter()
+            for transaction in taken:
+                projectors[name].take(transaction)
+                projectors[name].flush()
+            rates[name].append(BATCH * BATCHES / (time.perf_counter() - began))
+    runs = stores["with"].runs(-1)
+    for store in stores.values():
+        store.close()
+    size = {name: (directory / f"{name}.duckdb").stat().st_size / (BATCH * BATCHES * ROUNDS) for name in stores}
+    return {
+        "history.follow_rows_s": statistics.median(rates["with"]),
+        "history.follow_unordered_rows_s": statistics.median(rates["without"]),
+        "history.follow_of_unordered": statistics.median(a / b for a, b in zip(*rates.values(), strict=True)),
+        "history.order_bytes_sample": statistics.mean(len(run.data) / BATCH for run in runs),
+        "history.bytes_sample": size["with"],
+        "history.unordered_bytes_sample": size["without"],
+    }
 
 
 def median_ms(query: Callable[[int], object]) -> float:
@@ -125,9 +189,15 @@ def run(*, short: bool) -> list[dict[str, Any]]:
     """Rows of build/bench.json; nothing here is long enough to be shortened."""
     del short
     with tempfile.TemporaryDirectory(prefix="fieldloom-bench-") as directory:
-        figures = measure(Path(directory))
-    bare = {"history.append_rows_s": "history.append_bare_rows_s", "history.query_day_500_ms": "history.query_day_500_bare_ms"}
-    units = {"history.append_rows_s": "1/s", "history.append_of_bare": "1", "history.query_day_500_ms": "ms"}
+        figures = measure(Path(directory)) | follow(Path(directory))
+    bare = {
+        "history.append_rows_s": "history.append_bare_rows_s", "history.query_day_500_ms": "history.query_day_500_bare_ms",
+        "history.follow_rows_s": "history.follow_unordered_rows_s", "history.bytes_sample": "history.unordered_bytes_sample",
+    }  # fmt: skip
+    units = {
+        "history.append_rows_s": "1/s", "history.append_of_bare": "1", "history.query_day_500_ms": "ms",
+        "history.follow_rows_s": "1/s", "history.bytes_sample": "B", "history.order_bytes_sample": "B",
+    }  # fmt: skip
     rows = []
     for name, unit in units.items():
         reference = figures[bare[name]] if name in bare else None

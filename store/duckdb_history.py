@@ -17,26 +17,28 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from store.duckdb_tables import make_tables
 from store.history import (
     ASIDE,
     KEYFRAME,
     READ_ROWS_MAX,
     RECORDS_MAX,
     REJECTS_KEPT,
-    SCHEMA,
+    RUNS_MAX,
     AppendResult,
     Buckets,
     HistoryFault,
     MemberRow,
     MemberState,
+    Order,
     QueryLimit,
     RecordRow,
     Rows,
+    Run,
     SampleRows,
     Series,
     bucket_width_ms,
     check_limit,
-    check_schema,
     clipped_ns,
     is_reject,
     make_rows,
@@ -44,7 +46,7 @@ from store.history import (
 )
 from store.members import pack_members, replay_members, unique_members
 from store.scan import QUERY as SCAN
-from store.uniqueness import HighWater, drop_repeats, same_value, sort_rows
+from store.uniqueness import HighWater, drop_repeats, row_order, same_value, without_infinities
 from telemetry.errors import StoreError
 from telemetry.quality import BAD, LEVEL_MASK
 
@@ -56,26 +58,6 @@ PACK_ROWS: Final = 1_000_000  # one step of compaction: about half a second, dur
 _SPAN_MIN_MS: Final = 60_000
 _SABOTAGE: Final = os.environ.get("FIELDLOOM_SABOTAGE", "")
 
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS recent(point INTEGER NOT NULL, ts_ms BIGINT NOT NULL, value DOUBLE NOT NULL, quality USMALLINT NOT NULL);
-CREATE TABLE IF NOT EXISTS packed(point INTEGER NOT NULL, ts_ms BIGINT NOT NULL, value DOUBLE NOT NULL, quality USMALLINT NOT NULL);
-CREATE VIEW IF NOT EXISTS samples AS SELECT * FROM recent UNION ALL SELECT * FROM packed;
-CREATE TABLE IF NOT EXISTS series(number INTEGER PRIMARY KEY, site VARCHAR, device VARCHAR, point VARCHAR, unit VARCHAR);
-CREATE TABLE IF NOT EXISTS records(position BIGINT, time_ns BIGINT, kind VARCHAR, site VARCHAR, device VARCHAR,
-    subject VARCHAR, body VARCHAR, phase UTINYINT, stage INTEGER);
-CREATE TABLE IF NOT EXISTS members(point INTEGER, ts_ms BIGINT, form UTINYINT, dtype VARCHAR, member BLOB, value BLOB);
-CREATE TABLE IF NOT EXISTS progress(position BIGINT NOT NULL);
-INSERT INTO progress SELECT -1 WHERE NOT EXISTS (FROM progress);
-CREATE TABLE IF NOT EXISTS saved(plan BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS about(schema INTEGER NOT NULL, decisions_from BIGINT NOT NULL);
-"""
-# Before the schema had a number, decisions were kept in ms, without phase and stage: what is there stays, whole ones follow it.
-_MIGRATE: Final = """
-UPDATE records SET time_ms = 1000000 * time_ms;
-ALTER TABLE records RENAME time_ms TO time_ns;
-ALTER TABLE records ADD COLUMN phase UTINYINT;
-ALTER TABLE records ADD COLUMN stage INTEGER;
-"""
 _FORGET_REJECTS: Final = f"""
 DELETE FROM records WHERE kind = 'event' AND subject = 'reject' AND rowid NOT IN
     (SELECT rowid FROM records WHERE kind = 'event' AND subject = 'reject' ORDER BY position DESC, rowid DESC LIMIT {REJECTS_KEPT})
@@ -114,30 +96,12 @@ class DuckDBHistory:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._connection = duckdb.connect(str(self._path), config=self._config)
-            self._decisions_from = self._make_tables()
+            self._decisions_from = make_tables(self._connection, self._path)
             self._position = int(self._connection.execute("SELECT position FROM progress").fetchall()[0][0])
             self._water = HighWater(*self._select(self._connection, "SELECT point, max(ts_ms) FROM samples GROUP BY point"))
         except duckdb.Error as error:
             raise self._fault(error) from error
         self._is_broken = False
-
-    def _make_tables(self) -> int:
-        """Bring the file to this schema, whole or not at all; the position its whole decisions begin at."""
-        connection = self._connection
-        tables = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
-        if "about" in tables:
-            schema, decisions_from = connection.execute("SELECT schema, decisions_from FROM about").fetchall()[0]
-            check_schema(self._path, schema)
-            return int(decisions_from)
-        connection.begin()
-        decisions_from = 0
-        if "records" in tables:
-            decisions_from = int(connection.execute("SELECT position + 1 FROM progress").fetchall()[0][0])
-            connection.execute(_MIGRATE)
-        connection.execute(_SCHEMA)
-        connection.execute("INSERT INTO about VALUES (?, ?)", [SCHEMA, decisions_from])
-        connection.commit()
-        return decisions_from
 
     def position(self) -> int:
         """See History."""
@@ -177,16 +141,18 @@ class DuckDBHistory:
         *,
         plan: bytes | None = None,
         members: Sequence[MemberRow] = (),
+        order: Order | None = None,
     ) -> AppendResult:
         """See History. One transaction."""
         if _SABOTAGE == "history_position_first":  # rows follow with the next append: a crash between loses them
             rows, self._held = self._held, rows
-        rows = sort_rows(rows)
+        index, given = row_order(rows), rows
+        rows = without_infinities(rows.take(index))
         with self._transaction() as connection:
             if position <= self._position:
                 return AppendResult(0, 0, 0)
-            unknown, repeated, changed = self._drop_stored(connection, rows)
-            unique = drop_repeats(unknown)
+            keep, repeated, changed = self._find_stored(connection, rows)
+            unique = drop_repeats(rows.take(keep))
             fresh = unique.rows
             _insert(
                 connection, "recent", ["point", "ts_ms", "value", "quality"], [fresh.point, fresh.ts_ms, fresh.value, fresh.quality]
@@ -196,6 +162,11 @@ class DuckDBHistory:
             if any(is_reject(record) for record in records):
                 connection.execute(_FORGET_REJECTS)
             self._insert_members(connection, members)
+            if order is not None:
+                written = np.zeros(len(given), np.bool_)
+                written[index[np.flatnonzero(keep)[unique.kept]]] = True
+                data = order.encode(written & ~np.isinf(given.value))
+                connection.execute("INSERT INTO runs VALUES (?, ?, ?, ?)", [order.first, position, order.time_ns, data])
             connection.execute("UPDATE progress SET position = ?", [position])
             if plan is not None:
                 connection.execute("DELETE FROM saved")
@@ -204,33 +175,34 @@ class DuckDBHistory:
         self._position = position
         return AppendResult(len(fresh), unique.repeated + repeated, unique.changed + changed)
 
-    def _drop_stored(self, connection: Any, rows: SampleRows) -> tuple[SampleRows, int, int]:
-        """Rows that are not stored yet; how many were stored with the same and with another value."""
-        if not rows.check.any():
-            return rows, 0, 0
-        doubtful = np.flatnonzero(rows.check & self._water.may_exist(rows))
+    def _find_stored(self, connection: Any, rows: SampleRows) -> tuple[NDArray[np.bool_], int, int]:
+        """(n,) rows that are not stored yet; how many were stored with the same and with another value.
+
+        Also rows that need no check: a live sample may have come before by another way, or ahead of its time.
+        """
+        keep = np.ones(len(rows), np.bool_)
+        doubtful = np.flatnonzero(self._water.may_exist(rows))
         if not len(doubtful) or _SABOTAGE == "history_compares_nothing":
-            return rows, 0, 0
-        asked = rows.take(doubtful)
-        wanted = pa.table([doubtful, asked.point, asked.ts_ms], names=["row", "point", "ts_ms"])
+            return keep, 0, 0
+        found, value = self._look_up(connection, rows.point[doubtful], rows.ts_ms[doubtful])
+        found = doubtful[found]
+        keep[found] = False
+        equal = int(np.count_nonzero(same_value(rows.value[found], value)))
+        return keep, equal, len(found) - equal
+
+    def _look_up(
+        self, connection: Any, point: NDArray[np.int32], ts_ms: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Which of the (n,) wanted samples there are, ascending, and their values."""
         found, value = self._select(
             connection,
             "SELECT w.row, s.value FROM wanted w JOIN samples s ON s.point = w.point AND s.ts_ms = w.ts_ms "
             "WHERE s.ts_ms BETWEEN $low AND $high AND s.point BETWEEN $first AND $last",
-            {
-                "low": int(asked.ts_ms.min()),
-                "high": int(asked.ts_ms.max()),
-                "first": int(asked.point[0]),
-                "last": int(asked.point[-1]),
-            },
-            wanted=wanted,
+            {"low": int(ts_ms.min()), "high": int(ts_ms.max()), "first": int(point.min()), "last": int(point.max())},
+            wanted=pa.table([np.arange(len(point)), point, ts_ms], names=["row", "point", "ts_ms"]),
         )
         found, one = np.unique(found, return_index=True)
-        value = value[one]
-        keep = np.ones(len(rows), np.bool_)
-        keep[found] = False
-        equal = int(np.count_nonzero(same_value(rows.value[found], value)))
-        return rows.take(keep), equal, len(found) - equal
+        return found, value[one]
 
     @staticmethod
     def _insert_members(connection: Any, members: Sequence[MemberRow]) -> None:
@@ -303,6 +275,31 @@ class DuckDBHistory:
         rows = self._rows(f"SELECT * {later} AND position <= {last} ORDER BY position, rowid", {"after": after})
         return [RecordRow(*row) for row in rows]
 
+    def runs(self, after: int, *, limit: int = RUNS_MAX) -> list[Run]:
+        """See History."""
+        check_limit(limit, RUNS_MAX)
+        found = self._rows(f"SELECT first, last, data FROM runs WHERE last > $after ORDER BY first LIMIT {limit}", {"after": after})
+        if not found:
+            return []
+        query = "SELECT * FROM records WHERE phase IS NULL AND position BETWEEN $first AND $last ORDER BY position, rowid"
+        told = [RecordRow(*row) for row in self._rows(query, {"first": found[0][0], "last": found[-1][1]})]
+        return [
+            Run(first, last, data, [row for row in told if first <= row.position <= last and row.kind != "gap"])
+            for first, last, data in found
+        ]
+
+    def values(self, point: NDArray[np.int32], ts_ms: NDArray[np.int64]) -> NDArray[np.float64]:
+        """See History."""
+        if not len(point):
+            return np.zeros(0)
+        with self._cursor() as cursor:
+            found, value = self._look_up(cursor, point, ts_ms)
+        if len(found) < len(point):
+            missing = int(np.setdiff1d(np.arange(len(point)), found)[0])
+            lost = f"a sample of point {point[missing]} at {ts_ms[missing]} ms (of {len(point) - len(found)})"
+            raise HistoryFault(f"{self._path} no longer has {lost} that it had", retryable=False)
+        return (value.view(np.int64) ^ 1).view(np.float64) if _SABOTAGE == "history_changes_last_bits" else value
+
     def decisions_from(self) -> int:
         """See History."""
         return self._decisions_from
@@ -351,6 +348,7 @@ class DuckDBHistory:
         with self._transaction() as connection:
             for table in ("recent", "packed", "members"):
                 connection.execute(f"DELETE FROM {table} WHERE ts_ms < ?", [ts_ms])
+            connection.execute("DELETE FROM runs WHERE time_ns < ?", [clipped_ns(ts_ms)])
 
     def compact(self, before_ms: int, *, rows_max: int = PACK_ROWS) -> int:
         """Sort one chunk of rows before `before_ms` into `packed`: at most a day and about `rows_max` rows. 0: nothing left to do.

@@ -8,7 +8,7 @@ Limits: a range read returns at most READ_ROWS_MAX rows, a downsample at most BU
 Every method raises StoreError (mostly `HistoryFault`, which says whether trying again can help) when the store fails.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
@@ -22,6 +22,7 @@ from telemetry.errors import StoreError
 MEMBER_BASE: Final = 1 << 30  # derived series; core numbers stay below (2**27, so that 8 per point fit int32)
 READ_ROWS_MAX: Final = 1_000_000  # 22 MB of columns
 RECORDS_MAX: Final = 10_000  # of one `records` or `decisions` call
+RUNS_MAX: Final = 100  # of one `runs` call: about a minute of a site's entries, or 1 M samples of a busy one
 BUCKETS_MAX: Final = 100_000
 TIME_NS_MAX: Final = (1 << 63) - 1
 SCHEMA: Final = 2  # of a store's own file; 1 kept decisions in ms, without phase and stage
@@ -47,7 +48,7 @@ class SampleRows:
     """n samples. point (n,) int32, ts_ms (n,) int64, value (n,) float64 (NaN = no number), quality (n,) uint16, check (n,) bool.
 
     check True: an older row with the same point and time may exist (late, backfill, replay, no sequence): compare before writing.
-    check False: admission already proved that the row is new; a store does not look.
+    check False: admission saw no such live sample; a store to which looking is dear need not look.
     """
 
     point: NDArray[np.int32]
@@ -185,6 +186,24 @@ class MemberState(NamedTuple):
     values: NDArray[Any]
 
 
+class Order(NamedTuple):
+    """In which order the entries of an append came (`store.order`): `encode` makes its bytes once the store knows (n,) which of the
+    rows it was given it now gives back bit for bit."""
+
+    first: int
+    time_ns: int  # engine time of the last entry
+    encode: Callable[[NDArray[np.bool_]], bytes]
+
+
+class Run(NamedTuple):
+    """The order of entries first..last as it was kept, with the rows of their records."""
+
+    first: int
+    last: int
+    data: bytes
+    records: list[RecordRow]
+
+
 class AppendResult(NamedTuple):
     """written rows; repeated = the same row was there; changed = another value was there and stayed; rejected by the server."""
 
@@ -255,11 +274,13 @@ class History(Protocol):
         *,
         plan: bytes | None = None,
         members: Sequence[MemberRow] = (),
+        order: Order | None = None,
     ) -> AppendResult:
-        """Make rows, records, members, plan (None = as before) and position durable; on return they are.
+        """Make rows, records, members, plan (None = as before), order and position durable; on return they are.
 
         A position that is not after the stored one changes nothing, so the call may be repeated after any error. A store
-        whose samples are elsewhere (InfluxDB) writes them first: after a crash they are written again, with the same result.
+        whose samples are elsewhere (InfluxDB) writes them first: after a crash they are written again, with the same result. Only an
+        `Ordered` store keeps the order.
         """
         ...
 
@@ -323,7 +344,7 @@ class History(Protocol):
         ...
 
     def delete_before(self, ts_ms: int) -> None:
-        """Raw retention: forget samples and member rows before `ts_ms`. Records stay."""
+        """Raw retention: forget samples, member rows and runs of entries before `ts_ms`. Records stay."""
         ...
 
     def compact(self, before_ms: int) -> int:
@@ -339,4 +360,20 @@ class History(Protocol):
 
     def close(self) -> None:
         """Release the store; nothing is pending."""
+        ...
+
+
+class Ordered(Protocol):
+    """A history that also knows in which order everything came: enough to run `step` on it alone."""
+
+    def position(self) -> int:
+        """See History."""
+        ...
+
+    def runs(self, after: int, *, limit: int = RUNS_MAX) -> list[Run]:
+        """The next `limit` runs of entries after a journal position, with the rows of their records, in order."""
+        ...
+
+    def values(self, point: NDArray[np.int32], ts_ms: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(n,) the value of each (point, ts_ms). HistoryFault when one is not there."""
         ...

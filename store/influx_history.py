@@ -23,6 +23,7 @@ from store.history import (
     HistoryFault,
     MemberRow,
     MemberState,
+    Order,
     RecordRow,
     Rows,
     SampleRows,
@@ -91,8 +92,10 @@ class InfluxHistory:
         *,
         plan: bytes | None = None,
         members: Sequence[MemberRow] = (),
+        order: Order | None = None,
     ) -> AppendResult:
         """See History. Samples first, then the rest; a repeat after a crash may count rows as repeated that were written."""
+        del order  # samples on a server are not of one transaction with what would say in which order they came
         if position <= self._position:
             return AppendResult(0, 0, 0)
         unknown, repeated, changed = self._drop_stored(sort_rows(rows))

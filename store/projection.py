@@ -1,23 +1,25 @@
 """Journal transactions as history rows: `project` is the pure function, `Projector` the follower that writes each exactly once.
 
 Samples keep the point numbers the core gave; names come from CONFIG entries, applied in journal order, so both sides number
-alike. Duplicates are not stored. A member array becomes five summary series and one row of changed members.
+alike. Duplicates are not stored. A member array becomes five summary series and one row of changed members. Beside the rows goes
+the order in which all came (`store.order`).
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from store.history import AppendResult, History, MemberRow, RecordRow, SampleRows, Series, join_rows, make_rows, no_rows
+from store.history import AppendResult, History, MemberRow, Order, RecordRow, SampleRows, Series, join_rows, make_rows, no_rows
 from store.journal_reader import Gap
 from store.members import SUMMARIES, MemberTracker, summarise, summary_number
+from store.order import encode_order
 from telemetry.decision import Decision, body_text, in_order
 from telemetry.errors import CorruptError
-from telemetry.frame import Admission, Entries, Flag, Frames, Verdict
+from telemetry.frame import Admission, Entries, Flag, Frames, Verdict, join_entries
 from telemetry.plan import Device, Plan
 from telemetry.quality import BAD, GOOD, NOT_A_NUMBER, REPEATED, UNCERTAIN
 from telemetry.record import Ack, Clock, Config, Event, Record, Request, Start
@@ -45,12 +47,14 @@ class ArraySample(NamedTuple):
 
 
 class Projection(NamedTuple):
-    """What a transaction adds to history, in journal order."""
+    """What a transaction adds to history, in journal order. The first rows are those of the entries' samples that are `kept` (m,)."""
 
     rows: SampleRows
     series: list[Series]
     records: list[RecordRow]
     arrays: list[ArraySample]
+    entries: Entries
+    kept: NDArray[np.bool_]
 
 
 def project(transaction: Transaction, plan: Plan) -> Projection:
@@ -59,8 +63,9 @@ def project(transaction: Transaction, plan: Plan) -> Projection:
     series = [row for _, record in entries.records if isinstance(record, Config) for row in _configure(plan, record)]
     frames, admission = entries.frames, transaction.read_admission()
     arrays, summaries = _project_arrays(frames, admission)
-    rows = join_rows([_project_samples(frames, admission), *summaries])
-    return Projection(rows, series, record_rows(entries, transaction.read_decisions(), plan), arrays)
+    kept = _kept(frames, admission)
+    rows = join_rows([_project_samples(frames, admission, kept), *summaries])
+    return Projection(rows, series, record_rows(entries, transaction.read_decisions(), plan), arrays, entries, kept)
 
 
 def record_rows(entries: Entries, decisions: list[Decision], plan: Plan) -> list[RecordRow]:
@@ -70,10 +75,15 @@ def record_rows(entries: Entries, decisions: list[Decision], plan: Plan) -> list
     return sorted(records, key=lambda row: row.position)  # stable: an entry before what was decided on it
 
 
-def _project_samples(frames: Frames, admission: Admission) -> SampleRows:
-    """Samples of every frame that is not a duplicate, without those admission saw before."""
+def _kept(frames: Frames, admission: Admission) -> NDArray[np.bool_]:
+    """(m,) samples of every frame that is not a duplicate, without those admission saw before."""
+    is_new = np.repeat(admission.verdict != _DUPLICATE, np.diff(frames.offsets))
+    kept: NDArray[np.bool_] = is_new & ((admission.quality & REPEATED) == 0)
+    return kept
+
+
+def _project_samples(frames: Frames, admission: Admission, kept: NDArray[np.bool_]) -> SampleRows:
     sizes = np.diff(frames.offsets)
-    kept = np.repeat(admission.verdict != _DUPLICATE, sizes) & ((admission.quality & REPEATED) == 0)
     return SampleRows(
         point=frames.point[kept],
         ts_ms=np.repeat(frames.ts_ns // NS_PER_MS, sizes)[kept],
@@ -201,6 +211,23 @@ def decode_plan(data: bytes) -> Plan:
         return Plan.from_snapshot(msgspec.json.decode(data))
     except (msgspec.DecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise CorruptError(f"the plan saved with the history cannot be read: {error}") from error
+
+
+def _order(parts: Sequence[Projection]) -> Order:
+    """The order of the parts' entries; their rows are given to the store one part after another."""
+    entries = join_entries([part.entries for part in parts])
+    told = {row.position: row for part in parts for row in part.records if row.phase is None}
+
+    def encode(written: NDArray[np.bool_]) -> bytes:
+        is_stored = np.zeros(len(entries.frames.point), np.bool_)
+        row = sample = 0
+        for part in parts:
+            samples = is_stored[sample : sample + len(part.kept)]
+            samples[part.kept] = written[row : row + int(part.kept.sum())]
+            row, sample = row + len(part.rows), sample + len(part.kept)
+        return encode_order(entries, is_stored, told)
+
+    return Order(entries.first, int(entries.time_ns[-1]), encode)
 
 
 class JournalSource(Protocol):
@@ -352,6 +379,7 @@ class Projector:
             self.position,
             plan=encode_plan(self.plan) if self._plan_changed else None,
             members=self._members,
+            order=_order(self._waiting),
         )
         self._waiting, self._members, self._plan_changed = [], [], False
         self.rows_waiting, self._has_failed = 0, False

@@ -17,16 +17,27 @@ def same_value(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.boo
 
 
 class Unique(NamedTuple):
-    """Rows in order of (point, ts_ms), each pair once, and how many repeated or contradicted an earlier row."""
+    """Rows in order of (point, ts_ms), each pair once, which of the given rows (kept,) these are, and how many repeated or
+    contradicted an earlier row."""
 
     rows: SampleRows
+    kept: NDArray[np.int64]
     repeated: int
     changed: int
 
 
+def row_order(rows: SampleRows) -> NDArray[np.int64]:
+    """Index that sorts by point and time; equal pairs keep their order."""
+    return np.lexsort((rows.ts_ms, rows.point))
+
+
 def sort_rows(rows: SampleRows) -> SampleRows:
     """By point and time; equal pairs keep their order. Values that are not finite become NaN."""
-    rows = rows.take(np.lexsort((rows.ts_ms, rows.point)))  # stable
+    return without_infinities(rows.take(row_order(rows)))
+
+
+def without_infinities(rows: SampleRows) -> SampleRows:
+    """Values that are not finite become NaN."""
     if np.isfinite(rows.value).all():
         return rows
     value = np.where(np.isfinite(rows.value), rows.value, np.nan)
@@ -48,11 +59,11 @@ def drop_repeats(rows: SampleRows) -> Unique:
     """
     new = is_first(rows)
     if new.all():
-        return Unique(rows, 0, 0)
+        return Unique(rows, np.arange(len(rows)), 0, 0)
     kept = np.flatnonzero(new)
     first_value = rows.value[kept[np.cumsum(new) - 1]]
     changed = int(np.count_nonzero(~new & ~same_value(rows.value, first_value)))
-    return Unique(rows.take(kept), len(rows) - len(kept) - changed, changed)
+    return Unique(rows.take(kept), kept, len(rows) - len(kept) - changed, changed)
 
 
 class HighWater:
@@ -64,12 +75,14 @@ class HighWater:
         self._ts_ms = np.asarray(ts_ms, np.int64)[order]
 
     def may_exist(self, rows: SampleRows) -> NDArray[np.bool_]:
-        """(n,) True where a stored row with the same point and time is possible."""
-        if not len(self._points):
+        """(n,) True where a stored row with the same point and time is possible. Rows are sorted by point."""
+        if not len(self._points) or not len(rows):
             return np.zeros(len(rows), np.bool_)
-        at = np.minimum(np.searchsorted(self._points, rows.point), len(self._points) - 1)
-        newest = np.where(self._points[at] == rows.point, self._ts_ms[at], NEVER)
-        return rows.ts_ms <= newest
+        starts = np.flatnonzero(np.append(True, rows.point[1:] != rows.point[:-1]))
+        points = rows.point[starts]
+        at = np.minimum(np.searchsorted(self._points, points), len(self._points) - 1)
+        newest = np.where(self._points[at] == points, self._ts_ms[at], NEVER)
+        return rows.ts_ms <= np.repeat(newest, np.diff(np.append(starts, len(rows))))
 
     def rise(self, rows: SampleRows) -> None:
         """Take rows that were written; they are sorted by (point, ts_ms)."""

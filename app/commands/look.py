@@ -3,9 +3,10 @@
 import contextlib
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -15,10 +16,20 @@ from app.settings import Settings, load_settings
 from app.words import say
 from telemetry.decision import Decision, LogHash, in_order, log_line
 from telemetry.errors import CallerError
+from telemetry.frame import Entries
 from telemetry.transaction import Transaction
 
 if TYPE_CHECKING:
     from app.client import Client
+
+
+class Recompute(StrEnum):
+    """Where the entries of a recomputation come from, and how they are taken."""
+
+    JOURNAL = "journal"
+    HISTORY = "history"
+    PLAINLY = "plainly"
+
 
 FOLLOW_POLL_S: Final = 0.1
 NAMES_SHOWN: Final = 20
@@ -185,16 +196,22 @@ def why(
 def decisions(
     journal: Annotated[bool, typer.Option("--journal", help="As the journal has them (the default).")] = False,
     history: Annotated[bool, typer.Option("--history", help="As the history has them.")] = False,
-    lane: Annotated[str, typer.Option(help="As a lane decides on the same entries now: live, or another lane's name.")] = "",
+    lane: Annotated[str, typer.Option(help="As the lane of this name decided.")] = "",
+    recompute: Annotated[
+        Recompute | None,
+        typer.Option(help="As this build decides: on the journal's entries, on the history's, or on the journal's one at a time."),
+    ] = None,
     only_hash: Annotated[bool, typer.Option("--hash", help="Only the count and the SHA-256 of the canonical log.")] = False,
 ) -> None:
     """The canonical decision log: one JSON line each, in one order, so that two runs can be compared byte for byte."""
-    if sum((journal, history, bool(lane))) > 1:
-        raise CallerError("choose one of --journal, --history and --lane")
+    if sum((journal, history, bool(lane), recompute is not None)) > 1:
+        raise CallerError("choose one of --journal, --history, --lane and --recompute")
     settings = load_settings()
     source: Iterable[list[Decision]] = _journaled(settings.data_dir / "journal")
     if lane:
-        source = _recomputed(settings.data_dir / "journal") if lane == "live" else _lane(lane)
+        source = _lane(lane)
+    elif recompute is not None:
+        source = _recomputed(settings, recompute)
     log_hash = LogHash()
     for lines in _stored(settings) if history else (list(map(log_line, batch)) for batch in source):
         log_hash.add_lines(lines)
@@ -255,12 +272,29 @@ def _journaled(directory: Path) -> Iterator[list[Decision]]:
         yield in_order(transaction.read_decisions())
 
 
-def _recomputed(directory: Path) -> Iterator[list[Decision]]:
-    """What this build decides on the journal's entries from the beginning. Raises CallerError when the beginning was trimmed."""
-    from app.wiring import build_engine
+def _recomputed(settings: Settings, source: Recompute) -> Iterator[list[Decision]]:
+    """What this build decides from the beginning. Raises CallerError when that is not there."""
+    from app.recompute import decide, decide_plainly, open_ordered, read_history
+    from app.tables import slow_progress
 
-    engine = build_engine()
-    for transaction in _transactions(directory):
-        if engine.position < 0 < transaction.first:
+    if source is not Recompute.HISTORY:
+        entries = _from_beginning(_transactions(settings.data_dir / "journal"))
+        yield from decide_plainly(entries) if source is Recompute.PLAINLY else decide(entries)
+        return
+    with open_ordered(settings) as history, slow_progress("deciding on the history", history.position() + 1) as advance:
+        yield from decide(_advancing(read_history(history), advance))
+
+
+def _advancing(runs: Iterable[Entries], advance: Callable[[int], None]) -> Iterator[Entries]:
+    for entries in runs:
+        yield entries
+        advance(entries.first + len(entries))
+
+
+def _from_beginning(transactions: Iterable[Transaction]) -> Iterator[Entries]:
+    position = -1
+    for transaction in transactions:
+        if transaction.first != position + 1:
             raise CallerError("the beginning of this journal was trimmed; a recomputation needs it whole")
-        yield in_order(engine.step(transaction.read_entries()).decisions)
+        yield transaction.read_entries()
+        position = transaction.last

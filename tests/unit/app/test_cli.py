@@ -124,6 +124,8 @@ def test_the_decision_log_of_a_journal_has_one_hash(data_dir: Path) -> None:
     assert journal.returncode == 0, journal.stderr
     assert journal.stdout.split()[1:3] == ["decisions", "sha256"]
     assert journal.stdout == fieldloom("decisions", "--hash", data_dir=data_dir).stdout
+    refused = fieldloom("decisions", "--recompute", "history", "--history", data_dir=data_dir)
+    assert (refused.returncode, "choose one of --journal, --history, --lane and --recompute" in refused.stderr) == (1, True)
 
 
 async def test_decision_log_of_the_history_is_that_of_the_journal_with_web_and_without(tmp_path: Path) -> None:
@@ -168,6 +170,8 @@ def test_decision_log_beside_influxdb_needs_no_server(tmp_path: Path) -> None:
     assert (stored.returncode, stored.stderr) == (0, "")
     assert stored.stdout == fieldloom("decisions", data_dir=tmp_path).stdout
     assert stored.stdout.count("\n") == 3
+    refused = fieldloom("decisions", "--recompute", "history", data_dir=tmp_path, history="influx", influx_url="http://127.0.0.1:1")
+    assert (refused.returncode, "use --recompute journal, or a history in DuckDB" in refused.stderr) == (1, True)
 
 
 def test_status_of_a_journal_adds_up(data_dir: Path) -> None:
