@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench import backtest, e2e, history, nab, rules
+from bench import agc, backtest, e2e, history, nab, rules
 from bench.rig import BUILD, ROOT, compile_c
 
 GROUPS: dict[str, Callable[..., list[dict[str, Any]]]] = {
@@ -20,6 +20,7 @@ GROUPS: dict[str, Callable[..., list[dict[str, Any]]]] = {
     "history": history.run,
     "backtest": backtest.run,
     "nab": nab.run,
+    "agc": agc.run,
     "e2e": e2e.run,
 }
 

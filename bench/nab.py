@@ -21,10 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.backtest.report import Label, Report, Standing
-from app.documents import Reading
-from app.scenarios import load_profile
-from app.site_files import SHIPPED
-from bench.recordings import DATA, backtest, write_history
+from bench.recordings import DATA, backtest, shipped_profile, write_history
 from ingest.mapping import ROWS_PER_MESSAGE
 from telemetry import topic
 from telemetry.site import RuleSpec, SiteConfig
@@ -97,11 +94,8 @@ def messages(series: list[Recorded]) -> Iterator[tuple[str, bytes]]:
 
 def site(series: list[Recorded]) -> SiteConfig:
     """A device of the shipped profile for each series."""
-    reading = Reading()
-    document = reading.load(SHIPPED / f"{PROFILE}.yaml")
-    profile = None if document is None else load_profile(reading, document, PROFILE, SHIPPED)
     return SiteConfig.model_validate({
-        "site": "nab", "origin": "REPLAY", "zone": "UTC", "areas": [{"name": "series"}], "profiles": {PROFILE: profile},
+        "site": "nab", "origin": "REPLAY", "zone": "UTC", "areas": [{"name": "series"}], "profiles": {PROFILE: shipped_profile(PROFILE)},
         "devices": [{"name": one.device, "profile": PROFILE, "area": "series"} for one in series],
     })  # fmt: skip
 

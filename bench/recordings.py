@@ -12,18 +12,26 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
+import yaml
+
 from app.core import admit_of, make_transaction
+from app.site_files import SHIPPED
 from app.wiring import build_engine
 from bench.rig import ROOT
 from ingest.decode import Directory, Gather
 from store.duckdb_history import DuckDBHistory
 from store.projection import Projector
 from telemetry.record import Config, Start
-from telemetry.site import SiteConfig
+from telemetry.site import Profile, SiteConfig
 from telemetry.transaction import Accounting
 
 DATA: Final = ROOT / ".." / "shared" / "data"  # what others recorded lies beside the project and is never copied
 SAMPLES: Final = 20_000  # of one transaction
+
+
+def shipped_profile(name: str) -> Profile:
+    """A profile as it is shipped."""
+    return Profile.model_validate(yaml.safe_load((SHIPPED / f"{name}.yaml").read_text("utf-8")))
 
 
 def write_history(file: Path, config: SiteConfig, messages: Iterable[tuple[str, bytes]]) -> Accounting:
