@@ -14,7 +14,9 @@ from tests.shared_data import recording
 def test_labelled_series(tmp_path: Path) -> None:
     recording("anomaly/nab")
     series, report = nab.measure(tmp_path)
-    assert report.complete and report.samples > 110_000 and report.labels == 25
+    assert report.complete
+    assert report.samples > 110_000
+    assert report.labels == 25
     for one in series:  # the plain limit, counted without the engine: an alarm begins where the value goes over it
         over = np.abs(one.value) > 3
         told = [alarm.raised_ms for alarm in report.alarms if (alarm.rule, alarm.device) == ("PLAIN", one.device)]
@@ -34,7 +36,9 @@ def test_labelled_series(tmp_path: Path) -> None:
 def test_two_compartments(tmp_path: Path) -> None:
     file = recording("greenhouse/agc2022_lettuce/Reference/GreenhouseClimate.csv")
     report, idle = agc.measure(tmp_path)
-    assert report.complete and not report.faults and "MS-T-L" not in idle
+    assert report.complete
+    assert not report.faults
+    assert "MS-T-L" not in idle
     apart = [alarm for alarm in report.alarms if alarm.rule == "MS-MEAS-SPREAD"]
     assert {alarm.device for alarm in apart} == {"climate-reference"}, "an evening of open vents is no fault of a sensor"
     zone, rows = ZoneInfo("Europe/Amsterdam"), []
@@ -47,4 +51,5 @@ def test_two_compartments(tmp_path: Path) -> None:
     times, spread = np.array([t for t, _ in rows]), np.array([x for _, x in rows])
     for alarm in apart:
         before = (times >= alarm.raised_ms - 7_200_000) & (times < alarm.raised_ms)
-        assert before.sum() > 10 and (spread[before] > 2.5).all(), alarm
+        assert before.sum() > 10, alarm
+        assert (spread[before] > 2.5).all(), alarm
