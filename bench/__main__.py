@@ -12,13 +12,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench import backtest, e2e, history, rules
+from bench import agc, backtest, e2e, history, nab, rules
 from bench.rig import BUILD, ROOT, compile_c
 
 GROUPS: dict[str, Callable[..., list[dict[str, Any]]]] = {
     "rules": rules.run,
     "history": history.run,
     "backtest": backtest.run,
+    "nab": nab.run,
+    "agc": agc.run,
     "e2e": e2e.run,
 }
 

@@ -56,6 +56,7 @@ _PANES: Final = {
     "mean": panes.MEAN, "min": panes.MIN, "max": panes.MAX, "std": panes.STD, "count": panes.COUNT, "rate": panes.RATE,
     "delta": panes.DELTA, "slope": panes.SLOPE, "shift": panes.SHIFT, "quantile": panes.QUANTILE, "median": panes.QUANTILE,
     "robust_z": panes.ROBUST_Z, "ewma": panes.EWMA, "cusum_high": panes.CUSUM_HIGH, "cusum_low": panes.CUSUM_LOW, "held": panes.HELD,
+    "ago": panes.AGO,
 }  # fmt: skip
 _GROUPS: Final = {
     "any": calculate.G_ANY, "all": calculate.G_ALL, "count": calculate.G_COUNT, "sum": calculate.G_SUM, "mean": calculate.G_MEAN,

@@ -62,8 +62,8 @@ ARGUMENTS: Final = {
 }
 # Functions over a length of event time: the parameters that stand between what is looked at and the length.
 WINDOWS: Final[dict[str, tuple[str, ...]]] = {
-    "mean": (), "min": (), "max": (), "std": (), "count": (), "rate": (), "delta": (), "slope": (), "shift": (), "median": (),
-    "quantile": ("part of the values, 0..1",), "robust_z": (), "ewma": (), "cusum_high": ("target", "sigma", "k"),
+    "mean": (), "min": (), "max": (), "std": (), "count": (), "rate": (), "delta": (), "ago": (), "slope": (), "shift": (),
+    "median": (), "quantile": ("part of the values, 0..1",), "robust_z": (), "ewma": (), "cusum_high": ("target", "sigma", "k"),
     "cusum_low": ("target", "sigma", "k"),
 }  # fmt: skip
 NEEDS_POINT: Final = ("median", "quantile", "robust_z")  # whose range gives the resolution

@@ -26,12 +26,13 @@ _compile = calculate.inner
 
 PANES: Final = 60
 LEAVES: Final = 64  # a ring of panes where each is kept by itself
+NEAR: Final = 4  # panes, the oldest of the window, in which a sample stands for "that long ago"
 COVERED: Final = 48  # panes between the first counted sample and the newest: four fifths of the window
 COUNT_MAX: Final = 65_535  # samples beyond that in one pane are not counted
 BINS: Final = 128
 NONE: Final = np.iinfo(np.int64).min
 
-MEAN, MIN, MAX, STD, COUNT, RATE, DELTA, SLOPE, SHIFT, QUANTILE, ROBUST_Z, EWMA, CUSUM_HIGH, CUSUM_LOW, HELD = range(15)
+MEAN, MIN, MAX, STD, COUNT, RATE, DELTA, SLOPE, SHIFT, QUANTILE, ROBUST_Z, EWMA, CUSUM_HIGH, CUSUM_LOW, HELD, AGO = range(16)
 STACKED: Final = (MEAN, MIN, MAX, STD, RATE, HELD)
 # A seat's state begins with a cache line: newest pane, first counted pane, samples counted, those of the newest pane (HELD: time of the
 # last sample), then of a stack the newest pane's sum, young and old, and what RATE and HELD saw last. STD has a second line: of the stack
@@ -47,6 +48,7 @@ SIZES: Final = {
     COUNT: (0, LEAVES, 0),
     RATE: (PANES, 0, 0),
     DELTA: (LEAVES, 0, 0),
+    AGO: (LEAVES, 0, 0),
     SLOPE: (LEAVES, LEAVES, 0),
     SHIFT: (LEAVES, LEAVES, 0),
     QUANTILE: (0, LEAVES * BINS, BINS),
@@ -79,7 +81,7 @@ def clean(fn: int, state: Array) -> None:
     state[...] = 0
     if fn in (MIN, MAX):
         numbers[...] = header[:, OPEN : OLD + 1] = np.inf if fn == MIN else -np.inf
-    elif fn in (DELTA, EWMA):
+    elif fn in (DELTA, AGO, EWMA):
         numbers[...] = np.nan
     if fn in (RATE, HELD):
         header[:, LAST] = np.nan
@@ -256,7 +258,7 @@ def _advance(fn: int, pane: int, f: Array, fo: int, i: Array, io: int, u: Array,
                     i[io + 2] -= n
                     i[io + HEADER + b] -= n
                     u[uo + slot * BINS + b] = 0
-        elif fn == DELTA:
+        elif fn == DELTA or fn == AGO:
             f[fo + slot] = np.nan
         else:
             i[io + 2] -= u[uo + slot]
@@ -268,7 +270,7 @@ def _advance(fn: int, pane: int, f: Array, fo: int, i: Array, io: int, u: Array,
 @_compile
 def _insert(fn: int, slot: int, x: float, parameter: Array, f: Array, fo: int, i: Array, io: int, u: Array, uo: int) -> None:
     """Count one finite sample in a pane."""
-    if fn == DELTA:
+    if fn == DELTA or fn == AGO:
         if np.isnan(f[fo + slot]):
             f[fo + slot] = x
         return
@@ -348,11 +350,11 @@ def _result(fn: int, spec: Array, parameter: Array, f: Array, fo: int, i: Array,
         return sqrt(max((f[fo + 2] + f[fo + 1]) / n - m * m, 0.0))
     if fn == RATE:
         return total / (PANES * spec[1] / 60e9)
-    if fn == DELTA:
-        for k in range(PANES - 1, -1, -1):
+    if fn == DELTA or fn == AGO:
+        for k in range(PANES - 1, -1 if fn == DELTA else PANES - 1 - NEAR, -1):
             first = f[fo + ((i[io] - k) & (LEAVES - 1))]
             if not np.isnan(first):
-                return x - first
+                return x - first if fn == DELTA else first
         return np.nan
     if fn == SLOPE:
         return _slope(spec, f, fo, i, io, u, uo)

@@ -32,7 +32,7 @@ from telemetry.site import MODES, AreaSpec, DeviceSpec, PointSpec, Profile, Rule
 from telemetry.span import Read
 
 OTHERS_MAX: Final = 20  # of peers or children that are named
-_SAME_UNIT: Final = ("mean", "min", "max", "median", "quantile", "ewma", "std", "delta", "shift", "spread", "sum")
+_SAME_UNIT: Final = ("mean", "min", "max", "median", "quantile", "ewma", "std", "delta", "ago", "shift", "spread", "sum")
 _LONG_NUMBER: Final = re.compile(r"\d+\.\d{12,}")
 
 
