@@ -23,6 +23,8 @@ DEVICE_BAD: Final = 1 << 7
 SUBSTITUTED: Final = 1 << 8
 CLOCK_WRONG: Final = 1 << 9
 REPEATED: Final = 1 << 10  # same point and time as a stored sample: not stored again
+CALIBRATION_EXPIRED: Final = 1 << 11
+DISAGREEMENT: Final = 1 << 12  # of two redundant sensors
 
 REASON_NAMES: Final[dict[int, str]] = {
     OUT_OF_RANGE: "out_of_range",
@@ -34,6 +36,8 @@ REASON_NAMES: Final[dict[int, str]] = {
     SUBSTITUTED: "substituted",
     CLOCK_WRONG: "clock_wrong",
     REPEATED: "repeated",
+    CALIBRATION_EXPIRED: "calibration_expired",
+    DISAGREEMENT: "disagreement",
 }
 LEVEL_NAMES: Final = ("GOOD", "UNCERTAIN", "BAD")
 
