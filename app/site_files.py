@@ -16,7 +16,7 @@ from rules import expression
 from rules.book import bind, scope
 from telemetry.errors import CallerError, ConfigError, ExpressionError
 from telemetry.plan import Plan
-from telemetry.site import DeviceSpec, Profile, RuleSpec, SiteConfig
+from telemetry.site import DeviceSpec, Profile, RuleSpec, SiteConfig, calibration_problem
 from telemetry.unit import unit_problem
 
 SHIPPED: Final = Path(devices.__file__).parent / "profiles"
@@ -39,6 +39,7 @@ def load_site(directory: Path) -> SiteConfig:
     site = _site(reading, document, profiles, [rule for rule, _, _ in rules])
     _check_names(reading, document, ("areas", "devices"))
     _check_references(reading, document, profiles)
+    _check_calibrations(reading, document, profiles)
     of_profiles = [
         (rule, profile_documents[name], ("rules", index))
         for name, profile in profiles.items()
@@ -47,8 +48,8 @@ def load_site(directory: Path) -> SiteConfig:
     for placed in of_profiles:
         _check_rule(reading, placed, profiles[placed[1].value["name"]] if placed[1].value.get("name") in profiles else None)
     _check_site_rules(reading, document, profiles, rules)
-    if site is not None and rules:
-        _check_binding(reading, site, rules)
+    if site is not None and (rules or any(point.is_virtual for profile in profiles.values() for point in profile.points)):
+        _check_binding(reading, site, rules, profile_documents)
     if reading.problems or site is None:
         raise ConfigError(sorted(reading.problems, key=lambda p: (p.file, p.line)))
     return site
@@ -155,7 +156,7 @@ def _site(reading: Reading, document: Document, profiles: dict[str, Profile], ru
     except ValidationError as error:
         for path, message in mistakes(document, error):
             # References and names are told by their own checks with their own line; here they would stand at the head of the file.
-            if "does not exist" not in message and "is declared twice" not in message:
+            if all(told not in message for told in ("does not exist", "is declared twice", "calibration of")):
                 reading.note(document, path, message)
     return None
 
@@ -222,6 +223,23 @@ def _check_references(reading: Reading, document: Document, profiles: dict[str, 
                 reading.note(document, ("areas", index, "links", str(link)), f"device {target!r} does not exist")
 
 
+def _check_calibrations(reading: Reading, document: Document, profiles: dict[str, Profile]) -> None:
+    """What cannot be calibrated, and what stands twice; also when other parts of the file are wrong."""
+    profile_of = {name: item.get("profile") for _, item in _items(document, "devices") for name in _names(item)}
+    seen: set[tuple[Any, Any]] = set()
+    for index, item in _items(document, "calibrations"):
+        device, point = item.get("device"), item.get("point")
+        if device is not None and device not in profile_of:
+            reading.note(document, ("calibrations", index, "device"), f"device {device!r} does not exist")
+        elif isinstance(point, str) and (profile := profiles.get(profile_of.get(device) or "")) is not None:
+            problem = calibration_problem(point, profile)
+            if problem:
+                reading.note(document, ("calibrations", index, "point"), problem)
+        if (device, point) in seen:
+            reading.note(document, ("calibrations", index, "point"), f"{device}/{point} is calibrated twice; keep the newer line")
+        seen.add((device, point))
+
+
 def _check_site_rules(reading: Reading, document: Document, profiles: dict[str, Profile], rules: list[Placed]) -> None:
     areas = {item.get("name") for _, item in _items(document, "areas")}
     names = _device_names(document)
@@ -265,11 +283,17 @@ def _check_rule(reading: Reading, placed: Placed, profile: Profile | None) -> No
         reading.note(source, (*path, "demand", "actuator"), message)
 
 
-def _check_binding(reading: Reading, site: SiteConfig, rules: list[Placed]) -> None:
-    """Bind the site's rules to its devices as the engine will: links, units across devices, what only a whole rule can get wrong."""
+def _check_binding(reading: Reading, site: SiteConfig, rules: list[Placed], profiles: dict[str, Document]) -> None:
+    """Bind virtual points and the site's rules to its devices as the engine will: links, units across devices, points that are computed
+    of themselves, what only a whole rule can get wrong."""
     plan = Plan()
     plan.apply(site)
     faults = bind(plan).faults
+    for fault in faults:
+        if fault.is_of_point:
+            profile, point = fault.key.removesuffix("@point").split("/")[1:]
+            index = [spec.name for spec in site.profiles[profile].points].index(point)
+            reading.note(profiles[profile], ("points", index), fault.message)
     for rule, source, path in rules:
         if reading.has(source, path):
             continue
@@ -283,6 +307,8 @@ def notes(site: SiteConfig) -> list[str]:
     plan.apply(site)
     why: dict[str, list[str]] = {}
     for fault in bind(plan).faults:
+        if fault.is_of_point:
+            continue  # a mistake, told with its line
         why.setdefault(fault.message.rpartition(": ")[2], []).append(fault.key.partition("/")[2].partition("@")[0])
     told = [f"{_listed(names)} cannot run: {message}" for message, names in why.items()]
     idle = [rule.id for rule in site.rules if rule.enabled and not scope(plan, site.site, rule, None)]

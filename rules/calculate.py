@@ -12,7 +12,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from telemetry.psychrometrics import GAS_CONSTANT_VAPOUR, MOLAR_RATIO, PRESSURE_PA, PSYCHROMETER_PER_K, ZERO_C_K
-from telemetry.quality import BAD, DISAGREEMENT, GOOD, LEVEL_MASK, NOT_A_NUMBER, SUBSTITUTED, UNCERTAIN
+from telemetry.quality import BAD, DISAGREEMENT, GOOD, LEVEL_MASK, NOT_A_NUMBER, REASON_MASK, SUBSTITUTED, UNCERTAIN
 
 Array = NDArray[Any]
 _compile = njit(cache=True, nogil=True)
@@ -299,7 +299,7 @@ def vote(cells: Array, tolerance: float, latest: Array, quality: Array, known: A
 @inner
 def join_quality(a: int, b: int) -> int:
     """The worse level, with the reasons of both."""
-    return (a | b) & ~LEVEL_MASK | max(a & LEVEL_MASK, b & LEVEL_MASK)
+    return (a | b) & REASON_MASK | max(a & LEVEL_MASK, b & LEVEL_MASK)
 
 
 @inner

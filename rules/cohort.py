@@ -122,6 +122,11 @@ class Fault(NamedTuple):
     field: str
     message: str
 
+    @property
+    def is_of_point(self) -> bool:
+        """Whether it is a virtual point's."""
+        return self.key.endswith("@point")
+
 
 @dataclass(slots=True)
 class Rulebook:

@@ -402,8 +402,8 @@ class Conditions:
         for number, made in enumerate(cohort.virtual, self._first_virtual(cohort)):
             kept = old["columns"].get(made.key, {})
             if made.point is not None and "formula" in kept:
-                for name, column in self._said_of(cohort, number).items():
-                    column[to] = kept[name][source]
+                for name, said in self._said_of(cohort, number).items():
+                    said[to] = kept[name][source]
             if made.kind == loop.PANES and "state" in kept and kept["state"].shape[1] == panes.words(made.fn):
                 self._state_of(cohort, number)[to] = kept["state"][source]
             elif "due" in kept:

@@ -325,8 +325,7 @@ def _weigh(b: Book, m: Memory, v: int, cohort: int, local: int, value: float) ->
         q = calculate.code_quality(b, m, b.v_code[v, 0], b.v_code[v, 1], cohort, local)
     elif kind == PANES:
         source = _cell(b, b.v_in[v], cohort, local)
-        out = _cell(b, b.v_out[v], cohort, local)
-        q = m.quality[out] if np.isnan(m.latest[source]) and not np.isnan(m.latest[out]) else m.quality[source]
+        q = quality.UNCERTAIN if np.isnan(m.latest[source]) else m.quality[source]
     elif kind == GROUP:
         at = b.v_group[v] + local
         q = calculate.group_quality(b.group_cells[b.group_ptr[at] : b.group_ptr[at + 1]], m.latest, m.quality)
@@ -386,13 +385,14 @@ def _settle(b: Book, m: Memory, w: Work, time_ns: int, is_sample: bool) -> None:
                 cells = b.group_cells[b.group_ptr[at] : b.group_ptr[at + 1]]
                 if b.v_pane[v, 0] == calculate.G_VOTE:
                     value, q = calculate.vote(cells, b.v_parameter[v, 0], m.latest, m.quality, w.known)
-                    is_regraded = _grade(b, m, v, cohort, local, value, q)
+                    _grade(b, m, v, cohort, local, value, q)
+                    is_news = True
                 else:
                     value = calculate.gather(b.v_pane[v, 0], cells, m.latest, w.known)
-                    is_regraded = _weigh(b, m, v, cohort, local, value)
-                old = m.latest[_cell(b, b.v_out[v], cohort, local)]
-                # Or every word of one would be news to all.
-                if is_regraded or (value != old and not (np.isnan(value) and np.isnan(old))):
+                    old = m.latest[_cell(b, b.v_out[v], cohort, local)]
+                    # Or every word of one would be news to all.
+                    is_news = _weigh(b, m, v, cohort, local, value) or (value != old and not (np.isnan(value) and np.isnan(old)))
+                if is_news:
                     _fill(b, m, w, seat, b.v_out[v], value)
             elif kind == STALE and is_sample:
                 timer = b.v_timer[v] + local

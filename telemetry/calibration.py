@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from telemetry.frame import Flag, Frames
 from telemetry.plan import Plan
-from telemetry.quality import BAD, CALIBRATION_EXPIRED, LEVEL_MASK, UNCERTAIN
+from telemetry.quality import BAD, CALIBRATION_EXPIRED, LEVEL_MASK, REASON_MASK, UNCERTAIN
 
 ROUND: float = 1 << 20
 
@@ -53,7 +53,7 @@ class Calibrator:
 
 def _doubted(quality: NDArray[np.uint16]) -> NDArray[np.uint16]:
     level = np.maximum(np.minimum(quality & LEVEL_MASK, BAD), UNCERTAIN)
-    return ((quality & ~np.uint16(LEVEL_MASK)) | level | CALIBRATION_EXPIRED).astype(np.uint16)
+    return np.asarray((quality & REASON_MASK) | level | CALIBRATION_EXPIRED, np.uint16)
 
 
 def calibrate(frames: Frames, plan: Plan) -> Frames:

@@ -13,6 +13,7 @@ GOOD: Final = 0
 UNCERTAIN: Final = 1
 BAD: Final = 2
 LEVEL_MASK: Final = 0b11
+REASON_MASK: Final = 0xFFFF & ~LEVEL_MASK
 
 OUT_OF_RANGE: Final = 1 << 2
 RATE: Final = 1 << 3
