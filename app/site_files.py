@@ -290,8 +290,8 @@ def _check_binding(reading: Reading, site: SiteConfig, rules: list[Placed], prof
     plan.apply(site)
     faults = bind(plan).faults
     for fault in faults:
-        if fault.is_of_point:
-            profile, point = fault.key.removesuffix("@point").split("/")[1:]
+        if fault.point is not None:
+            profile, point = fault.point
             index = [spec.name for spec in site.profiles[profile].points].index(point)
             reading.note(profiles[profile], ("points", index), fault.message)
     for rule, source, path in rules:
@@ -307,7 +307,7 @@ def notes(site: SiteConfig) -> list[str]:
     plan.apply(site)
     why: dict[str, list[str]] = {}
     for fault in bind(plan).faults:
-        if fault.is_of_point:
+        if fault.point is not None:
             continue  # a mistake, told with its line
         why.setdefault(fault.message.rpartition(": ")[2], []).append(fault.key.partition("/")[2].partition("@")[0])
     told = [f"{_listed(names)} cannot run: {message}" for message, names in why.items()]

@@ -123,9 +123,12 @@ class Fault(NamedTuple):
     message: str
 
     @property
-    def is_of_point(self) -> bool:
-        """Whether it is a virtual point's."""
-        return self.key.endswith("@point")
+    def point(self) -> tuple[str, str] | None:
+        """Profile and name of the virtual point; None of a rule's fault."""
+        if not self.key.endswith("@point"):
+            return None
+        _, profile, name = self.key.removesuffix("@point").split("/")
+        return profile, name
 
 
 @dataclass(slots=True)

@@ -11,6 +11,8 @@ from api.parts import RequestId, UseParts
 from api.problem import FieldError, ProblemError, field_errors
 from api.routes.sites import Viewer, site_config
 from api.views import View
+from rules.book import bind
+from telemetry.plan import Plan
 from telemetry.site import SiteConfig
 
 router = APIRouter(tags=["configuration"])
@@ -52,7 +54,23 @@ def _validated(text: bytes, site: str) -> SiteConfig:
         raise _invalid(field_errors(list(error.errors(include_url=False, include_input=False)), "body")) from None
     if config.site != site:
         raise _invalid([FieldError(path="body.site", message=f"must be {site!r}, as in the address")])
+    wrong = _uncomputable(config)
+    if wrong:
+        raise _invalid(wrong)
     return config
+
+
+def _uncomputable(config: SiteConfig) -> list[FieldError]:
+    """Virtual points that cannot be computed, such as those that are computed of themselves."""
+    if not any(point.is_virtual for profile in config.profiles.values() for point in profile.points):
+        return []
+    plan = Plan()
+    plan.apply(config)
+    return [
+        FieldError(path=f"body.profiles.{fault.point[0]}.points.{fault.point[1]}", message=fault.message)
+        for fault in bind(plan).faults
+        if fault.point is not None
+    ]
 
 
 @router.post(
