@@ -307,8 +307,6 @@ def notes(site: SiteConfig) -> list[str]:
     plan.apply(site)
     why: dict[str, list[str]] = {}
     for fault in bind(plan).faults:
-        if fault.point is not None:
-            continue  # a mistake, told with its line
         why.setdefault(fault.message.rpartition(": ")[2], []).append(fault.key.partition("/")[2].partition("@")[0])
     told = [f"{_listed(names)} cannot run: {message}" for message, names in why.items()]
     idle = [rule.id for rule in site.rules if rule.enabled and not scope(plan, site.site, rule, None)]

@@ -320,6 +320,25 @@ def test_what_cannot_be_computed_is_told_and_the_rest_goes_on(points: list[Point
     assert small.alarms("HOT") == [("UNACK", 1)]
 
 
+@pytest.mark.parametrize(("origin", "moves"), [("LIVE", True), ("SIMULATED", False)])
+def test_a_demand_inherits_the_origin_of_every_sensor_that_votes(origin: str, moves: bool) -> None:
+    """Also where the simulated sensor is only the last of them, and stands behind two virtual points."""
+    points = [
+        BEST.model_copy(update={"redundant": ["a_c", "spare.a_c"]}),
+        PointSpec(name="mean_c", unit="C", low=0, high=99, expression="mean(best_c, 60 s)"),
+    ]
+    config = farm(points, links={"spare": "t/d-0"}).model_dump()
+    config["profiles"]["p"]["actuators"] = [{"name": "vent"}]
+    config["profiles"]["p"]["rules"].append(
+        {"id": "OPEN", "when": "mean_c > 1", "demand": {"actuator": "vent", "value": 100, "level": "survival"}}
+    )
+    plan = Plan()
+    plan.apply(SiteConfig.model_validate(farm([]).model_dump() | {"site": "t", "origin": origin}))
+    plan.apply(SiteConfig.model_validate(config))
+    (rule,) = [rule for rule in bind(plan).rules if rule.spec.id == "OPEN"]
+    assert [rule.moves(device) for device in rule.cohort.devices] == [moves, moves]
+
+
 @pytest.mark.parametrize("when", ["median(peers.a_c) > 1", "best_c > 1", "count(peers: best_c > 2) > 1"])
 def test_a_moment_finds_room_for_all_that_it_touches(when: str) -> None:
     """Of 100 devices that look at each other one sample is news to all: written beyond its room it would damage memory."""
