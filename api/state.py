@@ -17,8 +17,9 @@ from api import alarm, area
 from api.about import rejected_bytes, request_site, split_subject
 from api.alarm import NORMAL, Alarm
 from api.area import Area
+from telemetry.calibration import Calibrator
 from telemetry.decision import Decision
-from telemetry.frame import Entries, Flag, Verdict
+from telemetry.frame import Derived, Entries, Flag, Frames, Verdict
 from telemetry.plan import Device, Plan, PointOwners
 from telemetry.quality import REPEATED
 from telemetry.record import Clock, Config, Event, Request, Start
@@ -110,6 +111,7 @@ class Parsed:
     entries: Entries
     verdict: NDArray[np.uint8]
     quality: NDArray[np.uint16]
+    derived: Derived
     decisions: list[Decision]
     accounting: Accounting
     configs: dict[str, SiteConfig]  # validated, by SHA-256
@@ -126,6 +128,7 @@ def parse(transaction: Transaction) -> Parsed:
         entries,
         admission.verdict,
         admission.quality,
+        admission.derived,
         transaction.read_decisions(),
         transaction.read_accounting() if transaction.accounting else Accounting(),
         {sha256: SiteConfig.model_validate_json(text) for sha256, text in texts.items()},
@@ -221,10 +224,14 @@ class LiveState:
     def apply(self, parsed: Parsed) -> Delta:
         """Take one transaction, in journal order; says what changed."""
         delta = Delta()
+        calibrator = Calibrator(parsed.entries.frames)
         for index, record in parsed.entries.records:
+            if isinstance(record, Config):
+                calibrator.until(index, self.plan)
             self._record(record, parsed, index, delta)
+        calibrator.until(len(parsed.entries), self.plan)
         self._grow()
-        delta.points = self._samples(parsed)
+        delta.points = np.union1d(self._samples(parsed, calibrator.frames), self._derived(parsed.derived))
         for decision in parsed.decisions:
             self._decision(decision, delta)
         self.position, self.epoch, self.engine_ns = parsed.last, parsed.epoch, parsed.engine_ns
@@ -254,9 +261,15 @@ class LiveState:
             self.device_messages = np.concatenate([self.device_messages, np.zeros(more, np.int64)])
             self.device_verdict = np.concatenate([self.device_verdict, np.zeros(more, np.uint8)])
 
-    def _samples(self, parsed: Parsed) -> NDArray[np.int64]:
+    def _derived(self, derived: Derived) -> NDArray[np.int64]:
+        """What virtual points said; those of one point come in order of time."""
+        points = derived.point
+        self.value[points], self.ts_ns[points], self.quality[points] = derived.value, derived.ts_ns, derived.quality
+        return points.astype(np.int64)
+
+    def _samples(self, parsed: Parsed, frames: Frames) -> NDArray[np.int64]:
         """Move latest values forward; returns the points that moved. A frame of the future never becomes the latest value."""
-        frames, verdict = parsed.entries.frames, parsed.verdict
+        verdict = parsed.verdict
         if not len(frames):
             return np.zeros(0, np.int64)
         stored = verdict != Verdict.DUPLICATE

@@ -41,7 +41,7 @@ from telemetry import topic
 from telemetry.clock import ManualClock
 from telemetry.decision import Decision, LogHash, encode_decisions
 from telemetry.errors import CallerError
-from telemetry.frame import Admission, Entries, Flag, slice_entries
+from telemetry.frame import Admission, Entries, Flag, join_derived, slice_entries
 from telemetry.plan import NS_PER_S
 from telemetry.record import Config, Event, Start
 from telemetry.site import SiteConfig
@@ -274,7 +274,7 @@ class Lab:
             first = self.engine.step(slice_entries(entries, 0, cut)) if cut else None
             self._through_a_file()
             rest = self.engine.step(slice_entries(entries, cut, len(entries))) if cut < len(entries) else None
-            return _join([outcome for outcome in (first, rest) if outcome is not None])
+            return _join([(start, outcome) for start, outcome in ((0, first), (cut, rest)) if outcome is not None])
         if place == "before_commit":  # what it decided was never journaled; the same entries come again
             if cut:
                 self.engine.step(slice_entries(entries, 0, cut))
@@ -312,9 +312,12 @@ class Lab:
         self.journal.tend(self.engine)
 
 
-def _join(outcomes: Sequence[Outcome]) -> Outcome:
+def _join(parts: Sequence[tuple[int, Outcome]]) -> Outcome:
+    starts, outcomes = zip(*parts, strict=True)
     admission = Admission(
-        np.concatenate([o.admission.verdict for o in outcomes]), np.concatenate([o.admission.quality for o in outcomes])
+        np.concatenate([o.admission.verdict for o in outcomes]),
+        np.concatenate([o.admission.quality for o in outcomes]),
+        join_derived([o.admission.derived for o in outcomes], starts),
     )
     return Outcome(admission, [d for o in outcomes for d in o.decisions], [c for o in outcomes for c in o.commands])
 

@@ -13,6 +13,7 @@ from rich.cells import cell_len
 from app.words import say, text_of
 from store.journal_reader import Gap, JournalReader
 from store.snapshot import valid_snapshots
+from telemetry.calibration import Calibrator
 from telemetry.decision import Decision
 from telemetry.plan import NS_PER_S, Plan
 from telemetry.record import Ack, Clock, Config, Event, Request, Start
@@ -147,15 +148,20 @@ class Narrator:
     def lines(self, transaction: Transaction) -> Iterator[tuple[str, str]]:
         """(subject, line) of records, of samples when asked for, then of decisions."""
         entries = transaction.read_entries()
-        configure(self._plan, (record for _, record in entries.records))
+        calibrator = Calibrator(entries.frames)
+        for index, record in entries.records:
+            calibrator.until(index, self._plan)
+            configure(self._plan, [record])
+        calibrator.until(len(entries), self._plan)
         for index, record in entries.records:
             subject, text = record_words(record)
             if text:
                 yield subject, line(int(entries.time_ns[index]), subject, text)
         if self._with_samples:
-            frames = entries.frames
-            times = frames.ts_ns[frames.frame_of_sample]
-            for point, value, ts_ns in zip(frames.point.tolist(), frames.value.tolist(), times.tolist(), strict=True):
+            frames, derived = calibrator.frames, transaction.read_admission().derived
+            points, values = np.concatenate([frames.point, derived.point]), np.concatenate([frames.value, derived.value])
+            times = np.concatenate([frames.ts_ns[frames.frame_of_sample], derived.ts_ns])
+            for point, value, ts_ns in zip(points.tolist(), values.tolist(), times.tolist(), strict=True):
                 name, unit = self._point(point)
                 yield name, line(ts_ns, name, f"{value:g} {unit}".rstrip())
         for decision in transaction.read_decisions():
@@ -197,6 +203,10 @@ class Narrator:
                 )
             case "clock_wrong":
                 return say("clock is right again")
+            case "calibration" if body.get("expired"):
+                return say("CALIBRATION EXPIRED: the values are kept and marked UNCERTAIN until it is renewed")
+            case "calibration":
+                return say("calibration is in force again")
             case "fault":
                 return say("FAULT: {error}", error=body.get("error") or body.get("reason") or body.get("state") or "")
             case "blind" if body.get("blind"):

@@ -114,7 +114,7 @@ def load_recording(file: Path, mapping_file: Path, device: str | None) -> Record
 def check_points(document: Document, mapping: Mapping, profile: Profile) -> list[str]:
     """The points that the columns mean, in the file's order. Raises ConfigError when the profile lacks one or one stands twice."""
     reading, seen = Reading(), set[str]()
-    known = [point.name for point in profile.points if point.members is None]
+    known = [point.name for point in profile.points if point.is_measured]
     for label, column in mapping.columns.items():
         point = column if isinstance(column, str) else column.point
         if point not in known:
@@ -350,7 +350,7 @@ def decide(api: Api, settings: Settings, site: SiteConfig) -> tuple[LaneResult, 
     engine.configure(site)
     traces = {}
     for spec in site.devices:
-        points = [point.name for point in site.profiles[spec.profile].points if point.members is None]
+        points = [point.name for point in site.profiles[spec.profile].points if point.is_measured]
         for name in spec.names():
             traces[name] = read_back(api, site, name, points, (0, time.time_ns() // NS_PER_MS + DAY_MS))
     columns, sizes = lane_columns(engine.plan, site.site, traces)

@@ -13,9 +13,10 @@ from app.scenarios import FRAMES, Case, Demanded, find_part, moments
 from app.series import length_ns, length_words
 from app.wiring import build_engine
 from rules.alarm_states import NEW
+from rules.lane import READ_BACK
 from telemetry import quality
 from telemetry.decision import Decision
-from telemetry.frame import COLUMNS, Entries, Flag, Kind, make_frames
+from telemetry.frame import COLUMNS, Entries, Kind, make_frames
 from telemetry.plan import NS_PER_S, Plan
 from telemetry.record import Record, Request
 from telemetry.site import RuleSpec, SiteConfig
@@ -120,7 +121,7 @@ def _entries(cases: Sequence[Case], plan: Plan, start_ns: int) -> Entries:
         columns["entry"].append(index)
         columns["device"].append(device)
         columns["ts_ns"].append(start_ns + time_ns)
-        columns["flags"].append(int(Flag.HAS_TS | Flag.FIRST))
+        columns["flags"].append(int(READ_BACK))
         for name, column in zip(("point", "value", "quality"), zip(*what, strict=True), strict=True):
             columns[name].extend(column)
         columns["offsets"].append(len(columns["point"]))

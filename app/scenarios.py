@@ -247,6 +247,8 @@ def _signals(case: Case, file: ScenarioFile) -> dict[str, dict[str, list[Part]]]
             spec = next((spec for spec in case.profiles[prefix].points if spec.name == point), None)
             if spec is None and point != FRAMES:
                 raise CallerError(f"{key!r}: profile {case.profiles[prefix].name!r} has no point {point!r}")
+            if spec is not None and spec.is_virtual:
+                raise CallerError(f"{key!r} is computed by {spec.formula}; give the points that it reads")
             labels = {label: float(code) for code, label in ((spec.labels if spec else None) or {}).items()} | {"sent": 1.0}
             try:
                 found[prefix][point] = parse_series(text, labels)
@@ -367,7 +369,7 @@ def _copy_of_site(
             link: target for link, target in one.links.items() if target in chosen
         }}) for one in site.areas
     ]  # fmt: skip
-    return made, site.model_copy(update={"site": name, "devices": list(chosen.values()), "areas": areas})
+    return made, site.model_copy(update={"site": name, "devices": list(chosen.values()), "areas": areas, "calibrations": []})
 
 
 def _as_at_site(site: SiteConfig, device: DeviceSpec, name: str) -> Profile:

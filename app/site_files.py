@@ -17,7 +17,7 @@ from rules.check import Mistake, binding_mistakes, rule_mistakes, scope_mistakes
 from rules.cohort import key_of
 from telemetry.errors import CallerError, ConfigError
 from telemetry.plan import Plan
-from telemetry.site import DeviceSpec, Profile, RuleSpec, SiteConfig
+from telemetry.site import DeviceSpec, Profile, RuleSpec, SiteConfig, calibration_problem
 from telemetry.unit import unit_problem
 
 SHIPPED: Final = Path(devices.__file__).parent / "profiles"
@@ -40,6 +40,7 @@ def load_site(directory: Path) -> SiteConfig:
     site = _site(reading, document, profiles, [rule for rule, _, _ in rules])
     _check_names(reading, document, ("areas", "devices"))
     _check_references(reading, document, profiles)
+    _check_calibrations(reading, document, profiles)
     of_profiles = [
         (rule, profile_documents[name], ("rules", index))
         for name, profile in profiles.items()
@@ -48,8 +49,8 @@ def load_site(directory: Path) -> SiteConfig:
     for placed in of_profiles:
         _note(reading, placed, rule_mistakes(placed[0], profiles.get(placed[1].value.get("name"))))
     _check_site_rules(reading, document, profiles, rules)
-    if site is not None and rules:
-        _check_binding(reading, site, rules)
+    if site is not None and (rules or any(point.is_virtual for profile in profiles.values() for point in profile.points)):
+        _check_binding(reading, site, rules, profile_documents)
     if reading.problems or site is None:
         raise ConfigError(sorted(reading.problems, key=lambda p: (p.file, p.line)))
     return site
@@ -158,7 +159,7 @@ def _site(reading: Reading, document: Document, profiles: dict[str, Profile], ru
     except ValidationError as error:
         for path, message in mistakes(document, error):
             # References and names are told by their own checks with their own line; here they would stand at the head of the file.
-            if "does not exist" not in message and "is declared twice" not in message:
+            if all(told not in message for told in ("does not exist", "is declared twice", "calibration of")):
                 reading.note(document, path, message)
     return None
 
@@ -225,6 +226,23 @@ def _check_references(reading: Reading, document: Document, profiles: dict[str, 
                 reading.note(document, ("areas", index, "links", str(link)), f"device {target!r} does not exist")
 
 
+def _check_calibrations(reading: Reading, document: Document, profiles: dict[str, Profile]) -> None:
+    """What cannot be calibrated, and what stands twice; also when other parts of the file are wrong."""
+    profile_of = {name: item.get("profile") for _, item in _items(document, "devices") for name in _names(item)}
+    seen: set[tuple[Any, Any]] = set()
+    for index, item in _items(document, "calibrations"):
+        device, point = item.get("device"), item.get("point")
+        if device is not None and device not in profile_of:
+            reading.note(document, ("calibrations", index, "device"), f"device {device!r} does not exist")
+        elif isinstance(point, str) and (profile := profiles.get(profile_of.get(device) or "")) is not None:
+            problem = calibration_problem(point, profile)
+            if problem:
+                reading.note(document, ("calibrations", index, "point"), problem)
+        if (device, point) in seen:
+            reading.note(document, ("calibrations", index, "point"), f"{device}/{point} is calibrated twice; keep the newer line")
+        seen.add((device, point))
+
+
 def _check_site_rules(reading: Reading, document: Document, profiles: dict[str, Profile], rules: list[Placed]) -> None:
     areas = {item.get("name") for _, item in _items(document, "areas")}
     names = _device_names(document)
@@ -240,12 +258,16 @@ def _note(reading: Reading, placed: Placed, mistakes: Iterable[Mistake]) -> None
         reading.note(source, (*path, *mistake.path), mistake.message)
 
 
-def _check_binding(reading: Reading, site: SiteConfig, rules: list[Placed]) -> None:
-    """Bind the site's rules to its devices as the engine will: links, units across devices, what only a whole rule can get wrong."""
+def _check_binding(reading: Reading, site: SiteConfig, rules: list[Placed], profiles: dict[str, Document]) -> None:
+    """Bind virtual points and the site's rules to its devices as the engine will: links, units across devices, points that are computed
+    of themselves, what only a whole rule can get wrong."""
     found = binding_mistakes(site)
+    for (profile, index), of_point in found.of_points.items():
+        for mistake in of_point:
+            reading.note(profiles[profile], ("points", index), mistake.message)
     for rule, source, path in rules:
         if not reading.has(source, path):
-            _note(reading, (rule, source, path), found.get(key_of(site.site, rule), []))
+            _note(reading, (rule, source, path), found.of_rules.get(key_of(site.site, rule), []))
 
 
 def notes(site: SiteConfig) -> list[str]:

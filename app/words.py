@@ -71,6 +71,8 @@ ZH: Final[dict[str, str]] = {
     "fast": "快",
     "slow": "慢",
     "clock is right again": "时钟恢复正常",
+    "CALIBRATION EXPIRED: the values are kept and marked UNCERTAIN until it is renewed": "校准过期：数值保留并标记为 UNCERTAIN，直到重新校准",
+    "calibration is in force again": "校准恢复有效",
     "FAULT: {error}": "故障：{error}",
     "ALARM {priority} {happened}: {text} [{rule}]": "报警 {priority} {happened}：{text} [{rule}]",
     "raised": "触发",

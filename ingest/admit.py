@@ -33,7 +33,7 @@ _UNSURE_STUCK = quality.UNCERTAIN | quality.STUCK
 _UNSURE_CLOCK = quality.UNCERTAIN | quality.CLOCK_WRONG
 _REPEATED = quality.REPEATED
 _LEVEL = quality.LEVEL_MASK
-_KEPT: Final = 0xFFFF & ~_LEVEL  # everything but the level
+_KEPT: Final = quality.REASON_MASK
 
 
 def _raise_level(old: int, new: int) -> int:
@@ -142,6 +142,7 @@ class Admit:
             "last_ts": np.zeros(count, np.int64),
             "last_value": np.full(count, np.nan),
             "same_since": np.zeros(count, np.int64),
+            "expired": np.zeros(count, np.int64),  # 1: it was told that the calibration is past its day
         }
 
     def configure(self, plan: Plan) -> None:
@@ -154,9 +155,11 @@ class Admit:
         self._device = {name: np.zeros(len(plan.devices), np.int64) for name in self._device}
         self._allocate_points(len(plan.point_owner))
         self._restore_arrays(saved)
+        table = plan.calibrations
+        self._point["expired"][np.ones(len(plan.point_owner), np.bool_) if table is None else table.row < 0] = 0
 
     def run(self, span: Span) -> None:
-        """Write `span.admission`; count; decide "clock_wrong"."""
+        """Write `span.admission`; count; decide "clock_wrong" and "calibration"."""
         frames = span.entries.frames
         received = span.entries.time_ns[frames.entry]
         booked = self._book(span)
@@ -173,6 +176,30 @@ class Admit:
         self._count(span, verdict, q, int(changed))
         for f in np.flatnonzero(clock_event):
             self._decide_clock(span, int(f), bool(clock_event[f] == 1))
+        if self._plan.calibrations is not None:
+            self._tell_expired(span, verdict, q)
+
+    def _tell_expired(self, span: Span, verdict: Array, q: Array) -> None:
+        """Decide "calibration" once where a live sample is the first past its point's calibration, and once when there is a new one."""
+        frames, told, table = span.entries.frames, self._point["expired"], self._plan.calibrations
+        assert table is not None
+        is_old = (frames.quality & quality.CALIBRATION_EXPIRED) != 0
+        rows = np.flatnonzero(is_old | (told[frames.point] != 0))
+        frame = np.searchsorted(frames.offsets, rows, side="right") - 1
+        counts = (verdict[frame] == _LIVE) & ((q[rows] & _REPEATED) == 0)
+        rows, frame = rows[counts], frame[counts]
+        order = np.argsort(frames.point[rows], kind="stable")
+        rows, frame = rows[order], frame[order]
+        point, now = frames.point[rows], is_old[rows]
+        before = np.where(np.append(-1, point[:-1]) == point, np.append(False, now[:-1]), told[point] != 0)
+        for k in sorted(np.flatnonzero(now != before).tolist(), key=lambda k: int(rows[k])):
+            entry, number = int(frames.entry[frame[k]]), int(point[k])
+            span.decide(
+                entry=entry, phase=ENTRY, time_ns=int(span.entries.time_ns[entry]), stage=self.rank, kind="calibration",
+                subject=self._plan.point_name(number),
+                body={"expired": bool(now[k]), "expires_ns": int(table.expires_ns[table.row[number]])},
+            )  # fmt: skip
+        told[point] = now  # of equal points the last stays
 
     def _book(self, span: Span) -> Array:
         """Ledger verdicts, with "device gave up" and rejected messages booked between the frames they arrived between."""

@@ -53,6 +53,7 @@ class Source:
     points: dict[str, int]
     units: dict[str, str]
     members: dict[str, int]
+    virtual: frozenset[str]  # points that are computed, never sent
 
 
 class Directory:
@@ -61,7 +62,7 @@ class Directory:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._known: dict[str, Source] = {}
-        self._profiles: dict[int, tuple[dict[str, str], dict[str, int]]] = {}
+        self._profiles: dict[int, tuple[dict[str, str], dict[str, int], frozenset[str]]] = {}
 
     def get(self, name: str) -> Source | wire.Reject:
         """The source behind a topic, or why there is none."""
@@ -78,19 +79,21 @@ class Directory:
         flags = Flag.BACKFILL if address.channel == "backfill" else Flag(0)
         if device.origin == "REPLAY":
             flags |= Flag.REPLAY
-        units, members = self._of_profile(device)
-        points = {spec.name: number for spec, number in zip(device.profile.points, device.points, strict=True)}
+        units, members, virtual = self._of_profile(device)
+        numbered = zip(device.profile.points, device.points, strict=True)
+        points = {spec.name: number for spec, number in numbered if not spec.is_virtual}
         is_telemetry = address.channel in {"telemetry", "backfill"}
-        source = Source(device.key, address.channel, is_telemetry, device.number, int(flags), points, units, members)
+        source = Source(device.key, address.channel, is_telemetry, device.number, int(flags), points, units, members, virtual)
         self._known[name] = source
         return source
 
-    def _of_profile(self, device: Device) -> tuple[dict[str, str], dict[str, int]]:
+    def _of_profile(self, device: Device) -> tuple[dict[str, str], dict[str, int], frozenset[str]]:
         known = self._profiles.get(id(device.profile))
         if known is None:
             units = {spec.name: spec.unit for spec in device.profile.points}
             members = {spec.name: spec.members for spec in device.profile.points if spec.members is not None}
-            known = self._profiles[id(device.profile)] = (units, members)
+            virtual = frozenset(spec.name for spec in device.profile.points if spec.is_virtual)
+            known = self._profiles[id(device.profile)] = (units, members, virtual)
         return known
 
 
@@ -238,7 +241,7 @@ class Gather:
         for name, value in values.items():
             number = points.get(name)
             if number is None:
-                bad.append(wire.Reject("unknown_point", name[:100], len(value) if isinstance(value, list) else 1))
+                bad.append(_no_such_point(source, name, len(value) if isinstance(value, list) else 1))
                 continue
             if units is not None and name in units and units[name] != source.units[name]:
                 bad.append(wire.Reject("unit", f"{name}: {units[name][:20]!r} is not {source.units[name]!r}", 1))
@@ -289,7 +292,7 @@ class Gather:
         if isinstance(packed, wire.Reject):
             return packed
         if packed.point not in source.points:
-            return wire.Reject("unknown_point", packed.point[:100], len(packed.values))
+            return _no_such_point(source, packed.point, len(packed.values))
         ts_ns = received_ns
         if packed.ts_ms is not None:
             if not wire.is_valid_ts(packed.ts_ms):
@@ -407,6 +410,10 @@ def _read_record(source: Source, payload: bytes) -> Record | wire.Reject:
         return Event("device_event", source.key, _object_decoder.decode(payload))
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         return wire.Reject("malformed", str(error)[:200])
+
+
+def _no_such_point(source: Source, name: str, samples: int) -> wire.Reject:
+    return wire.Reject("virtual_point" if name in source.virtual else "unknown_point", name[:100], samples)
 
 
 def _version(version: int) -> wire.Reject:

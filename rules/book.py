@@ -28,6 +28,7 @@ from rules.tree import (
     Silent,
     Stale,
     Unary,
+    Vote,
     Window,
     children,
     observed,
@@ -79,8 +80,9 @@ def scope(plan: Plan, site: str, spec: RuleSpec, profile: str | None) -> list[De
 
 
 def bind(plan: Plan) -> Rulebook:
-    """Compile every enabled rule of the plan. A rule that cannot be bound becomes a fault, the others go on."""
+    """Compile every virtual point and enabled rule of the plan. One that cannot be bound becomes a fault, the others go on."""
     binder = _Binder(plan)
+    binder.try_points()
     for site, spec, profile in _specs(plan):
         for cohort in binder.cohorts_of(site, spec.profile if spec.profile is not None else profile):
             binder.try_rule(site, spec, cohort)
@@ -107,6 +109,10 @@ class _Binder:
         self._rules: list[Rule] = []
         self._faults: list[Fault] = []
         self._making: set[tuple[int, str]] = set()
+        self._formulas: dict[tuple[str, str], PointSpec] = {}  # by cohort and name: virtual points that are not bound yet
+        self._broken: dict[tuple[str, str], ExpressionError] = {}  # why a virtual point cannot be
+        self._chain: list[str] = []  # virtual points that are being bound, each for the one before it
+        self._links = {(site, area.name): area.links for site, config in plan.sites.items() for area in config.areas}
         self._constants: list[float] = []
         self._constant_at: dict[bytes, int] = {}
         self._bytes = 0  # of windows
@@ -128,6 +134,8 @@ class _Binder:
             cohort = self._cohorts[key] = Cohort(device.site, device.profile, [], [])
             for point in device.profile.points:
                 cohort.add(point.name, 0)
+                if point.is_virtual:
+                    self._formulas[cohort.name, point.name] = point
         cohort.place[device.number] = len(cohort.devices)
         cohort.devices.append(device)
         cohort.areas.append(device.area)
@@ -135,6 +143,54 @@ class _Binder:
     def cohorts_of(self, site: str, profile: str | None) -> list[Cohort]:
         """Cohorts of a site, of one profile or all, by name."""
         return [c for (s, p), c in sorted(self._cohorts.items(), key=lambda item: item[0]) if s == site and profile in (None, p)]
+
+    # -- virtual points ----------------------------------------------------------------------------------------------------
+
+    def try_points(self) -> None:
+        """Bind every virtual point; a fault for each that cannot be."""
+        for cohort in self._cohorts.values():
+            for point in cohort.profile.points if cohort.profile is not None else ():
+                try:
+                    self._point_column(cohort, point.name)
+                except ExpressionError as error:
+                    self._faults.append(Fault(f"{cohort.name}/{point.name}@point", "expression", str(error)))
+
+    def _point_column(self, cohort: Cohort, name: str) -> int:
+        """The column of a point of the cohort's profile; a virtual one is bound at its first use, whatever it stands on before it."""
+        if name not in cohort.columns:
+            raise ExpressionError(f"profile {cohort.profile.name if cohort.profile else ''!r} has no point {name!r}")
+        key, told = (cohort.name, name), f"{cohort.name}/{name}"
+        if key in self._broken:
+            raise self._broken[key]
+        if key in self._formulas:
+            if told in self._chain:
+                chain = " -> ".join([*self._chain[self._chain.index(told) :], told])
+                raise ExpressionError(f"virtual point {name!r} is computed of itself: {chain}")
+            self._chain.append(told)
+            try:
+                self._bind_point(cohort, self._formulas[key])
+            except ExpressionError as error:
+                self._broken[key] = error
+                raise
+            finally:
+                self._chain.pop()
+            del self._formulas[key]
+        return cohort.columns[name]
+
+    def _bind_point(self, cohort: Cohort, spec: PointSpec) -> None:
+        """Its windows hold live samples only: a demand may read it."""
+        tree = expression.parse(spec.formula, self._names_of(cohort, None), unit=spec.unit)
+        code = self._code(cohort, tree, live_only=True)
+        level = self._level_of(cohort, code, spec.name)
+        column = cohort.columns[spec.name]
+        cohort.levels[column] = level
+        cohort.virtual.append(Virtual(spec.name, loop.EXPRESSION, column, level=level, code=code, point=spec))
+
+    def _level_of(self, cohort: Cohort, code: Code, told: str) -> int:
+        level = 1 + max((cohort.levels[argument] for op, argument in code if op in calculate.READS), default=0)
+        if level >= LEVELS_MAX:
+            raise ExpressionError(f"{told} stands on more than {LEVELS_MAX} levels of other columns")
+        return level
 
     # -- rules -------------------------------------------------------------------------------------------------------------
 
@@ -329,7 +385,7 @@ class _Binder:
         if key in cohort.columns:
             return cohort.columns[key]
         code = self._code(cohort, node, live_only)
-        level = 1 + max((cohort.levels[arg] for op, arg in code if op in calculate.READS), default=0)
+        level = self._level_of(cohort, code, text(node))
         made = Virtual(key, loop.EXPRESSION, cohort.add(key, level), level=level, code=code)
         cohort.virtual.append(made)
         return made.column
@@ -337,9 +393,7 @@ class _Binder:
     def _column(self, cohort: Cohort, leaf: Leaf, live_only: bool) -> int:
         """The column that holds a leaf, made when there is none yet."""
         if isinstance(leaf, PointRef) and leaf.link is None:
-            if leaf.name not in cohort.columns:
-                raise ExpressionError(f"profile {cohort.profile.name if cohort.profile else ''!r} has no point {leaf.name!r}")
-            return cohort.columns[leaf.name]
+            return self._point_column(cohort, leaf.name)
         link, inner = _stripped(leaf)
         if link is not None:
             return self._import(cohort, link, inner, live_only)
@@ -370,6 +424,8 @@ class _Binder:
                 return Virtual(key, loop.STALE, -1, follows=column, level=cohort.levels[column] + 1, length_ns=length_ns)
             case Group(fn, of, arg):
                 return self._group(cohort, key, (fn, of, arg), live_only)
+            case Vote():
+                return self._vote(cohort, key, leaf)
             case Window(fn, arg, length_ns, parameters):
                 column = self._column_of_any(cohort, arg, live_only)
                 self._remember(cohort, leaf, 8 * cohort.width * panes.words(_PANES[fn]))
@@ -424,6 +480,33 @@ class _Binder:
         made.follows = cohort.add(f"#{key}", made.level - 1)
         return made
 
+    def _vote(self, cohort: Cohort, key: str, vote: Vote) -> Virtual:
+        """A group of the sensors of each seat, in their order; a sensor behind a link that the seat's area lacks is none."""
+        made = Virtual(key, loop.GROUP, -1, fn=calculate.G_VOTE, level=1, parameters=(vote.tolerance,))
+        for device in cohort.devices:
+            sources = []
+            for sensor in vote.sensors:
+                other = device if sensor.link is None else self._linked(device, sensor.link)
+                if other is None:
+                    continue
+                home = self._cohort_of[other.number]
+                column = self._point_column(home, sensor.name)
+                made.level = max(made.level, home.levels[column] + 1)
+                sources.append((home, column, home.place[other.number]))
+            made.sources.append(sources)
+        if not all(made.sources):
+            raise ExpressionError(f"{text(vote)}: an area of the scope has none of these links; add one under the area's `links`")
+        made.follows = cohort.add(f"#{key}", made.level - 1)
+        return made
+
+    def _linked(self, device: Device, link: str) -> Device | None:
+        """The device behind a link of a device's area, or the one it is a part of; None when there is no such link."""
+        target = (device.parent or None) if link == "parent" else self._links[device.site, device.area].get(link)
+        other = None if target is None else self._plan.device(target if "/" in target else f"{device.site}/{target}")
+        if target is not None and other is None:
+            raise ExpressionError(f"link {link!r} names {target!r}, which is not configured")
+        return other
+
     def _others(self, device: Device, of: str) -> list[Device]:
         if of == "peers":
             found = self._peers.get((device.site, device.profile.name, device.area), [])
@@ -436,12 +519,8 @@ class _Binder:
         if key in cohort.columns:
             return cohort.columns[key]
         sources: list[tuple[Cohort, int, int] | None] = []
-        links = {area.name: area.links for area in self._plan.sites[cohort.site].areas}
         for device in cohort.devices:
-            target = (device.parent or None) if link == "parent" else links[device.area].get(link)
-            other = None if target is None else self._plan.device(target if "/" in target else f"{cohort.site}/{target}")
-            if target is not None and other is None:
-                raise ExpressionError(f"link {link!r} names {target!r}, which is not configured")
+            other = self._linked(device, link)
             if other is None:
                 sources.append(None)
                 continue
@@ -490,6 +569,8 @@ def _points(node: Node) -> Iterable[PointRef]:
             yield node
         case Quality(point) | Stale(point, _):
             yield point
+        case Vote(_, sensors):
+            yield from sensors
         case Window(_, arg, _, _):
             yield from _points(arg)
         case Group():
@@ -507,6 +588,8 @@ def _without_link(node: Any) -> Any:
             return Quality(_without_link(point))
         case Stale(point, length_ns):
             return Stale(_without_link(point), length_ns)
+        case Vote(tolerance, sensors):
+            return Vote(tolerance, tuple(map(_without_link, sensors)))
         case Window(fn, arg, length_ns, parameters):
             return Window(fn, _without_link(arg), length_ns, parameters)
         case Unary(op, arg):

@@ -12,6 +12,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from telemetry.psychrometrics import GAS_CONSTANT_VAPOUR, MOLAR_RATIO, PRESSURE_PA, PSYCHROMETER_PER_K, ZERO_C_K
+from telemetry.quality import BAD, DISAGREEMENT, GOOD, LEVEL_MASK, NOT_A_NUMBER, REASON_MASK, SUBSTITUTED, UNCERTAIN
 
 Array = NDArray[Any]
 _compile = njit(cache=True, nogil=True)
@@ -28,7 +29,7 @@ READS: Final = (LOAD, QUALITY, KNOWN)  # whose argument is a column
 STACK: Final = 64  # deeper than any expression may be nested
 
 # Of a group of cells.
-G_ANY, G_ALL, G_COUNT, G_SUM, G_MEAN, G_MIN, G_MAX, G_MEDIAN, G_SPREAD = range(9)
+G_ANY, G_ALL, G_COUNT, G_SUM, G_MEAN, G_MIN, G_MAX, G_MEDIAN, G_SPREAD, G_VOTE = range(10)
 
 # The formulas of telemetry/psychrometrics.py for one value at a time; a test holds that both give the same after rounding.
 
@@ -149,7 +150,7 @@ def evaluate(b: Any, m: Any, start: int, stop: int, cohort: int, local: int, sta
             if op == LOAD:
                 stack[n] = _finite(m.latest[cell])
             elif op == QUALITY:
-                stack[n] = float(m.quality[cell])
+                stack[n] = float(m.quality[cell] & LEVEL_MASK)
             else:
                 stack[n] = 0.0 if np.isnan(m.latest[cell]) else 1.0
             n += 1
@@ -257,5 +258,69 @@ def gather(fn: int, cells: Array, latest: Array, known: Array) -> float:
         return low if fn == G_MIN else high
     if fn == G_SPREAD:
         return high - low
+    return _median(known, n)
+
+
+@inner
+def _median(known: Array, n: int) -> float:
     _sort(known, n)
     return known[n // 2] if n % 2 else 0.5 * (known[n // 2 - 1] + known[n // 2])
+
+
+@inner
+def vote(cells: Array, tolerance: float, latest: Array, quality: Array, known: Array) -> tuple[float, int]:
+    """(value, quality) of redundant sensors in the order of preference.
+
+    Three GOOD ones or more: their median. Two: the first, doubted when they differ by more than the tolerance. One: that one. None: the
+    first UNCERTAIN one. What the first sensor has no part in is a substitute, and UNCERTAIN.
+    """
+    n, first, doubtful = 0, -1, -1
+    for k in range(len(cells)):
+        x = latest[cells[k]]
+        if not np.isfinite(x):
+            continue
+        if quality[cells[k]] & LEVEL_MASK == GOOD:
+            known[n] = x
+            n += 1
+            first = k if first < 0 else first
+        elif doubtful < 0:
+            doubtful = k
+    if n == 0 and doubtful < 0:
+        return np.nan, BAD | NOT_A_NUMBER
+    used = first if n > 0 else doubtful
+    q = GOOD if used == 0 else UNCERTAIN | SUBSTITUTED
+    if n == 0:
+        return latest[cells[used]], join_quality(q, quality[cells[used]])
+    if n == 2 and abs(known[0] - known[1]) > tolerance:
+        q |= UNCERTAIN | DISAGREEMENT
+    return (_median(known, n) if n > 2 else known[0]), q
+
+
+@inner
+def join_quality(a: int, b: int) -> int:
+    """The worse level, with the reasons of both."""
+    return (a | b) & REASON_MASK | max(a & LEVEL_MASK, b & LEVEL_MASK)
+
+
+@inner
+def code_quality(b: Any, m: Any, start: int, stop: int, cohort: int, local: int) -> int:
+    """The quality of what code[start:stop] gives on a seat: that of all known values it reads, together."""
+    q = GOOD
+    for pc in range(start, stop):
+        if b.op[pc] == LOAD or b.op[pc] == QUALITY or b.op[pc] == KNOWN:
+            column = b.argument[pc]
+            at = b.import_at[column]
+            cell = b.base[cohort] + column * b.width[cohort] + local if at < 0 else b.import_cells[at + local]
+            if not np.isnan(m.latest[cell]):
+                q = join_quality(q, m.quality[cell])
+    return q
+
+
+@inner
+def group_quality(cells: Array, latest: Array, quality: Array) -> int:
+    """The quality of the known values of a group, together."""
+    q = GOOD
+    for k in range(len(cells)):
+        if not np.isnan(latest[cells[k]]):
+            q = join_quality(q, quality[cells[k]])
+    return q

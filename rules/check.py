@@ -60,25 +60,39 @@ def scope_mistakes(
             yield Mistake(("devices", index), f"device {device!r} does not exist")
 
 
-def binding_mistakes(site: SiteConfig) -> dict[str, list[Mistake]]:
-    """By `key_of` a rule: what keeps the engine from binding it to the site's devices, such as links and units across devices."""
+class Unbound(NamedTuple):
+    """What keeps the engine from binding. of_rules: by `key_of` a rule; of_points: by profile and the point's place in its list."""
+
+    of_rules: dict[str, list[Mistake]]
+    of_points: dict[tuple[str, int], list[Mistake]]
+
+
+def binding_mistakes(site: SiteConfig) -> Unbound:
+    """Links and units across devices, virtual points that are computed of themselves: what only the devices of the site can tell."""
     plan = Plan()
     plan.apply(site)
-    found: dict[str, list[Mistake]] = {}
+    found = Unbound({}, {})
     for fault in dict.fromkeys(bind(plan).faults):
-        found.setdefault(fault.key, []).append(Mistake(tuple(fault.field.split(".")), fault.message))
+        if fault.point is None:
+            found.of_rules.setdefault(fault.key, []).append(Mistake(tuple(fault.field.split(".")), fault.message))
+        else:
+            profile, name = fault.point
+            index = [point.name for point in site.profiles[profile].points].index(name)
+            found.of_points.setdefault((profile, index), []).append(Mistake((), fault.message))
     return found
 
 
 def site_mistakes(site: SiteConfig) -> list[Mistake]:
-    """Every mistake in the rules of a site and of its profiles; a profile's rule that only finds no link here is none."""
-    found: list[Mistake] = []
+    """Every mistake in the virtual points and rules of a site and of its profiles; a profile's rule that only finds no link is none."""
+    unbound = binding_mistakes(site)
+    found = [
+        Mistake(("profiles", profile, "points", index), m.message) for (profile, index), ms in unbound.of_points.items() for m in ms
+    ]
     for name, profile in site.profiles.items():
         for index, rule in enumerate(profile.rules):
             found += _placed(("profiles", name, "rules", index), rule, rule_mistakes(rule, profile))
     areas = {area.name for area in site.areas}
     devices = {name for spec in site.devices for name in spec.names()}
-    unbound = binding_mistakes(site)
     known: set[tuple[str, bool]] = set()
     for index, rule in enumerate(site.rules):
         profile_of = None if rule.profile is None else site.profiles.get(rule.profile)
@@ -86,7 +100,7 @@ def site_mistakes(site: SiteConfig) -> list[Mistake]:
         if (rule.id, rule.shadow) in known:
             own.append(Mistake(("id",), "is declared twice; a rule may have one shadow of its name beside it"))
         known.add((rule.id, rule.shadow))
-        found += _placed(("rules", index), rule, own or unbound.get(key_of(site.site, rule), []))
+        found += _placed(("rules", index), rule, own or unbound.of_rules.get(key_of(site.site, rule), []))
     return found
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rules import loop
 from rules.tree import Node, Number
 from telemetry.plan import Device
-from telemetry.site import ActuatorSpec, Profile, RuleSpec
+from telemetry.site import ActuatorSpec, PointSpec, Profile, RuleSpec
 
 Array = NDArray[Any]
 STALE_HEARTBEATS: Final = 3  # an older value is not known
@@ -42,6 +42,7 @@ class Virtual:
     pane_ns: int = 0
     parameters: tuple[float, ...] = ()
     sources: list[list[tuple["Cohort", int, int]]] = field(default_factory=list)  # by seat: (cohort, column, local)
+    point: PointSpec | None = None  # the virtual point whose column it is
 
 
 @dataclass(slots=True)
@@ -118,11 +119,20 @@ class Rule:
 
 
 class Fault(NamedTuple):
-    """Why a rule could not be bound: its key, the field of its specification (`when`, `demand.value`), the mistake and its fix."""
+    """Why a rule or a virtual point could not be bound: its key ("site/PROFILE/point@point"), the field of its specification (`when`,
+    `demand.value`, `expression`), the mistake and its fix."""
 
     key: str
     field: str
     message: str
+
+    @property
+    def point(self) -> tuple[str, str] | None:
+        """Profile and name of the virtual point; None of a rule's fault."""
+        if not self.key.endswith("@point"):
+            return None
+        _, profile, name = self.key.removesuffix("@point").split("/")
+        return profile, name
 
 
 @dataclass(slots=True)

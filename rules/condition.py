@@ -16,12 +16,13 @@ from rules.clock import OF_AREA, area_value, clock_values, full_minutes
 from rules.cohort import Cohort, Fault, Rule, Rulebook
 from rules.loop import NEVER, Input, Memory, Output, Work
 from telemetry import quality
-from telemetry.frame import Flag, Verdict
+from telemetry.frame import Derived, Flag, Verdict, join_derived, make_derived
 from telemetry.plan import Plan
 from telemetry.span import TIMER, DemandChange, Span
 
 Array = NDArray[Any]
 OUTPUT_MIN: Final = 4_096
+DERIVED_MIN: Final = 1_024
 POOL_MIN: Final = 1_024
 HEAP_MIN: Final = 1_024
 _CONDITION: Final = ("phase", "since", "due", "left", "value", "demand")
@@ -117,16 +118,17 @@ class Conditions:
 
     def _allocate(self) -> None:
         book = self._book
-        seats, timers = len(book.device_of_seat), len(book.arrays.timer_v)
+        seats, timers, points = len(book.device_of_seat), len(book.arrays.timer_v), len(book.arrays.point_of)
         touched, judged = book.room
         pool = max(POOL_MIN, 2 * judged)
         state = np.zeros(book.words, np.int64)
         self._memory = Memory(
-            latest=np.full(book.cells, np.nan), quality=np.zeros(book.cells, np.uint8), busy=np.zeros(book.cells, np.int32),
+            latest=np.full(book.cells, np.nan), quality=np.zeros(book.cells, np.uint16), busy=np.zeros(book.cells, np.int32),
             last_ns=np.zeros(book.cells, np.int64),
             pane_f=state.view(np.float64), pane_i=state, pane_u=state.view(np.uint16),
             slot=np.full(book.instances, -1, np.int32), **_pool(pool),
             s_due=np.full(seats, NEVER), s_heap=np.full(seats, NEVER), t_due=np.full(timers, NEVER), t_heap=np.full(timers, NEVER),
+            d_value=np.full(points, np.nan), d_ns=np.zeros(points, np.int64), d_quality=np.zeros(points, np.uint16),
             heap_time=np.zeros(HEAP_MIN + 2 * (pool + seats + timers), np.int64),
             heap_key=np.zeros(HEAP_MIN + 2 * (pool + seats + timers), np.int64),
             mark_v=np.zeros(sum(c.width * len(c.virtual) for c in book.cohorts), np.int64),
@@ -137,10 +139,13 @@ class Conditions:
                 if made.kind == loop.PANES:
                     panes.clean(made.fn, self._state_of(cohort, number))
         self._is_fresh = True
+        derived = max(DERIVED_MIN, 3 * touched) if points else 0  # of one moment
         self._work = Work(
             t_seat=np.zeros(touched, np.int32), t_column=np.zeros(touched, np.int32), w_v=np.zeros(touched, np.int32),
             w_seat=np.zeros(touched, np.int32), w_next=np.zeros(touched, np.int32), head=np.full(17, -1, np.int32),
-            tail=np.full(17, -1, np.int32), tally=np.zeros(2, np.int64), stack=np.zeros(64), known=np.zeros(GROUP_MAX),
+            tail=np.full(17, -1, np.int32), tally=np.array([0, 0, 0, 0, derived], np.int64), stack=np.zeros(64),
+            known=np.zeros(GROUP_MAX), d_entry=np.zeros(2 * derived, np.int32), d_at=np.zeros(2 * derived, np.int32),
+            d_ns=np.zeros(2 * derived, np.int64), d_value=np.zeros(2 * derived), d_quality=np.zeros(2 * derived, np.uint16),
         )  # fmt: skip
         room = 3 * judged
         size = max(OUTPUT_MIN, 2 * room)
@@ -152,6 +157,15 @@ class Conditions:
         """What virtual column `number` remembers: (seats, words) int64."""
         _, _, first, words = self._book.arrays.v_pane[number, :4].tolist()
         return self._memory.pane_i[first : first + words * cohort.width].reshape(cohort.width, words)
+
+    @staticmethod
+    def _cells(cohort: Cohort, column: int) -> slice:
+        return slice(cohort.first_cell + column * cohort.width, cohort.first_cell + (column + 1) * cohort.width)
+
+    def _said_of(self, cohort: Cohort, number: int) -> dict[str, Array]:
+        """What the virtual point of virtual column `number` said last, by seat: views of the memory."""
+        first = int(self._book.arrays.v_point[number])
+        return {name: getattr(self._memory, name)[first : first + cohort.width] for name in ("d_value", "d_ns", "d_quality")}
 
     def _first_virtual(self, cohort: Cohort) -> int:
         """Number of the cohort's first virtual column."""
@@ -198,14 +212,16 @@ class Conditions:
             span.transitions = _joined([], self._book)
             return
         self._watch_silence(span)
-        given, found = self._input(span), []
+        given, found, derived = self._input(span), [], []
         at = (0, 0, 0)
         while True:
             at = loop.run(self._book.arrays, self._memory, given, self._work, self._output, *at)
             found.append(self._drain())
+            derived.append(self._drain_points())
             if at[0] >= len(given.time_ns):
                 break
             self._make_room()
+        span.derived = join_derived(derived, [0] * len(derived))
         self._last_ns = int(span.entries.time_ns[-1])
         span.transitions = _joined(found, self._book)
         self._demand(span, span.transitions)
@@ -223,7 +239,7 @@ class Conditions:
         columns = (
             entries.time_ns, is_frame, frames.device, frames.ts_ns, use, frames.offsets,
             np.where((q & quality.REPEATED) != 0, np.int32(-1), frames.point), np.where(quality.is_bad(q), np.nan, frames.value),
-            (q & quality.LEVEL_MASK).astype(np.uint8), minutes, clock_values(self._plan, span.areas, self._book.clock, minutes),
+            q, minutes, clock_values(self._plan, span.areas, self._book.clock, minutes),
             *self._said(span),
         )  # fmt: skip
         return Input._make([*map(_frozen, columns), int(self._was_blind)])
@@ -243,6 +259,12 @@ class Conditions:
         n, out = int(self._output.tally[0]), self._output
         self._output.tally[0] = 0
         return tuple(column[:n].copy() for column in out[:-1])
+
+    def _drain_points(self) -> Derived:
+        n, w = int(self._work.tally[2]), self._work
+        w.tally[2] = 0
+        point = self._book.arrays.point_of[w.d_at[:n]]
+        return make_derived(w.d_entry[:n], point, w.d_ns[:n], w.d_value[:n], w.d_quality[:n])
 
     # -- silence ---------------------------------------------------------------------------------------------------------------
 
@@ -357,11 +379,15 @@ class Conditions:
         for key, column in cohort.columns.items():
             if column in imported or key.startswith("#"):
                 continue
-            cells = slice(cohort.first_cell + column * cohort.width, cohort.first_cell + (column + 1) * cohort.width)
+            cells = self._cells(cohort, column)
             saved[key] = {"latest": m.latest[cells]}
             if cohort.profile is None or column < len(cohort.profile.points):
                 saved[key] |= {"quality": m.quality[cells], "last_ns": m.last_ns[cells]}
         for number, made in enumerate(cohort.virtual, self._first_virtual(cohort)):
+            if self._book.arrays.v_is_asked[number]:
+                saved[made.key]["quality"] = m.quality[self._cells(cohort, made.column)]
+            if made.point is not None:
+                saved[made.key] |= {"formula": made.point.formula, **self._said_of(cohort, number)}
             if made.kind == loop.PANES:
                 saved[made.key]["state"] = self._state_of(cohort, number)
             elif made.kind in (loop.STALE, loop.SILENT):
@@ -392,16 +418,24 @@ class Conditions:
         place = order[np.minimum(place, len(order) - 1)] if len(order) else place
         known = old["seats"][place] == seats if len(order) else np.zeros(len(seats), np.bool_)
         to, source = np.flatnonzero(known), place[known]
+        formulas = {made.key: made.point.formula for made in cohort.virtual if made.point is not None}
         for key, column in cohort.columns.items():
             kept = old["columns"].get(key)
             if kept is None:
                 continue
+            if key in formulas and kept.get("formula") != formulas[key]:  # what another formula gave is not its value
+                continue
             cells = cohort.first_cell + column * cohort.width + to
             m.latest[cells] = kept["latest"][source]
             if "quality" in kept:
-                m.quality[cells], m.last_ns[cells] = kept["quality"][source], kept["last_ns"][source]
+                m.quality[cells] = kept["quality"][source]
+            if "last_ns" in kept:
+                m.last_ns[cells] = kept["last_ns"][source]
         for number, made in enumerate(cohort.virtual, self._first_virtual(cohort)):
             kept = old["columns"].get(made.key, {})
+            if made.point is not None and "formula" in kept:
+                for name, said in self._said_of(cohort, number).items():
+                    said[to] = kept[name][source]
             if made.kind == loop.PANES and "state" in kept and kept["state"].shape[1] == panes.words(made.fn):
                 self._state_of(cohort, number)[to] = kept["state"][source]
             elif "due" in kept:
@@ -435,7 +469,7 @@ class Conditions:
         for cohort in book.cohorts:
             for k in range(len(cohort.profile.points) if cohort.profile is not None else 0):
                 length = int(b.stale_ns[cohort.first_column + k])
-                cells = slice(cohort.first_cell + k * cohort.width, cohort.first_cell + (k + 1) * cohort.width)
+                cells = self._cells(cohort, k)
                 seats = slice(cohort.first_seat, cohort.first_seat + cohort.width)
                 due = np.where(np.isnan(m.latest[cells]) | (length == 0), NEVER, m.last_ns[cells] + length)
                 m.s_due[seats] = np.minimum(m.s_due[seats], due)

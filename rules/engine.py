@@ -8,15 +8,16 @@ silence does not count, late frames of the interval are live for alarms, and dem
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rules.area import changes_area
+from telemetry.calibration import calibrate
 from telemetry.decision import Decision, in_order
-from telemetry.frame import Admission, Entries, slice_entries
+from telemetry.frame import Admission, Derived, Entries, join_derived, slice_entries
 from telemetry.plan import NS_PER_S, Plan
 from telemetry.record import Config, Event, Request, Start
 from telemetry.site import SiteConfig
@@ -55,6 +56,8 @@ class Engine:
         qualities: list[NDArray[Any]] = [np.zeros(0, np.uint16)]
         decisions: list[Decision] = []
         commands: list[CommandOut] = []
+        derived: list[Derived] = []
+        starts: list[int] = []
         start = 0
         for stop, record in self._cuts(entries):
             span = self._run(entries if (start, stop) == (0, len(entries)) else slice_entries(entries, start, stop))
@@ -63,11 +66,14 @@ class Engine:
             qualities.append(span.admission.quality)
             decisions += in_order(span.decisions)
             commands += span.commands
+            derived.append(span.derived)
+            starts.append(start)
             start = stop
             if isinstance(record, Config):
                 self.configure(SiteConfig.model_validate_json(record.text))
         self.position = entries.first + len(entries) - 1
-        return Outcome(Admission(np.concatenate(verdicts), np.concatenate(qualities)), decisions, commands)
+        admission = Admission(np.concatenate(verdicts), np.concatenate(qualities), join_derived(derived, starts))
+        return Outcome(admission, decisions, commands)
 
     def configure(self, config: SiteConfig) -> None:
         """Take a site's configuration, as a CONFIG entry does."""
@@ -76,6 +82,8 @@ class Engine:
             stage.configure(self.plan)
 
     def _run(self, span_entries: Entries) -> Span:
+        frames = calibrate(span_entries.frames, self.plan)
+        span_entries = span_entries if frames is span_entries.frames else replace(span_entries, frames=frames)
         span = Span(span_entries, self.plan)
         if len(span_entries):
             self._begin_or_expire(span)

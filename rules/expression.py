@@ -28,6 +28,7 @@ from rules.tree import (
     Silent,
     Stale,
     Unary,
+    Vote,
     Window,
     with_hysteresis,
 )
@@ -66,12 +67,13 @@ WINDOWS: Final[dict[str, tuple[str, ...]]] = {
     "median": (), "quantile": ("part of the values, 0..1",), "robust_z": (), "ewma": (), "cusum_high": ("target", "sigma", "k"),
     "cusum_low": ("target", "sigma", "k"),
 }  # fmt: skip
+SENSORS_MIN, SENSORS_MAX = 2, 8  # of a vote
 NEEDS_POINT: Final = ("median", "quantile", "robust_z")  # whose range gives the resolution
 PER_MINUTE: Final = ("rate", "slope")
 PLAIN_RESULT: Final = ("count", "robust_z", "cusum_high", "cusum_low")
 GROUPS: Final = ("any", "all", "count", "sum", "mean", "min", "max", "median", "spread")
 SETS: Final = ("peers", "children")
-SPECIAL: Final = ("if", "silent", "stale", "held", "quality", "is", "mode_is", "between", *CLOCKS)
+SPECIAL: Final = ("if", "silent", "stale", "held", "quality", "is", "mode_is", "between", "vote", *CLOCKS)
 FUNCTIONS: Final = tuple(dict.fromkeys((*ARGUMENTS, *WINDOWS, *GROUPS, *SPECIAL)))
 KEYWORDS: Final = ("and", "or", "not", "if")
 PLAIN: Final = ""  # the unit of a plain number; None is an unknown unit
@@ -114,14 +116,14 @@ class Names:
 ANYTHING: Final = Names()
 
 
-def parse(text: str, names: Names = ANYTHING, *, want: Want | None = None) -> Node:
-    """The tree of `text`. want: which kind the whole must be; None accepts both.
+def parse(text: str, names: Names = ANYTHING, *, want: Want | None = None, unit: str | None = None) -> Node:
+    """The tree of `text`. want: which kind the whole must be; None accepts both. unit: what it must measure; a condition is a "bool".
 
     Raises ExpressionError with line, column and the likely fix.
     """
     if len(text) > TEXT_MAX:
         raise ExpressionError(f"the expression has {len(text)} characters, at most {TEXT_MAX} are allowed; split it")
-    return _Parser(text, names).whole(want)
+    return _Parser(text, names).whole(want, unit)
 
 
 # -- text to tokens ----------------------------------------------------------------------------------------------------
@@ -195,7 +197,7 @@ class _Parser:
         self._depth = 0
         self._nodes = 0
 
-    def whole(self, want: str | None) -> Node:
+    def whole(self, want: str | None, unit: str | None) -> Node:
         part = self._or()
         token = self._peek()
         if token.kind != "end":
@@ -204,6 +206,9 @@ class _Parser:
             raise self._fail(part.at, f"a condition is expected here; compare it, such as `{self._text.strip()[:40]} > 0.5`")
         if want == "number" and part.condition:
             raise self._fail(part.at, "a number is expected here, not a condition; use if(condition, a, b)")
+        made = "bool" if part.condition else part.unit
+        if unit is not None and made not in {PLAIN, None, _unit(unit)}:
+            raise self._fail(part.at, f"this gives {made}, and {unit or 'a plain number'} is wanted")
         return part.node
 
     # -- grammar, from the loosest binding to the tightest
@@ -338,7 +343,7 @@ class _Parser:
         if fn in CLOCKS:
             self._expect(")")
             return self._made(Clock(fn), token.at, [], condition=fn == "sun_up", unit=_unit(CLOCKS[fn]))
-        if fn in {"silent", "stale", "held", "quality", "is", "mode_is", "between"}:
+        if fn in {"silent", "stale", "held", "quality", "is", "mode_is", "between", "vote"}:
             return getattr(self, f"_{fn}")(token)  # type: ignore[no-any-return]
         if fn in GROUPS and self._tokens[self._next].text in SETS and self._tokens[self._next + 1].text in {".", ":"}:
             return self._group(token)
@@ -388,6 +393,20 @@ class _Parser:
         point = self._point(token)
         self._expect(")")
         return self._made(Quality(point), token.at, [], condition=False, unit=PLAIN)
+
+    def _vote(self, token: _Token) -> _Part:
+        """`vote(0.5, air_temp_c, air_temp_2_c)`: the tolerance, then sensors in the order of preference."""
+        tolerance, sensors = self._sum(), list[_Part]()
+        if not isinstance(tolerance.node, Number) or tolerance.node.value < 0:
+            raise self._fail(token.at, "write vote(tolerance, sensor, sensor, ...); the tolerance is a plain number, 0 or more")
+        while self._take(","):
+            sensors.append(self._reference(self._named("a sensor")))
+        self._expect(")")
+        nodes = tuple(part.node for part in sensors if isinstance(part.node, PointRef))
+        if not SENSORS_MIN <= len(nodes) == len(sensors) <= SENSORS_MAX:
+            raise self._fail(token.at, f"vote takes a tolerance and {SENSORS_MIN} to {SENSORS_MAX} points")
+        unit = self._common_unit(sensors, token.at, "vote")
+        return self._made(Vote(tolerance.node.value, nodes), token.at, sensors, condition=False, unit=unit)
 
     def _is(self, token: _Token) -> _Part:
         """A point against the labels of its codes."""
@@ -495,11 +514,15 @@ class _Parser:
         if length % WINDOW_QUANTUM_NS:
             raise self._fail(token.at, "the length of a window must be a multiple of 3 s (sixty equal panes)")
 
-    def _point(self, token: _Token) -> PointRef:
+    def _named(self, wanted: str) -> _Token:
         name = self._peek()
         if name.kind != "name":
-            raise self._unexpected(name, f"a point for {token.text}")
+            raise self._unexpected(name, wanted)
         self._next += 1
+        return name
+
+    def _point(self, token: _Token) -> PointRef:
+        name = self._named(f"a point for {token.text}")
         part = self._reference(name)
         if not isinstance(part.node, PointRef):
             raise self._fail(name.at, f"{token.text} takes a point")

@@ -18,6 +18,7 @@ from telemetry.plan import NS_PER_S
 TICK_NS: Final = 300 * NS_PER_S
 TAIL_NS: Final = 86_400 * NS_PER_S  # ticks after the last frame, so that delays up to a day end
 FRAMES_PER_STEP: Final = 50_000
+READ_BACK: Final = Flag.HAS_TS | Flag.FIRST | Flag.CALIBRATED  # of frames whose samples come out of history
 
 
 def on_data_clock(columns: dict[str, NDArray[Any]], sizes: NDArray[Any], *, first: int, after_ns: int, until_ns: int) -> Entries:
@@ -43,7 +44,7 @@ def on_data_clock(columns: dict[str, NDArray[Any]], sizes: NDArray[Any], *, firs
     made: dict[str, Any] = {
         "entry": np.flatnonzero(kind == Kind.FRAME), "device": columns["device"][order], "ts_ns": ts_ns,
         "boot": zeros, "seq": zeros,
-        "flags": np.full(n, Flag.HAS_TS | Flag.FIRST), "offsets": offsets, "point": columns["point"][sample],
+        "flags": np.full(n, READ_BACK), "offsets": offsets, "point": columns["point"][sample],
         "value": columns["value"][sample], "quality": columns["quality"][sample],
     }  # fmt: skip
     frames = Frames(**{name: made[name].astype(DTYPES[name]) for name in COLUMNS})

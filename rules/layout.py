@@ -27,6 +27,7 @@ def lay_out(plan: Plan, cohorts: list[Cohort], rules: list[Rule], constants: lis
         **_seats(plan, cohorts, seats),
         **_columns(cohorts, virtual, rules),
         **_virtual(virtual, codes),
+        **_points(virtual),
         **_rules(rules, codes, constants),
         **_clock(cohorts),
         **_silences(cohorts),
@@ -85,7 +86,7 @@ def _seats(plan: Plan, cohorts: list[Cohort], seats: int) -> dict[str, Array]:
         if cohort.profile is not None:
             seat_of_device[[d.number for d in cohort.devices]] = np.arange(part.start, part.stop)
             for k, point in enumerate(cohort.profile.points):
-                if point.members is None:
+                if point.is_measured:
                     column_of_point[[d.points[k] for d in cohort.devices]] = cohort.first_column + k
     first = np.array([c.first_cell - c.first_column * c.width for c in cohorts], np.int64)
     real = [(c.first_column, c.first_column + (len(c.profile.points) if c.profile is not None else 0)) for c in cohorts]
@@ -132,7 +133,9 @@ def _columns(cohorts: list[Cohort], virtual: list[tuple[Cohort, Any]], rules: li
     for cohort in cohorts:
         for number, point in enumerate(cohort.profile.points if cohort.profile is not None else (), cohort.first_column):
             is_read = reader_v_ptr[number] < reader_v_ptr[number + 1] or reader_r_ptr[number] < reader_r_ptr[number + 1]
-            if point.heartbeat_s is not None and (is_read or number in exported):  # nobody minds the age of what nobody reads
+            if point.heartbeat_s is None or point.is_virtual:  # what is computed is as old as what it is computed of
+                continue
+            if is_read or number in exported:  # nobody minds the age of what nobody reads
                 stale[number] = int(STALE_HEARTBEATS * point.heartbeat_s * NS_PER_S)
     seats = sum(c.width for c in cohorts)
     export_ptr, order = _order([e[0] for e in exports], seats)
@@ -206,6 +209,39 @@ def _virtual(virtual: list[tuple[Cohort, Any]], codes: _Codes) -> dict[str, Any]
         "timer_v": np.array(timer_v, np.int32), "timer_seat": np.array(timer_seat, np.int32),
         "group_ptr": np.array(group_ptr, np.int64), "group_cells": np.array(group_cells, np.int64),
         "words": words,
+    }  # fmt: skip
+
+
+def _points(virtual: list[tuple[Cohort, Any]]) -> dict[str, Array]:
+    """Columns of virtual points, with the numbers of their points, and all columns whose quality goes into them or into a vote."""
+    first, beat, deadband = np.full(len(virtual), -1, np.int64), np.zeros(len(virtual), np.int64), np.zeros(len(virtual))
+    numbers: list[int] = []
+    made_of = {(id(cohort), made.column): k for k, (cohort, made) in enumerate(virtual)}
+    imported = {(id(cohort), column): sources for cohort, _ in virtual for column, sources in cohort.imports}
+    is_asked = np.zeros(len(virtual), np.uint8)
+    asked: list[tuple[Cohort, int]] = []
+    for k, (cohort, made) in enumerate(virtual):
+        if made.point is not None:
+            place = cohort.profile.points.index(made.point) if cohort.profile is not None else 0
+            first[k], beat[k], deadband[k] = len(numbers), int(made.point.beat_s * NS_PER_S), made.point.deadband
+            numbers += [device.points[place] for device in cohort.devices]
+        if made.point is not None or (made.kind == loop.GROUP and made.fn == calculate.G_VOTE):
+            asked.append((cohort, made.column))
+    seen = set[tuple[int, int]]()
+    while asked:
+        cohort, column = asked.pop()
+        if (id(cohort), column) in seen:
+            continue
+        seen.add((id(cohort), column))
+        asked += [(home, source) for home, source, _ in imported.get((id(cohort), column), ())]
+        number = made_of.get((id(cohort), column))
+        if number is not None:
+            made = virtual[number][1]
+            is_asked[number] = 1
+            asked += [(cohort, source) for source in _inputs(made)]
+            asked += [(home, source) for group in made.sources for home, source, _ in group]
+    return {
+        "v_is_asked": is_asked, "v_point": first, "v_beat": beat, "v_deadband": deadband, "point_of": np.array(numbers, np.int32),
     }  # fmt: skip
 
 
@@ -315,8 +351,9 @@ def _room(book: loop.Book, cohorts: list[Cohort]) -> tuple[int, int]:
         level_of[cohort.first_column : cohort.first_column + len(cohort.columns)] = cohort.levels
     own_judged = judged.copy()
     # From the highest level down: what a column touches stands on a higher level, or is its import elsewhere.
-    is_import = book.import_at >= 0
-    for number in np.lexsort((~is_import, -level_of)):
+    is_fed = np.zeros(count, np.bool_)  # by other seats: stands on the level of what feeds it, and so before it
+    is_fed[book.export_to] = True
+    for number in np.lexsort((~is_fed, -level_of)):
         made = book.v_out[book.reader_v[book.reader_v_ptr[number] : book.reader_v_ptr[number + 1]]]
         touched[number] = 1 + touched[made].sum() + sum(n * touched[to] for to, n in degree.get(int(number), ()))
         judged[number] = own_judged[number] + judged[made].sum() + sum(n * judged[to] for to, n in degree.get(int(number), ()))

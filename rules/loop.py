@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rules import calculate
 from rules.calculate import evaluate
 from rules.panes import look_ahead, update_column
+from telemetry import quality
 
 Array = NDArray[Any]
 _compile = calculate.inner
@@ -24,6 +25,7 @@ _entry = calculate.bare(cache=True, nogil=True, _nrt=False)
 NEVER: Final = np.iinfo(np.int64).max
 OFF, RAISING, ON, CLEARING = 0, 1, 2, 3
 TIMER, ENTRY = 0, 1
+NS_PER_MS: Final = 1_000_000
 TURNED_OFF, TURNED_ON, MOVED = 0, 1, 2  # what a change says: `MOVED` = stayed on with another demand
 IGNORED, DECIDES, COUNTS, SPOKE = 0, 1, 2, 3  # a frame: live; late with a number of its own; no more than a sign of life
 HOLD, CLEAR, ALARM = 0, 1, 2  # what a rule does while its condition is unknown
@@ -77,6 +79,11 @@ class Book(NamedTuple):
     v_parameter: Array  # (v, 4) float64
     v_group: Array  # (v,) int64 into group_ptr, -1
     v_timer: Array  # (v,) int64 first timer, -1
+    v_is_asked: Array  # (v,) uint8: its quality goes into that of a virtual point or a vote
+    v_point: Array  # (v,) int64: it is a virtual point; first into point_of, -1 none
+    v_beat: Array  # (v,) int64 ns
+    v_deadband: Array  # (v,) float64
+    point_of: Array  # int32 numbers of virtual points
     timer_v: Array  # (timers,) int32
     timer_seat: Array
     silent_ptr: Array  # (cohorts+1,) int32: virtual columns that wait for any word of a seat
@@ -109,7 +116,7 @@ class Memory(NamedTuple):
     """The state. Pool rows are conditions that are not OFF; `slot` says which row an instance has."""
 
     latest: Array  # (cells,) float64
-    quality: Array  # (cells,) uint8 level
+    quality: Array  # (cells,) uint16, of what `latest` holds, or of what made it unknown
     busy: Array  # (cells,) int32: plain rules of the cell that are not OFF
     last_ns: Array  # (cells,) int64, of the newest sample that decided
     pane_f: Array  # float64
@@ -130,6 +137,9 @@ class Memory(NamedTuple):
     s_heap: Array
     t_due: Array  # timers of virtual columns
     t_heap: Array
+    d_value: Array  # what each virtual point said last; NaN: that it is not known
+    d_ns: Array
+    d_quality: Array  # uint16
     heap_time: Array
     heap_key: Array
     mark_v: Array  # int64 scratch
@@ -148,7 +158,7 @@ class Input(NamedTuple):
     offsets: Array  # (n+1,)
     point: Array  # (m,), -1 = seen before
     value: Array  # (m,) NaN = unknown
-    level: Array  # (m,) uint8 quality level
+    quality: Array  # (m,) uint16
     clock_ns: Array  # (c,) when the clock's cells change
     clock_value: Array  # (c, cells)
     said_entry: Array  # (s,) an entry that changes a cell of the clock
@@ -183,9 +193,14 @@ class Work(NamedTuple):
     w_next: Array
     head: Array  # (levels,)
     tail: Array
-    tally: Array  # touched, waiting
+    tally: Array  # touched, waiting, samples of virtual points, the entry, how many such samples one moment may make
     stack: Array
     known: Array  # values of a group
+    d_entry: Array  # samples of virtual points as they are made
+    d_at: Array  # which point: into point_of
+    d_ns: Array
+    d_value: Array
+    d_quality: Array
 
 
 # -- the heap of timers: each at most once, at or before its due time --------------------------------------------------------
@@ -301,6 +316,51 @@ def _fill(b: Book, m: Memory, w: Work, seat: int, column: int, value: float) -> 
 
 
 @_compile
+def _weigh(b: Book, m: Memory, v: int, cohort: int, local: int, value: float) -> bool:
+    """Give a virtual column its quality, where that goes into a virtual point; True when it is another one."""
+    if not b.v_is_asked[v]:
+        return False
+    kind, q = b.v_kind[v], quality.GOOD
+    if kind == EXPRESSION:
+        q = calculate.code_quality(b, m, b.v_code[v, 0], b.v_code[v, 1], cohort, local)
+    elif kind == PANES:
+        source = _cell(b, b.v_in[v], cohort, local)
+        q = quality.UNCERTAIN if np.isnan(m.latest[source]) else m.quality[source]
+    elif kind == GROUP:
+        at = b.v_group[v] + local
+        q = calculate.group_quality(b.group_cells[b.group_ptr[at] : b.group_ptr[at + 1]], m.latest, m.quality)
+    return _grade(b, m, v, cohort, local, value, q)
+
+
+@_compile
+def _grade(b: Book, m: Memory, v: int, cohort: int, local: int, value: float, q: int) -> bool:
+    """Write a quality down; what is not known is BAD."""
+    cell = _cell(b, b.v_out[v], cohort, local)
+    q = quality.BAD | quality.NOT_A_NUMBER if np.isnan(value) else q
+    is_new = m.quality[cell] != q
+    m.quality[cell] = q
+    return is_new
+
+
+@_compile
+def _derive(b: Book, m: Memory, w: Work, v: int, cohort: int, local: int, time_ns: int, value: float) -> None:
+    """A virtual point says what is new: another quality, a step beyond its deadband, or after its heartbeat the same again.
+
+    Its times rise by 1 ms at least, so that each is a sample of its own; that it is not known it says once.
+    """
+    at, q = b.v_point[v] + local, m.quality[_cell(b, b.v_out[v], cohort, local)]
+    if np.isnan(value):
+        if np.isnan(m.d_value[at]):
+            return
+    elif q == m.d_quality[at] and abs(value - m.d_value[at]) <= b.v_deadband[v] and time_ns - m.d_ns[at] < b.v_beat[v]:
+        return
+    m.d_value[at], m.d_quality[at], m.d_ns[at] = value, q, max(time_ns, m.d_ns[at] + NS_PER_MS)
+    n = w.tally[2]
+    w.tally[2] += 1
+    w.d_entry[n], w.d_at[n], w.d_ns[n], w.d_value[n], w.d_quality[n] = w.tally[3], at, m.d_ns[at], value, q
+
+
+@_compile
 def _settle(b: Book, m: Memory, w: Work, time_ns: int, is_sample: bool) -> None:
     """Bring every waiting virtual column up to date, from the lowest level up. What grew old is no sample for a window."""
     for level in range(len(w.head)):
@@ -311,17 +371,28 @@ def _settle(b: Book, m: Memory, w: Work, time_ns: int, is_sample: bool) -> None:
             kind = b.v_kind[v]
             if kind == EXPRESSION:
                 value = evaluate(b, m, b.v_code[v, 0], b.v_code[v, 1], cohort, local, w.stack)
+                _weigh(b, m, v, cohort, local, value)
+                if b.v_point[v] >= 0:
+                    _derive(b, m, w, v, cohort, local, time_ns, value)
                 _fill(b, m, w, seat, b.v_out[v], value)
             elif kind == PANES and is_sample:
                 x = m.latest[_cell(b, b.v_in[v], cohort, local)]
                 value = update_column(b.v_pane[v], b.v_parameter[v], m.pane_f, m.pane_i, m.pane_u, local, time_ns, x, True)
+                _weigh(b, m, v, cohort, local, value)
                 _fill(b, m, w, seat, b.v_out[v], value)
             elif kind == GROUP:
                 at = b.v_group[v] + local
                 cells = b.group_cells[b.group_ptr[at] : b.group_ptr[at + 1]]
-                value = calculate.gather(b.v_pane[v, 0], cells, m.latest, w.known)
-                old = m.latest[_cell(b, b.v_out[v], cohort, local)]
-                if value != old and not (np.isnan(value) and np.isnan(old)):  # or every word of one would be news to all
+                if b.v_pane[v, 0] == calculate.G_VOTE:
+                    value, q = calculate.vote(cells, b.v_parameter[v, 0], m.latest, m.quality, w.known)
+                    _grade(b, m, v, cohort, local, value, q)
+                    is_news = True
+                else:
+                    value = calculate.gather(b.v_pane[v, 0], cells, m.latest, w.known)
+                    old = m.latest[_cell(b, b.v_out[v], cohort, local)]
+                    # Or every word of one would be news to all.
+                    is_news = _weigh(b, m, v, cohort, local, value) or (value != old and not (np.isnan(value) and np.isnan(old)))
+                if is_news:
                     _fill(b, m, w, seat, b.v_out[v], value)
             elif kind == STALE and is_sample:
                 timer = b.v_timer[v] + local
@@ -526,9 +597,11 @@ def _judge_touched(b: Book, m: Memory, w: Work, out: Output, entry: int, phase: 
 
 
 @_compile
-def _is_full(m: Memory, out: Output) -> bool:
+def _is_full(m: Memory, w: Work, out: Output) -> bool:
     """One more moment might not find room: for what it says, for conditions that begin, for timers."""
     room = out.tally[1]
+    if w.tally[2] + w.tally[4] > len(w.d_entry):
+        return True
     return out.tally[0] + room > len(out.rule) or m.tally[0] < room or m.tally[1] + room > len(m.heap_time)
 
 
@@ -573,7 +646,7 @@ def _fall_silent(b: Book, m: Memory, w: Work, timer: int, time_ns: int) -> None:
 def _fire(b: Book, m: Memory, i: Input, w: Work, out: Output, until_ns: int, entry: int, clock: int) -> int:
     """Everything that is due at or before `until_ns`, in order; returns how many moments of the clock are done."""
     while True:
-        if _is_full(m, out):
+        if _is_full(m, w, out):
             return clock
         has_timer = m.tally[1] > 0 and not i.blind and m.heap_time[0] <= until_ns
         has_clock = clock < len(i.clock_ns) and i.clock_ns[clock] <= until_ns
@@ -683,7 +756,7 @@ def _take(b: Book, m: Memory, i: Input, w: Work, f: int, seat: int) -> None:
         if column < 0:
             continue
         cell = b.base[cohort] + column * b.width[cohort] + local
-        m.latest[cell], m.quality[cell], m.last_ns[cell] = i.value[s], i.level[s], ts_ns
+        m.latest[cell], m.quality[cell], m.last_ns[cell] = i.value[s], i.quality[s], ts_ns
         if b.stale_ns[column] > 0:
             soonest = min(soonest, ts_ns + b.stale_ns[column])
         if _is_news(b, m, column, cell, i.value[s]):
@@ -718,8 +791,9 @@ def run(b: Book, m: Memory, i: Input, w: Work, out: Output, entry: int, frame: i
     """
     said = np.searchsorted(i.said_entry, entry)
     while entry < len(i.time_ns):
+        w.tally[3] = entry
         clock = _fire(b, m, i, w, out, i.time_ns[entry], entry, clock)
-        if _is_full(m, out):
+        if _is_full(m, w, out):
             return entry, frame, clock
         if said < len(i.said_entry) and i.said_entry[said] == entry:
             while said < len(i.said_entry) and i.said_entry[said] == entry:

@@ -10,8 +10,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from rules.lane import TICK_NS
-from telemetry.frame import Entries, Flag, Frames, Kind, no_frames
+from rules.lane import READ_BACK, TICK_NS
+from telemetry.frame import Entries, Frames, Kind, no_frames
 from telemetry.plan import Plan
 from telemetry.record import Record
 
@@ -31,12 +31,12 @@ class Places(NamedTuple):
 
 
 def places(plan: Plan) -> Places:
-    """Points of the active devices of a plan; points with members are not rows and are left out."""
+    """Points of the active devices of a plan; points with members are not rows, virtual ones are computed anew: both are left out."""
     owners = [
         (number, point)
         for number in sorted(plan.active)
         for spec, point in zip(plan.devices[number].profile.points, plan.devices[number].points, strict=True)
-        if spec.members is None
+        if spec.is_measured
     ]
     owners.sort()
     rank = np.full(len(plan.point_owner), -1, np.int32)
@@ -133,7 +133,7 @@ def recorded_entries(
     kind[spot], time_ns[spot], time_ns[entry] = kinds, others, ts_ns
     zeros = np.zeros(n, np.uint32)
     frames = Frames(
-        entry.astype(np.int32), device, ts_ns, zeros, zeros.copy(), np.full(n, Flag.HAS_TS | Flag.FIRST, np.uint8), offsets, points,
+        entry.astype(np.int32), device, ts_ns, zeros, zeros.copy(), np.full(n, READ_BACK, np.uint8), offsets, points,
         values, qualities,
     )  # fmt: skip
     of_rank = np.empty(len(rank), np.int64)

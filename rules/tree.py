@@ -74,6 +74,14 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Vote:
+    """What redundant sensors say together, in the order of preference; `tolerance` by which two of them may differ."""
+
+    tolerance: float
+    sensors: tuple[PointRef, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Unary:
     """op is "-" (number) or "not" (condition)."""
 
@@ -124,9 +132,9 @@ class Call:
     args: tuple["Node", ...]
 
 
-Leaf = PointRef | Clock | Quality | Window | Stale | Silent | Group
+Leaf = PointRef | Clock | Quality | Window | Stale | Silent | Group | Vote
 Node = Number | Leaf | Unary | Binary | Compare | Bool | If | Call
-LEAVES: Final = (PointRef, Clock, Quality, Window, Stale, Silent, Group)
+LEAVES: Final = (PointRef, Clock, Quality, Window, Stale, Silent, Group, Vote)
 
 
 def children(node: Node) -> tuple[Node, ...]:
@@ -231,6 +239,8 @@ def _leaf_text(node: Leaf | Number) -> str:
             return f"silent({length_text(length_ns)})"
         case Group(fn, of, arg):
             return f"{fn}({of}: {text(arg)})"
+        case Vote(tolerance, sensors):
+            return f"vote({tolerance:.17g}, {', '.join(map(str, sensors))})"
 
 
 def _inner(node: Node, leaf: Callable[[Leaf | Number], str]) -> str:

@@ -20,6 +20,7 @@ from rules.tree import (
     Quality,
     Silent,
     Stale,
+    Vote,
     Window,
     children,
     is_condition,
@@ -171,6 +172,8 @@ def _unit(leaf: Leaf, at: Place) -> str:
         case PointRef():
             spec = _spec(leaf, at)
             return "" if spec is None or spec.unit == "bool" or spec.labels else spec.unit
+        case Vote(_, sensors):
+            return _unit(sensors[0], at)
         case Window("rate" | "slope", PointRef() as point, _, _):
             unit = _unit(point, at)
             return f"{unit}/min" if unit else ""
@@ -202,6 +205,9 @@ def _sources(node: Node, at: Place, length_s: float) -> Iterator[Source]:
                 yield Source(site or at.config.site, device, name, max(length_s, STALE_HEARTBEATS * 60.0))
         case Quality(point):
             yield from _sources(point, at, length_s)
+        case Vote(_, sensors):
+            for sensor in sensors:
+                yield from _sources(sensor, at, length_s)
         case Stale(point, length_ns):
             yield from _sources(point, at, max(length_s, length_ns / 1e9))
         case Window(_, arg, length_ns, _):

@@ -108,7 +108,7 @@ def _build(site: SiteConfig, name: str, profile: Profile, weather: Weather, seed
     make = PLANTS.get(profile.name)
     plant: Plant
     if make is None:
-        ranges = {point.name: (point.low, point.high) for point in profile.points if point.members is None}
+        ranges = {point.name: (point.low, point.high) for point in profile.points if point.is_measured}
         plant = Steady(ranges, options.plant_start_s, random)
     else:
         plant = make(weather, options.plant_start_s, random)

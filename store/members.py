@@ -24,6 +24,11 @@ def summary_number(point: int, k: int) -> int:
     return MEMBER_BASE + _PER_POINT * point + k
 
 
+def raw_number(point: NDArray[np.int32] | int) -> Any:
+    """Number of the series of what a calibrated point's device sent."""
+    return MEMBER_BASE + _PER_POINT * point + _PER_POINT - 1
+
+
 def summarise(values: NDArray[Any]) -> NDArray[np.float64]:
     """(5,) count of finite members, their mean, min, max and spread (standard deviation of the population); NaN when none is."""
     finite = values[np.isfinite(values)].astype(np.float64)

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from store.history import AppendResult, History, MemberRow, Order, RecordRow, SampleRows, Series, join_rows, make_rows, no_rows
 from store.journal_reader import Gap
-from store.members import SUMMARIES, MemberTracker, summarise, summary_number
+from store.members import SUMMARIES, MemberTracker, raw_number, summarise, summary_number
 from store.order import encode_order
+from telemetry.calibration import Calibrator
 from telemetry.decision import Decision, body_text, in_order
 from telemetry.errors import CorruptError
-from telemetry.frame import Admission, Entries, Flag, Frames, Verdict, join_entries
+from telemetry.frame import Admission, Derived, Entries, Flag, Frames, Verdict, join_entries
 from telemetry.plan import Device, Plan
 from telemetry.quality import BAD, GOOD, NOT_A_NUMBER, REPEATED, UNCERTAIN
 from telemetry.record import Ack, Clock, Config, Event, Record, Request, Start
@@ -47,7 +48,10 @@ class ArraySample(NamedTuple):
 
 
 class Projection(NamedTuple):
-    """What a transaction adds to history, in journal order. The first rows are those of the entries' samples that are `kept` (m,)."""
+    """What a transaction adds to history, in journal order.
+
+    The first rows are those of the entries' samples that are `kept` (m,); where `as_sent` (m,) they hold what the device sent.
+    """
 
     rows: SampleRows
     series: list[Series]
@@ -55,17 +59,24 @@ class Projection(NamedTuple):
     arrays: list[ArraySample]
     entries: Entries
     kept: NDArray[np.bool_]
+    as_sent: NDArray[np.bool_]
 
 
 def project(transaction: Transaction, plan: Plan) -> Projection:
     """Rows, new series and records of one transaction; applies its CONFIG entries to `plan`."""
-    entries = transaction.read_entries()
-    series = [row for _, record in entries.records if isinstance(record, Config) for row in _configure(plan, record)]
-    frames, admission = entries.frames, transaction.read_admission()
-    arrays, summaries = _project_arrays(frames, admission)
-    kept = _kept(frames, admission)
-    rows = join_rows([_project_samples(frames, admission, kept), *summaries])
-    return Projection(rows, series, record_rows(entries, transaction.read_decisions(), plan), arrays, entries, kept)
+    entries, admission, series = transaction.read_entries(), transaction.read_admission(), list[Series]()
+    calibrator = Calibrator(entries.frames)
+    for index, record in entries.records:
+        if isinstance(record, Config):
+            calibrator.until(index, plan)
+            series += _configure(plan, record)
+    calibrator.until(len(entries), plan)
+    arrays, summaries = _project_arrays(entries.frames, admission)
+    kept = _kept(entries.frames, admission)
+    samples = _project_samples(calibrator, entries.frames, admission, kept)
+    rows = join_rows([*samples, _project_derived(admission.derived), *summaries])
+    as_sent = ~calibrator.corrected if len(calibrator.corrected) else np.ones_like(kept)
+    return Projection(rows, series, record_rows(entries, transaction.read_decisions(), plan), arrays, entries, kept, as_sent)
 
 
 def record_rows(entries: Entries, decisions: list[Decision], plan: Plan) -> list[RecordRow]:
@@ -82,15 +93,20 @@ def _kept(frames: Frames, admission: Admission) -> NDArray[np.bool_]:
     return kept
 
 
-def _project_samples(frames: Frames, admission: Admission, kept: NDArray[np.bool_]) -> SampleRows:
-    sizes = np.diff(frames.offsets)
-    return SampleRows(
-        point=frames.point[kept],
-        ts_ms=np.repeat(frames.ts_ns // NS_PER_MS, sizes)[kept],
-        value=frames.value[kept],
-        quality=admission.quality[kept],
-        check=np.repeat(_must_check(frames, admission), sizes)[kept],
-    )
+def _project_samples(calibrator: Calibrator, raw: Frames, admission: Admission, kept: NDArray[np.bool_]) -> list[SampleRows]:
+    """The samples to be kept; of calibrated ones also what was sent."""
+    frames, sizes = calibrator.frames, np.diff(raw.offsets)
+    ts_ms, check = np.repeat(frames.ts_ns // NS_PER_MS, sizes), np.repeat(_must_check(frames, admission), sizes)
+    rows = [SampleRows(frames.point[kept], ts_ms[kept], frames.value[kept], admission.quality[kept], check[kept])]
+    if len(calibrator.corrected):
+        also = kept & calibrator.corrected
+        rows.append(SampleRows(raw_number(raw.point[also]), ts_ms[also], raw.value[also], raw.quality[also], check[also]))
+    return rows
+
+
+def _project_derived(derived: Derived) -> SampleRows:
+    """What virtual points said. A point that left the configuration and came back may say a time again, so it is looked at."""
+    return make_rows(derived.point, derived.ts_ns // NS_PER_MS, derived.value, derived.quality, check=True)
 
 
 def _must_check(frames: Frames, admission: Admission) -> NDArray[np.bool_]:
@@ -117,15 +133,20 @@ def _project_arrays(frames: Frames, admission: Admission) -> tuple[list[ArraySam
 def _configure(plan: Plan, config: Config) -> list[Series]:
     plan.apply(SiteConfig.model_validate_json(config.text))
     return [
-        row for device in plan.devices if device.site == config.site and device.number in plan.active for row in _series(device)
+        row
+        for device in plan.devices
+        if device.site == config.site and device.number in plan.active
+        for row in _series(device, plan)
     ]
 
 
-def _series(device: Device) -> list[Series]:
-    """A device's points, and the summaries of those that are member arrays."""
+def _series(device: Device, plan: Plan) -> list[Series]:
+    """A device's points, the summaries of those that are member arrays, and what is sent of those that are calibrated."""
     rows = []
     for spec, number in zip(device.profile.points, device.points, strict=True):
         rows.append(Series(number, device.site, device.name, spec.name, spec.unit))
+        if plan.calibrations is not None and plan.calibrations.row[number] >= 0:
+            rows.append(Series(raw_number(number), device.site, device.name, f"{spec.name}.raw", spec.unit))
         if spec.members is not None:
             rows += [
                 Series(
@@ -224,6 +245,7 @@ def _order(parts: Sequence[Projection]) -> Order:
         for part in parts:
             samples = is_stored[sample : sample + len(part.kept)]
             samples[part.kept] = written[row : row + int(part.kept.sum())]
+            samples &= part.as_sent
             row, sample = row + len(part.rows), sample + len(part.kept)
         return encode_order(entries, is_stored, told)
 
@@ -306,7 +328,7 @@ class Projector:
         if plan is None:
             return False
         self.plan, self._plan_changed = plan, True
-        self._history.declare([row for device in plan.devices if device.number in plan.active for row in _series(device)])
+        self._history.declare([row for device in plan.devices if device.number in plan.active for row in _series(device, plan)])
         return True
 
     def tend(self) -> None:

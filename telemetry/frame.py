@@ -9,7 +9,7 @@ Arrays are set read-only on construction.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,7 @@ class Flag(IntFlag):
     BACKFILL = 8  # came over the store-and-forward topic
     FIRST = 16  # first frame of its message; the others share its sequence number
     REPLAY = 32  # the site is a replayed recording
+    CALIBRATED = 64  # read back from history, whose values are calibrated already
 
 
 class Verdict(IntEnum):
@@ -151,12 +152,47 @@ class Entries:
         return len(self.kind)
 
 
+class Derived(NamedTuple):
+    """d samples of virtual points, in the order in which they were computed; those of one point rise in time.
+
+    entry (d,) int32 index into Entries: what they were computed at; point (d,) int32; ts_ns (d,) int64; value (d,) float64 (NaN: not
+    known); quality (d,) uint16.
+    """
+
+    entry: NDArray[np.int32]
+    point: NDArray[np.int32]
+    ts_ns: NDArray[np.int64]
+    value: NDArray[np.float64]
+    quality: NDArray[np.uint16]
+
+
+def make_derived(entry: Any, point: Any, ts_ns: Any, value: Any, quality: Any) -> Derived:
+    """Derived samples from lists or arrays."""
+    given = zip((entry, point, ts_ns, value, quality), DERIVED_DTYPES.values(), strict=True)
+    return Derived(*(np.array(column, dtype) for column, dtype in given))
+
+
+def join_derived(parts: Sequence[Derived], starts: Sequence[int]) -> Derived:
+    """Those of runs that follow one another, the entries of each beginning at `starts`."""
+    if not any(len(part.point) for part in parts):
+        return NONE_DERIVED
+    moved = [part._replace(entry=part.entry + np.int32(start)) for part, start in zip(parts, starts, strict=True)]
+    return Derived(*(np.concatenate(columns) for columns in zip(*moved, strict=True)))
+
+
+DERIVED_DTYPES: Final[dict[str, type[Any]]] = {
+    "entry": np.int32, "point": np.int32, "ts_ns": np.int64, "value": np.float64, "quality": np.uint16,
+}  # fmt: skip
+NONE_DERIVED: Final = make_derived([], [], [], [], [])
+
+
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """What admission made of `Frames`: verdict (n,) uint8 of Verdict, quality (m,) uint16 after all checks."""
+    """What `step` made of `Frames`: verdict (n,) uint8 of Verdict, quality (m,) uint16 after all checks, and what virtual points say."""
 
     verdict: NDArray[np.uint8]
     quality: NDArray[np.uint16]
+    derived: Derived = NONE_DERIVED
 
 
 def slice_entries(entries: Entries, start: int, stop: int) -> Entries:

@@ -60,6 +60,16 @@ class PointColumns:
     stuck_ns: NDArray[np.int64]
 
 
+@dataclass(frozen=True, slots=True)
+class CalibrationTable:
+    """Corrections of points: row (points,) int32 into the others, -1 = none; gain, offset (rows,) float64; expires_ns (rows,) int64."""
+
+    row: NDArray[np.int32]
+    gain: NDArray[np.float64]
+    offset: NDArray[np.float64]
+    expires_ns: NDArray[np.int64]
+
+
 class PointOwners(Sequence[tuple[int, str]]):
     """(device number, point name) by point number, in two columns: 100,000 tuples would take 9 MB, names are shared by profile."""
 
@@ -103,6 +113,7 @@ class Plan:
     active: set[int] = field(default_factory=set)
     point_owner: PointOwners = field(default_factory=PointOwners)  # by number: (device number, point name)
     _columns: PointColumns | None = None
+    _calibrations: CalibrationTable | None = None
 
     def apply(self, config: SiteConfig) -> None:
         """Replace the site's configuration. Known devices and points keep their numbers."""
@@ -118,7 +129,7 @@ class Plan:
             profile = config.profiles[spec.profile]
             for name in spec.names():
                 self._place(config, name, spec, profile, known)
-        self._columns = None
+        self._columns, self._calibrations = None, self._compute_calibrations()
 
     def _replace_rules(self, config: SiteConfig) -> None:
         """The common change, in a moment also for 10,000 devices: no number and no limit moves."""
@@ -195,6 +206,25 @@ class Plan:
                 stuck[number] = 0 if spec.stuck_s is None else int(spec.stuck_s * NS_PER_S)
         return PointColumns(device, low, high, rate, stuck)
 
+    @property
+    def calibrations(self) -> CalibrationTable | None:
+        """Corrections by point number; None when no site has any."""
+        return self._calibrations
+
+    def _compute_calibrations(self) -> CalibrationTable | None:
+        row, lines = np.full(len(self.point_owner), -1, np.int32), list[tuple[float, float, int]]()
+        for config in self.sites.values():
+            for one in config.calibrations:
+                device = self.device(f"{config.site}/{one.device}")
+                number = None if device is None else device.point(one.point)
+                assert number is not None, one
+                row[number] = len(lines)
+                lines.append((*one.line, config.end_of_day_ns(one.expires)))
+        if not lines:
+            return None
+        gain, offset, expires_ns = zip(*lines, strict=True)
+        return CalibrationTable(row, np.array(gain), np.array(offset), np.array(expires_ns, np.int64))
+
     def snapshot(self) -> dict[str, Any]:
         """Names in number order and the configurations as text: enough to give every number again."""
         return {
@@ -221,7 +251,8 @@ class Plan:
 
 
 def _differs_in_rules_only(old: SiteConfig, new: SiteConfig) -> bool:
-    if (old.devices, old.areas, old.origin, old.profiles.keys()) != (new.devices, new.areas, new.origin, new.profiles.keys()):
+    same = ("devices", "areas", "origin", "zone_offsets", "calibrations")
+    if any(getattr(old, name) != getattr(new, name) for name in same) or old.profiles.keys() != new.profiles.keys():
         return False
     plain = [{name: p.model_copy(update={"rules": []}) for name, p in config.profiles.items()} for config in (old, new)]
     return plain[0] == plain[1]

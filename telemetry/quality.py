@@ -13,6 +13,7 @@ GOOD: Final = 0
 UNCERTAIN: Final = 1
 BAD: Final = 2
 LEVEL_MASK: Final = 0b11
+REASON_MASK: Final = 0xFFFF & ~LEVEL_MASK
 
 OUT_OF_RANGE: Final = 1 << 2
 RATE: Final = 1 << 3
@@ -23,6 +24,8 @@ DEVICE_BAD: Final = 1 << 7
 SUBSTITUTED: Final = 1 << 8
 CLOCK_WRONG: Final = 1 << 9
 REPEATED: Final = 1 << 10  # same point and time as a stored sample: not stored again
+CALIBRATION_EXPIRED: Final = 1 << 11
+DISAGREEMENT: Final = 1 << 12  # of two redundant sensors
 
 REASON_NAMES: Final[dict[int, str]] = {
     OUT_OF_RANGE: "out_of_range",
@@ -34,6 +37,8 @@ REASON_NAMES: Final[dict[int, str]] = {
     SUBSTITUTED: "substituted",
     CLOCK_WRONG: "clock_wrong",
     REPEATED: "repeated",
+    CALIBRATION_EXPIRED: "calibration_expired",
+    DISAGREEMENT: "disagreement",
 }
 LEVEL_NAMES: Final = ("GOOD", "UNCERTAIN", "BAD")
 

@@ -3,8 +3,10 @@
 Units are part of names (`travel_s`) or stand in `unit`. Unknown fields are errors: a misspelt limit must not be silently lost.
 """
 
+import datetime as dt
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, get_args
 
@@ -26,6 +28,7 @@ from telemetry.zone import known_zone, offsets
 
 Name = Annotated[str, StringConstraints(pattern=f"^{topic.NAME.pattern}$")]
 PointName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+SensorName = Annotated[str, StringConstraints(pattern=r"^([a-z][a-z0-9_]{0,63}\.)?[a-z][a-z0-9_]{0,63}$")]  # point, or link.point
 Priority = Literal["P1", "P2", "P3", "P4"]
 Origin = Literal["LIVE", "SIMULATED", "REPLAY"]
 
@@ -49,6 +52,20 @@ Missing = Literal["hold", "clear", "alarm"]
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
+
+
+def _day(given: object) -> str:
+    text = str(given)  # YAML reads a bare day as a date
+    try:
+        if dt.date.fromisoformat(text).isoformat() == text and text >= "1971":
+            return text
+    except ValueError:
+        pass
+    msg = f"{text[:40]!r} is no day; write it such as 2026-03-20"
+    raise ValueError(msg)
+
+
+Day = Annotated[str, BeforeValidator(_day)]
 
 
 class _Model(BaseModel):
@@ -78,16 +95,54 @@ class PointSpec(_Model):
     labels: dict[int, str] | None = None
     band: tuple[float, float] | None = None
     label: Text = Text()
+    expression: str | None = Field(default=None, max_length=2000)  # a virtual point: computed (docs/points.md), never sent
+    redundant: list[SensorName] | None = Field(
+        default=None, min_length=2, max_length=8
+    )  # virtual, too: sensors that vote, in order
+    tolerance: float | None = Field(default=None, ge=0)  # by which two redundant sensors may differ
 
     @property
     def beat_s(self) -> float:
         """Longest time between two samples of a device that is well [s]."""
         return 60.0 if self.heartbeat_s is None else self.heartbeat_s
 
+    @property
+    def is_virtual(self) -> bool:
+        """Whether it is computed of other points."""
+        return self.expression is not None or self.redundant is not None
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether it is a single number that the device sends."""
+        return self.members is None and not self.is_virtual
+
+    @property
+    def formula(self) -> str:
+        """What a virtual point is computed by, in the rule language."""
+        assert self.is_virtual
+        return self.expression or f"vote({self.tolerance:.17g}, {', '.join(self.redundant or [])})"
+
     @model_validator(mode="after")
     def _ordered(self) -> "PointSpec":
         if self.low >= self.high:
             msg = f"low ({self.low}) must be below high ({self.high})"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _virtual(self) -> "PointSpec":
+        if self.expression is not None and self.redundant is not None:
+            msg = "a virtual point has either `expression` or `redundant`"
+            raise ValueError(msg)
+        if (self.redundant is None) != (self.tolerance is None):
+            msg = "`redundant` and `tolerance` belong together: by how much may two of the sensors differ?"
+            raise ValueError(msg)
+        if self.redundant is not None and len(set(self.redundant)) < len(self.redundant):
+            msg = "a sensor stands twice in `redundant`"
+            raise ValueError(msg)
+        unused = [name for name in ("rate_per_min", "stuck_s", "members") if getattr(self, name) is not None]
+        if self.is_virtual and unused:
+            msg = f"a virtual point has no {unused[0]}; give it to the points that it is computed of"
             raise ValueError(msg)
         return self
 
@@ -188,13 +243,37 @@ class Profile(_Model):
             if actuator.feedback is not None and actuator.feedback not in names:
                 msg = f"actuator {actuator.name!r} has feedback {actuator.feedback!r}, which is not one of the points"
                 raise ValueError(msg)
+            if any(point.is_virtual and point.name == actuator.feedback for point in self.points):
+                msg = f"actuator {actuator.name!r} has feedback {actuator.feedback!r}, which is computed; only what is measured confirms"
+                raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _watched_sensors(self) -> "Profile":
+        """Redundant sensors bring the alarm that tells when they disagree or are fewer, unless the profile has one of that name."""
+        known = {rule.id for rule in self.rules}
+        made = [_sensor_rule(point) for point in self.points if point.redundant is not None]
+        self.rules.extend(rule for rule in made if rule.id not in known)
         return self
 
     def lateness(self) -> float:
         """Seconds after which a frame is late: as set, else max(10 s, 3 heartbeats)."""
         if self.lateness_s is not None:
             return self.lateness_s
-        return max(10.0, 3.0 * max((p.beat_s for p in self.points), default=0.0))
+        return max(10.0, 3.0 * max((p.beat_s for p in self.points if not p.is_virtual), default=0.0))
+
+
+def _sensor_rule(point: PointSpec) -> RuleSpec:
+    return RuleSpec(
+        id=f"SENSORS-{point.name}"[:64], when=f"quality({point.name}) > 0.5", on_delay_s=60, off_delay_s=60, priority="P3",
+        alarm_class="measuring",
+        message=Text(
+            en=f"Sensors of {point.label.en or point.name} in {{device}} disagree, or the first of them is not used",
+            zh=f"{{device}} 的{point.label.zh or point.name}传感器读数不一致，或首选传感器未被采用",
+        ),
+        consequence=Text(en="The value is marked UNCERTAIN", zh="该值标记为 UNCERTAIN"),
+        action=Text(en="Compare the sensors by hand; mend or calibrate the one that is off", zh="人工比对各传感器，维修或校准偏差者"),
+    )  # fmt: skip
 
 
 class SetpointSpec(_Model):
@@ -246,6 +325,61 @@ class DeviceSpec(_Model):
         return [self.name] if self.count is None else [f"{self.name}-{i}" for i in range(self.count)]
 
 
+class CalibrationSpec(_Model):
+    """How one point of one device is corrected: true = raw * gain + offset, or through two points (raw, true).
+
+    Past the end of the day `expires` by the site's clock its values are UNCERTAIN.
+    """
+
+    device: Name
+    point: PointName
+    offset: float | None = None
+    gain: float | None = None
+    points: list[tuple[float, float]] | None = Field(default=None, min_length=2, max_length=2)
+    date: Day
+    expires: Day
+    by: str = Field(min_length=1, max_length=100)
+    comment: str = Field(default="", max_length=2000)
+
+    @model_validator(mode="after")
+    def _one(self) -> "CalibrationSpec":
+        is_linear = self.offset is not None or self.gain is not None
+        if is_linear == (self.points is not None):
+            msg = "a calibration has either `offset` and `gain`, or `points` with two pairs of [raw, true]"
+            raise ValueError(msg)
+        if self.points is not None and self.points[0][0] == self.points[1][0]:
+            msg = f"both points have the raw value {self.points[0][0]}; two different ones are needed"
+            raise ValueError(msg)
+        if self.line[0] == 0 or not all(map(math.isfinite, self.line)):
+            msg = "the calibration makes every raw value the same; its gain must be a number other than 0"
+            raise ValueError(msg)
+        if self.expires < self.date:
+            msg = f"expires ({self.expires}) lies before date ({self.date})"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def line(self) -> tuple[float, float]:
+        """Gain and offset."""
+        if self.points is None:
+            return 1.0 if self.gain is None else self.gain, self.offset or 0.0
+        (raw_1, true_1), (raw_2, true_2) = self.points
+        gain = (true_2 - true_1) / (raw_2 - raw_1)
+        return gain, true_1 - gain * raw_1
+
+
+def calibration_problem(point: str, profile: Profile | None) -> str:
+    """Why a point of a profile cannot be calibrated; "" when it can."""
+    spec = None if profile is None else next((p for p in profile.points if p.name == point), None)
+    if spec is None:
+        return f"point {point!r} does not exist"
+    if spec.is_virtual:
+        return f"point {point!r} is computed; calibrate the points that it is computed of"
+    if spec.members is not None or spec.labels is not None:
+        return f"point {point!r} is {'an array' if spec.members is not None else 'a code'}; only single measured numbers are calibrated"
+    return ""
+
+
 class SiteConfig(_Model):
     """A whole site: what `fieldloom apply` sends and a CONFIG entry carries."""
 
@@ -263,6 +397,7 @@ class SiteConfig(_Model):
     devices: list[DeviceSpec]
     profiles: dict[str, Profile]
     rules: list[RuleSpec] = []
+    calibrations: list[CalibrationSpec] = []
 
     @field_validator("devices")
     @classmethod
@@ -295,6 +430,21 @@ class SiteConfig(_Model):
             for link, target in area.links.items():
                 if "/" not in target and target not in names:
                     yield f"area {area.name!r} links {link!r} to device {target!r}, which does not exist"
+        if self.calibrations:
+            yield from self._calibration_errors()
+
+    def _calibration_errors(self) -> Any:
+        profile_of = {name: self.profiles.get(device.profile) for device in self.devices for name in device.names()}
+        seen: set[tuple[str, str]] = set()
+        for one in self.calibrations:
+            told = f"calibration of {one.device}/{one.point}"
+            if one.device not in profile_of:
+                yield f"{told}: device {one.device!r} does not exist"
+            elif problem := calibration_problem(one.point, profile_of[one.device]):
+                yield f"{told}: {problem}"
+            if (one.device, one.point) in seen:
+                yield f"{told} is declared twice"
+            seen.add((one.device, one.point))
 
     @model_validator(mode="before")
     @classmethod
@@ -311,6 +461,13 @@ class SiteConfig(_Model):
         starts = np.array([start for start, _ in self.zone_offsets], np.int64)
         offsets = np.array([offset for _, offset in self.zone_offsets], np.int64)
         return offsets[np.maximum(np.searchsorted(starts, times_ns // 1_000_000_000, side="right") - 1, 0)]
+
+    def end_of_day_ns(self, day: str) -> int:
+        """The midnight that ends a day (YYYY-MM-DD) by the site's clock [ns]."""
+        end_s = (dt.date.fromisoformat(day) - dt.date(1970, 1, 1)).days * 86_400 + 86_400
+        ahead_s = int(self.offset_s(np.array([end_s * 1_000_000_000]))[0])  # of that midnight as if in UTC: hours off at most
+        ahead_s = int(self.offset_s(np.array([(end_s - ahead_s) * 1_000_000_000]))[0])
+        return (end_s - ahead_s) * 1_000_000_000
 
     def midnight_ns(self, time_ns: int) -> int:
         """Start of the day by the site's clock that holds a time [ns]."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from telemetry.decision import Decision
-from telemetry.frame import Admission, Entries
+from telemetry.frame import NONE_DERIVED, Admission, Derived, Entries
 from telemetry.plan import Plan
 
 TIMER, ENTRY = 0, 1  # phases of one entry, in order
@@ -65,6 +65,7 @@ class Span:
     areas: Mapping[str, Any] = field(default_factory=dict)  # rules.area.AreaState by "site/area", before this span's last entry
     area_changes: list[tuple[int, str, Any]] = field(default_factory=list)  # (entry, "site/area", AreaState after it)
     transitions: Any = None  # rules.condition.Changes
+    derived: Derived = NONE_DERIVED  # what virtual points say
     demands: list[DemandChange] = field(default_factory=list)
     targets: list[Any] = field(default_factory=list)  # rules.arbitration.TargetChange
     decisions: list[Decision] = field(default_factory=list)

@@ -35,6 +35,14 @@ class PointView(View):
     heartbeat_s: float = Field(examples=[60.0])
     labels: dict[int, str] | None = Field(examples=[None], description="Words of an enumeration")
     members: int | None = Field(examples=[None])
+    virtual: str | None = Field(
+        examples=["vpd_kpa(air_temp_c, air_rh_pct)"], description="What it is computed by; null when measured"
+    )
+    redundant: list[str] | None = Field(examples=[None], description="Sensors that vote on it, in order; null when there are none")
+    calibrated_until_ms: int | None = Field(
+        examples=[1798732800000],
+        description="From then on its values are UNCERTAIN; null without calibration. Sent values: point.raw",
+    )
     latest: LatestView
 
 
@@ -61,8 +69,17 @@ def _point_view(parts: Parts, device: Device, spec: PointSpec, number: int) -> P
         heartbeat_s=spec.beat_s,
         labels=spec.labels,
         members=spec.members,
+        virtual=spec.formula if spec.is_virtual else None,
+        redundant=spec.redundant,
+        calibrated_until_ms=_calibrated_until_ms(parts, number),
         latest=latest_view(parts.state, number, parts.now_ms()),
     )
+
+
+def _calibrated_until_ms(parts: Parts, number: int) -> int | None:
+    table = parts.state.plan.calibrations
+    is_calibrated = table is not None and table.row[number] >= 0
+    return int(table.expires_ns[table.row[number]]) // 1_000_000 if table is not None and is_calibrated else None
 
 
 @router.get("/sites/{site}/points", responses=problem.documented(401, 404, 422))

@@ -91,7 +91,10 @@ def split(job: Job, parts: int) -> list[Job]:
 def _part(job: Job, areas: frozenset[str]) -> Job:
     def cut(variant: SiteConfig) -> SiteConfig:
         kept = [area for area in variant.areas if area.name in areas]
-        return variant.model_copy(update={"areas": kept, "devices": [d for d in variant.devices if d.area in areas]})
+        stay = [device for device in variant.devices if device.area in areas]
+        names = {name for device in stay for name in device.names()}
+        calibrations = [one for one in variant.calibrations if one.device in names]
+        return variant.model_copy(update={"areas": kept, "devices": stay, "calibrations": calibrations})
 
     devices = {name for device in job.variants[0].devices if device.area in areas for name in device.names()}
 

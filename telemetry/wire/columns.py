@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from telemetry.errors import CorruptError
-from telemetry.frame import COLUMNS, Admission, Entries, Frames, MemberArray
+from telemetry.frame import COLUMNS, DERIVED_DTYPES, Admission, Derived, Entries, Frames, MemberArray
 from telemetry.record import Record
 
 MAGIC: Final = b"FLC1"
@@ -80,18 +80,18 @@ def decode_entries(data: bytes) -> Entries:
 
 
 def encode_admission(admission: Admission) -> bytes:
-    """Bytes of verdicts and qualities."""
-    head = _Head(
-        0,
-        [
-            _Column("verdict", admission.verdict.dtype.str, len(admission.verdict)),
-            _Column("quality", admission.quality.dtype.str, len(admission.quality)),
-        ],
-    )
-    return _pack(head, [admission.verdict, admission.quality])
+    """Bytes of verdicts, qualities and, where there are any, the samples of virtual points."""
+    named: list[tuple[str, NDArray[Any]]] = [("verdict", admission.verdict), ("quality", admission.quality)]
+    if len(admission.derived.point):
+        named += [(f"derived_{name}", column) for name, column in admission.derived._asdict().items()]
+    head = _Head(0, [_Column(name, column.dtype.str, len(column)) for name, column in named])
+    return _pack(head, [column for _, column in named])
 
 
 def decode_admission(data: bytes) -> Admission:
     """Inverse of `encode_admission`."""
-    _, columns = _unpack(data)
-    return Admission(columns[0], columns[1])
+    head, columns = _unpack(data)
+    if len(columns) == 2:
+        return Admission(columns[0], columns[1])
+    named = {column.name: values for column, values in zip(head.columns, columns, strict=True)}
+    return Admission(columns[0], columns[1], Derived(*(named[f"derived_{name}"] for name in DERIVED_DTYPES)))

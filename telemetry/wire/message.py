@@ -117,6 +117,7 @@ REASONS: Final[dict[str, str]] = {
     "topic": "the topic is not fl/{site}/{device}/{channel} with valid names",
     "unknown_device": "no site configuration names this device",
     "unknown_point": "the device's profile has no such point",
+    "virtual_point": "the service computes this point; a device sends only what it measures",
     "too_large": "payload over the size limit",
     "too_many_rows": "more rows or points than a message may hold",
     "malformed": "not valid JSON, not the message's shape, or an unknown `state` or `status`",

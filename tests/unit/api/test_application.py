@@ -14,7 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from api.application import make_app
 from telemetry.frame import Verdict
 from telemetry.quality import BAD, OUT_OF_RANGE
-from telemetry.record import Event
+from telemetry.record import Config, Event
+from telemetry.site import SiteConfig
 from tests.faults.web_world import SECOND_NS, START_NS, World, fill, make_world, site
 
 PROBLEM = "application/problem+json"
@@ -269,6 +270,49 @@ async def test_exported_config_can_be_posted_again(world: World, client: httpx.A
     assert (answer.status_code, answer.json()["sha256"]) == (202, exported["sha256"])
     [request] = world.inbox.requests.values()
     assert request.body["text"] == site("north").canonical()
+
+
+async def test_points_that_are_computed_of_themselves_are_refused(client: httpx.AsyncClient) -> None:
+    config = site("north").model_dump(mode="json")
+    (name,) = [p for p, profile in config["profiles"].items() if any(x["name"] == "air_temp_c" for x in profile["points"])]
+    config["profiles"][name]["points"] += [
+        {"name": "x_c", "unit": "°C", "low": 0, "high": 9, "expression": "max(x_c, air_temp_c)"},
+        {"name": "y_c", "unit": "°C", "low": 0, "high": 9, "expression": "air_temp_c + 1"},
+    ]
+    answer = await client.post("/api/v1/sites/north/config", json=config)
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert error["path"] == f"body.profiles.{name}.points.x_c"
+    assert f"north/{name}/x_c -> north/{name}/x_c" in error["message"]
+
+
+async def test_points_tell_what_computes_and_calibrates_them(world: World, client: httpx.AsyncClient) -> None:
+    config = site("north").model_dump(mode="json")
+    (name,) = [p for p, profile in config["profiles"].items() if any(x["name"] == "air_temp_c" for x in profile["points"])]
+    config["profiles"][name]["points"] += [
+        {"name": "y_c", "unit": "°C", "low": 0, "high": 9, "expression": "air_temp_c + 1"},
+        {"name": "z_c", "unit": "°C", "low": 0, "high": 9, "redundant": ["air_temp_c", "y_c"], "tolerance": 2},
+    ]
+    config["calibrations"] = [
+        {"device": "house-0", "point": "air_temp_c", "offset": 2, "date": "2025-01-01", "expires": "2099-12-31", "by": "li"}
+    ]
+    changed = SiteConfig.model_validate(config)
+    world.write(records=[Config("north", changed.sha256(), changed.canonical(), "li")])
+    world.write(frames=[("north/house-0", {"air_temp_c": 20.0}, 0.0)])
+    found = {p["point"]: p for p in (await client.get("/api/v1/sites/north/points", params={"device": "house-0"})).json()["items"]}
+    told = {point: (found[point]["virtual"], found[point]["redundant"]) for point in ("air_temp_c", "y_c", "z_c")}
+    assert told == {
+        "air_temp_c": (None, None),
+        "y_c": ("air_temp_c + 1", None),
+        "z_c": ("vote(2, air_temp_c, y_c)", ["air_temp_c", "y_c"]),
+    }
+    midnight_ms = changed.end_of_day_ns("2099-12-31") // 1_000_000
+    assert {point: p["calibrated_until_ms"] for point, p in found.items() if p["calibrated_until_ms"]} == {
+        "air_temp_c": midnight_ms
+    }
+    assert found["air_temp_c"]["latest"]["value"] == 22.0
+    raw = (await client.get("/api/v1/sites/north/devices/house-0/points/air_temp_c.raw/history")).json()
+    assert [row["value"] for row in raw["samples"]] == [20.0]
 
 
 async def test_config_of_another_site_than_the_address_is_422(client: httpx.AsyncClient) -> None:

@@ -147,3 +147,15 @@ def test_the_journal_knows_configuration_and_state_without_a_snapshot(tmp_path: 
     assert now.plan.sites
     assert now.standing() == 0
     assert now.wrong_clocks == set()
+
+
+def test_an_expired_calibration_is_told_and_its_end_too(narrator: Narrator, monkeypatch: pytest.MonkeyPatch) -> None:
+    def words(expired: bool) -> str:
+        return narrator.decision_words(
+            decision("calibration", "nursery/climate-1/air_temp_c", {"expired": expired, "expires_ns": 1})
+        )
+
+    assert words(True) == "CALIBRATION EXPIRED: the values are kept and marked UNCERTAIN until it is renewed"
+    assert words(False) == "calibration is in force again"
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    assert words(True).startswith("校准过期")

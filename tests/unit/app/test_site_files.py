@@ -188,3 +188,53 @@ def test_nesting_bombs_end_as_one_mistake(directory: Path) -> None:
         (directory / "site.yaml").write_text("a: " + "[" * depth)
         (problem,) = mistakes(directory)
         assert "nested" in problem.message
+
+
+POINTS_WRONG = """\
+name: small
+points:
+  - {name: air_temp_c, unit: C, low: -10, high: 60}
+  - {name: x_c, unit: C, low: 0, high: 9, expression: y_c + 1}
+  - {name: y_c, unit: C, low: 0, high: 9, redundant: [x_c, air_temp_c], tolerance: 1}
+  - {name: z_kpa, unit: kPa, low: 0, high: 9, expression: air_temp_c * 2}
+"""
+
+
+def test_what_cannot_be_computed_is_told_with_its_line(directory: Path) -> None:
+    (directory / "profiles" / "small.yaml").write_text(POINTS_WRONG)
+    circle = "virtual point 'x_c' is computed of itself: farm/small/x_c -> farm/small/y_c -> farm/small/x_c"
+    assert messages(directory) == [
+        f"profiles/small.yaml:4: points.1: line 1, column 1: {circle}",
+        f"profiles/small.yaml:5: points.2: line 1, column 1: {circle}",
+        "profiles/small.yaml:6: points.3: line 1, column 1: this gives C, and kPa is wanted",
+    ]
+
+
+def test_wrong_calibrations_are_told_with_their_lines(directory: Path) -> None:
+    day = "date: 2026-03-01, expires: 2027-03-01, by: li"
+    (directory / "site.yaml").write_text(
+        SITE
+        + "calibrations:\n"
+        + f"  - {{device: b, point: air_temp_c, offset: 1, {day}}}\n"
+        + f"  - {{device: a, point: air_tmp_c, offset: 1, {day}}}\n"
+        + f"  - {{device: a, point: air_temp_c, offset: 1, {day}}}\n"
+        + f"  - {{device: a, point: air_temp_c, gain: 1.1, {day}}}\n"
+        + "  - {device: a, point: air_temp_c, gain: 1.1, date: 2026-03-01, by: li}\n"
+    )
+    found = messages(directory)
+    assert "site.yaml:10: calibrations.0.device: device 'b' does not exist" in found
+    assert "site.yaml:11: calibrations.1.point: point 'air_tmp_c' does not exist" in found
+    assert "site.yaml:13: calibrations.3.point: a/air_temp_c is calibrated twice; keep the newer line" in found
+    assert any(text.startswith("site.yaml:14: calibrations.4.expires") for text in found)
+    assert not any("calibration of" in text for text in found)
+
+
+def test_a_site_with_points_of_every_kind_loads(directory: Path) -> None:
+    profile = POINTS_WRONG.replace("y_c + 1", "air_temp_c + 1").replace("unit: kPa", "unit: C")
+    (directory / "profiles" / "small.yaml").write_text(profile)
+    line = "  - {device: a, point: air_temp_c, offset: 1, date: 2026-03-01, expires: 2027-03-01, by: li}\n"
+    (directory / "site.yaml").write_text(SITE + "calibrations:\n" + line)
+    site = load_site(directory)
+    assert site.calibrations[0].expires == "2027-03-01", "YAML reads a bare day as a date"
+    assert [rule.id for rule in site.profiles["small"].rules] == ["SENSORS-y_c"]
+    assert notes(site) == []

@@ -26,6 +26,7 @@ POINTS = [
     PointSpec(name="air_temp_c", unit="C", low=-40, high=80),
     PointSpec(name="air_rh_pct", unit="%", low=0, high=100),
     PointSpec(name="speed_rpm", unit="rpm", low=0, high=20000, members=4),
+    PointSpec(name="air_vpd_kpa", unit="kPa", low=0, high=10, expression="vpd_kpa(air_temp_c, air_rh_pct)"),
 ]
 
 
@@ -142,6 +143,7 @@ HOSTILE = {
     ],
     "version": [(TOPIC, b'{"v":2,"p":{"air_temp_c":1}}')],
     "value": [(TOPIC, b'{"p":{"air_temp_c":true}}'), (TOPIC, b'{"p":{"air_temp_c":"21"}}'), (TOPIC, b'{"p":{"air_temp_c":{}}}')],
+    "virtual_point": [(TOPIC, b'{"p":{"air_vpd_kpa":0.4}}'), (TOPIC, encode_packed("air_vpd_kpa", np.zeros(4, np.float32)))],
     "unit": [(TOPIC, b'{"p":{"air_temp_c":70},"u":{"air_temp_c":"F"}}')],
     "timestamp": [(TOPIC, b'{"ts":-1,"p":{"air_temp_c":1}}'), (TOPIC, b'{"ts":99999999999999999,"p":{"air_temp_c":1}}')],
     "sequence": [(TOPIC, b'{"boot":1,"p":{"air_temp_c":1}}'), (TOPIC, b'{"boot":1,"seq":4294967296,"p":{"air_temp_c":1}}')],

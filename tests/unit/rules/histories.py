@@ -89,16 +89,59 @@ def variants() -> list[SiteConfig]:
     ]  # fmt: skip
 
 
+COMPUTED = [
+    PointSpec(name="dew_c", unit="C", low=-60, high=80, expression="dew_point_c(temp_c, rh_pct)", heartbeat_s=20),
+    PointSpec(
+        name="over_c", unit="C", low=-100, high=100, deadband=0.5, expression="best_c - mean(weather.out_c, 30 s) + 0 * dew_c"
+    ),
+    PointSpec(name="best_c", unit="C", low=-40, high=80, redundant=["temp_c", "weather.out_c", "spare_c"], tolerance=4),
+    PointSpec(name="is_wet", unit="bool", low=0, high=1, expression="best_c - dew_c < 4 or rh_pct > 85"),
+    PointSpec(name="spare_c", unit="C", low=-40, high=80, heartbeat_s=5),
+    PointSpec(name="calm_c", unit="C", low=-40, high=80, expression="max(best_c, 30 s)"),
+]
+READING = [
+    RuleSpec(id="DEW", when="dew_c > 15", hysteresis=1, on_delay_s=2, priority="P3"),
+    RuleSpec(id="BEST", when="best_c > 28 or quality(best_c) > 0.5", on_delay_s=1),
+    RuleSpec(
+        id="OVER", when="over_c > 5 and is_wet < 0.5", demand=DemandSpec(actuator="vent", value="over_c * 4", level="temperature"),
+    ),
+    RuleSpec(id="LONG", when="mean(best_c, 60 s) > 22 or max(dew_c, 30 s) > 25", off_delay_s=3),
+    RuleSpec(id="VOTE", when="vote(2, spare_c, temp_c) > 25"),
+]  # fmt: skip
+
+
+def computed_variants() -> list[SiteConfig]:
+    """Sites with virtual, redundant and calibrated points; calibrations and formulas change, devices go and come."""
+    day = {"date": "2025-01-01", "expires": "2099-01-01", "by": "li"}
+    over = {**day, "expires": "2025-06-01"}
+    turned = [p.model_copy(update={"redundant": ["spare_c", "temp_c", "weather.out_c"]}) if p.redundant else p for p in COMPUTED]
+    plain = [p.model_copy(update={"expression": "temp_c - 5"}) if p.name == "dew_c" else p for p in COMPUTED]
+
+    def made(count: int, points: list[PointSpec], *calibrations: dict[str, Any]) -> SiteConfig:
+        rules = [*RULES[:4], *(READING if points else [])]
+        profile = Profile(name="p", lateness_s=10, points=[*PROFILE.points, *points], actuators=PROFILE.actuators, rules=rules)
+        text = site(count).model_dump() | {"calibrations": list(calibrations)}
+        return SiteConfig.model_validate(text | {"profiles": {"p": profile.model_dump(), "wx": WEATHER.model_dump()}})
+
+    shifted = {"device": "d-0", "point": "temp_c", "points": [(0.0, 1.25), (40.0, 39.5)], **day}
+    old = {"device": "d-1", "point": "spare_c", "offset": -0.1, **over}
+    mast = {"device": "w", "point": "out_c", "gain": 1.02, **over}
+    return [
+        made(4, COMPUTED, shifted, old), made(4, COMPUTED, mast), made(2, COMPUTED, shifted), made(4, turned, shifted, old, mast),
+        made(4, plain, old), made(4, []),
+    ]  # fmt: skip
+
+
 class Story:
     """Builds a run of entries from random actions. `entries` are what a core would have journaled."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, configs: list[SiteConfig] | None = None) -> None:
         self.rng = random.Random(seed)
         self.plan = Plan()
         self.now = T0
         self.gather = Gather(Directory(self.plan))
         self.seq: dict[str, int] = {}
-        self.configs = variants()
+        self.configs = variants() if configs is None else configs
         self.gather.add(Start(1), self.now)
         self.config(self.configs[0])
 
@@ -122,7 +165,10 @@ class Story:
             return {"out_c": pick([-1, 0, 15, 20, 21, 25, None, self.rng.uniform(-5, 30)])}
         temp = pick([4, 5, 20, 28, 28.5, 29, 29.5, 30, 30.0000001, 31, 50, -0.0, 5e-324, None, 200, self.rng.uniform(0, 45)])
         rh = pick([0, 50, 60, 70, 75, 80, 81, 90, None, 300, self.rng.uniform(0, 100)])
-        return pick([{"temp_c": temp}, {"temp_c": temp, "rh_pct": rh}, {"rh_pct": rh}, {"temp_c": temp, "rh_pct": rh}])
+        made = pick([{"temp_c": temp}, {"temp_c": temp, "rh_pct": rh}, {"rh_pct": rh}, {"temp_c": temp, "rh_pct": rh}])
+        if "spare_c" in self.gather.directory.get(f"fl/s/{device}/telemetry").points:
+            made = pick([made, {**made, "spare_c": pick([20, 25, 26, 28, 31, None, self.rng.uniform(0, 45)])}])
+        return made
 
     def burst(self, device: str, count: int) -> None:
         """So many frames of one device in one read."""

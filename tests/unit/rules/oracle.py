@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from rules import expression
-from rules.tree import Binary, Bool, Call, Compare, If, Number, PointRef, Silent, Unary, Window, leaves
+from rules.tree import Binary, Bool, Call, Compare, If, Number, PointRef, Quality, Silent, Unary, Vote, Window, leaves
 from telemetry import psychrometrics
 from telemetry.frame import Admission, Entries, Flag, Kind, Verdict
 from telemetry.plan import Device, Plan
 from telemetry.record import Config, Event, Start
-from telemetry.site import RuleSpec, SiteConfig
+from telemetry.site import PointSpec, RuleSpec, SiteConfig
 
 S = 1_000_000_000
 NAN = float("nan")
@@ -34,6 +34,25 @@ class Transition(NamedTuple):
     on: int
     value: float | None
     demand: float | None
+
+
+class Said(NamedTuple):
+    """One sample of a virtual point."""
+
+    position: int
+    point: int
+    ts_ns: int
+    value: float | None
+    quality: int
+
+
+@dataclass
+class VirtualPoint:
+    number: int
+    spec: PointSpec
+    device: Device
+    tree: Any
+    live_only: bool = True
 
 
 @dataclass
@@ -76,6 +95,11 @@ class Oracle:
     sight: int = 0
     versions: set[tuple[str, int]] = field(default_factory=set)
     out: list[Transition] = field(default_factory=list)
+    virtual: list[VirtualPoint] = field(default_factory=list)  # each after those that it reads
+    quality: dict[int, int] = field(default_factory=dict)  # of what `latest` holds
+    window_quality: dict[tuple[int, int, bool], int] = field(default_factory=dict)
+    last_said: dict[int, Said] = field(default_factory=dict)
+    said: list[Said] = field(default_factory=list)
 
     def step(self, entries: Entries, admission: Admission) -> None:
         frames, records = entries.frames, dict(entries.records)
@@ -85,11 +109,12 @@ class Oracle:
             self.before(position, now, records.get(i))
             if entries.kind[i] == Kind.FRAME:
                 span = slice(int(frames.offsets[f]), int(frames.offsets[f + 1]))
-                samples = [
-                    (int(p), NAN if q & 3 >= 2 else float(x))
-                    for p, x, q in zip(frames.point[span], frames.value[span], admission.quality[span], strict=True)
-                    if not q & 1024
-                ]
+                samples = []
+                for p, x, q in zip(frames.point[span], frames.value[span], admission.quality[span], strict=True):
+                    if not q & 1024:
+                        samples.append((int(p), NAN if q & 3 >= 2 else self.calibrated(int(p), float(x))))
+                        if admission.verdict[f] == Verdict.LIVE:
+                            self.quality[int(p)] = int(q)
                 verdict = Verdict(int(admission.verdict[f]))
                 if verdict in {Verdict.LATE, Verdict.BACKFILL} and frames.flags[f] & Flag.HAS_SEQ:
                     self.late(int(frames.ts_ns[f]), samples)
@@ -122,7 +147,9 @@ class Oracle:
     def read_points(self) -> dict[int, int]:
         """Points that some rule reads, with the age at which they are unknown."""
         points = {p for c in self.conditions for node in self.nodes(c) for p in self.points_of(node, c)}
-        return {p: 3 * int(spec.heartbeat_s * S) for p in points if (spec := self.plan.point_spec(p)) and spec.heartbeat_s}
+        points |= {p for v in self.virtual for p in self.points_of(v.tree, v)}
+        specs = {p: self.plan.point_spec(p) for p in points}
+        return {p: 3 * int(spec.heartbeat_s * S) for p, spec in specs.items() if spec and spec.heartbeat_s and not spec.is_virtual}
 
     def fire(self, position: int, timer: tuple[int, int, Any]) -> None:
         due, kind, what = timer
@@ -133,7 +160,7 @@ class Oracle:
             old = [p for t, k, p in self.timers() if k == 1 and t <= due and self.plan.columns.device[p] == device]
             for point in old:
                 self.latest[point] = NAN
-            self.judge(position, 0, due, {("point", p) for p in old})
+            self.judge(position, 0, due, self.derive(position, due, {("point", p) for p in old}, is_sample=False))
         else:
             self.silent[what] = 1.0
             self.judge(position, 0, due, {("silent", *what)})
@@ -156,14 +183,89 @@ class Oracle:
         if verdict is Verdict.LIVE:
             for point, value in samples:
                 self.latest[point], self.last_ns[point] = value, ts
-                changed.add(("point", point))
-                for (p, length, live_only), history in self.windows.items():
-                    if p == point:
-                        history.append((ts, value))
-                        changed.add(("window", p, length, live_only))
-                        for fn in WINDOWS:
-                            self.stats[fn, point, length, live_only] = statistic(fn, history, length)
+                changed |= {("point", point)} | self.count(point, ts, value)
+            changed = self.derive(position, ts, changed, is_sample=True)
         self.judge(position, 1, time, changed)
+
+    def count(self, point: int, ts: int, value: float) -> set[Any]:
+        """A sample into the windows of its point."""
+        changed: set[Any] = set()
+        for (p, length, live_only), history in self.windows.items():
+            if p == point:
+                history.append((ts, value))
+                changed.add(("window", p, length, live_only))
+                self.window_quality[p, length, live_only] = 1 if math.isnan(value) else self.quality[point]
+                for fn in WINDOWS:
+                    self.stats[fn, point, length, live_only] = statistic(fn, history, length)
+        return changed
+
+    # -- points ------------------------------------------------------------------------------------------------------
+
+    def calibrated(self, point: int, raw: float) -> float:
+        number, name = self.plan.point_owner[point]
+        device = self.plan.devices[number]
+        for one in self.plan.sites[device.site].calibrations:
+            if (one.device, one.point) == (device.name, name):
+                gain, offset = one.line
+                corrected = (raw * gain + offset) * 2**20
+                return float(round(corrected)) / 2**20 if math.isfinite(corrected) else raw
+        return raw
+
+    def derive(self, position: int, time: int, changed: set[Any], *, is_sample: bool) -> set[Any]:
+        """Virtual points that read something changed, each after those that it reads; what is changed then."""
+        for v in self.virtual:
+            if not changed & self.keys_of(v.tree, v):
+                continue
+            value = self.scalar(v.tree, v)
+            value = NAN if value is None else float(value)
+            quality = 2 | 32 if math.isnan(value) else self.quality_of(v)
+            self.latest[v.number], self.quality[v.number] = value, quality
+            self.last_ns[v.number] = time
+            self.tell_point(position, time, v, value, quality)
+            changed = changed | {("point", v.number)} | (self.count(v.number, time, value) if is_sample else set())
+        return changed
+
+    def tell_point(self, position: int, time: int, v: VirtualPoint, value: float, quality: int) -> None:
+        last = self.last_said.get(v.number)
+        was = NAN if last is None or last.value is None else last.value
+        is_same = last is not None and quality == last.quality and time - last.ts_ns < v.spec.beat_s * S
+        if math.isnan(was) if math.isnan(value) else is_same and abs(value - was) <= v.spec.deadband:
+            return
+        made = Said(position, v.number, time if last is None else max(time, last.ts_ns + 1_000_000), known(value), quality)
+        self.last_said[v.number] = made
+        self.said.append(made)
+
+    def quality_of(self, v: VirtualPoint) -> int:
+        """Of everything known that it reads, together."""
+        found = [0]
+        for leaf in leaves(v.tree):
+            if isinstance(leaf, Vote):
+                value, quality = self.vote(leaf, v)
+                found += [] if math.isnan(value) else [quality]
+            elif not math.isnan(self.read(leaf, v)):
+                point = self.number(leaf.arg if isinstance(leaf, Window) else leaf, v)
+                window = isinstance(leaf, Window)
+                found.append(self.window_quality[point, leaf.length_ns, True] if window else self.quality[point])
+        return joined(found)
+
+    def vote(self, vote: Vote, c: Any) -> tuple[float, int]:
+        """(value, quality), by the words of docs/points.md."""
+        sensors = [(self.latest.get(n, NAN), self.quality.get(n, 0)) for n in (self.number(s, c) for s in vote.sensors)]
+        present = [(k, x, q) for k, (x, q) in enumerate(sensors) if not math.isnan(x)]
+        good = [(k, x) for k, x, q in present if q & 3 == 0]
+        if not present:
+            return NAN, 2 | 32
+        if not good:
+            k, x, q = present[0]
+            return x, joined([q, 0 if k == 0 else 1 | 256])
+        quality = [0 if good[0][0] == 0 else 1 | 256]
+        if len(good) == 2 and abs(good[0][1] - good[1][1]) > vote.tolerance:
+            quality.append(1 | 4096)
+        values = sorted(x for _, x in good)
+        middle = len(values) // 2
+        if len(good) < 3:
+            return good[0][1], joined(quality)
+        return (values[middle] if len(values) % 2 else 0.5 * (values[middle - 1] + values[middle])), joined(quality)
 
     def judge(self, position: int, phase: int, time: int, changed: set[Any]) -> None:
         """Evaluate once each rule that reads something changed."""
@@ -258,20 +360,22 @@ class Oracle:
     def nodes(c: Condition) -> list[Any]:
         return [node for node in (c.when, c.clear, c.value_of) if node is not None]
 
-    def points_of(self, node: Any, c: Condition) -> set[int]:
+    def points_of(self, node: Any, c: Any) -> set[int]:
         found = set()
         for leaf in leaves(node):
-            ref = leaf.arg if isinstance(leaf, Window) else leaf
-            if isinstance(ref, PointRef):
-                found.add(self.number(ref, c))
+            match leaf:
+                case Window(_, PointRef() as ref, _, _) | Quality(ref) | (PointRef() as ref):
+                    found.add(self.number(ref, c))
+                case Vote(_, sensors):
+                    found |= {self.number(sensor, c) for sensor in sensors}
         return found
 
-    def keys_of(self, node: Any, c: Condition) -> set[Any]:
+    def keys_of(self, node: Any, c: Any) -> set[Any]:
         found: set[Any] = set()
         for leaf in leaves(node):
             match leaf:
-                case PointRef():
-                    found.add(("point", self.number(leaf, c)))
+                case PointRef() | Quality() | Vote():
+                    found |= {("point", number) for number in self.points_of(leaf, c)}
                 case Window(_, arg, length, _):
                     # A window over a value that grew old has no new sample, and so is not news.
                     found.add(("window", self.number(arg, c), length, c.live_only))
@@ -279,7 +383,7 @@ class Oracle:
                     found.add(("silent", c.device.number, length))
         return found
 
-    def number(self, ref: PointRef, c: Condition) -> int:
+    def number(self, ref: PointRef, c: Any) -> int:
         target = c.device
         if ref.link is not None:
             area = next(a for a in self.plan.sites[c.device.site].areas if a.name == c.device.area)
@@ -293,20 +397,26 @@ class Oracle:
 
     # -- one number at a time ----------------------------------------------------------------------------------------
 
-    def read(self, ref: Any, c: Condition) -> float:
+    def read(self, ref: Any, c: Any) -> float:
+        if isinstance(ref, Quality):
+            return self.latest.get(self.number(ref.point, c), NAN)
+        if isinstance(ref, Vote):
+            return self.vote(ref, c)[0]
         if isinstance(ref, Silent):
             return self.silent.get((c.device.number, ref.length_ns), NAN)
         if isinstance(ref, Window):
             return self.stats.get((ref.fn, self.number(ref.arg, c), ref.length_ns, c.live_only), NAN)
         return self.latest.get(self.number(ref, c), NAN)
 
-    def scalar(self, node: Any, c: Condition) -> Any:
+    def scalar(self, node: Any, c: Any) -> Any:
         """A float (NaN: unknown) of a number; True, False or None (unknown) of a condition."""
         match node:
             case Number(value):
                 return value
-            case PointRef() | Window():
+            case PointRef() | Window() | Vote():
                 return finite(self.read(node, c))
+            case Quality(point):
+                return float(self.quality.get(self.number(point, c), 0) & 3)
             case Silent():
                 state = self.read(node, c)
                 return None if math.isnan(state) else state == 1.0
@@ -349,7 +459,9 @@ class Oracle:
                 for rule in [*(r for r in device.profile.rules if r.id not in own), *site.rules]:
                     if rule.enabled and applies(rule, device):
                         self.conditions.append(self.bind(rule, device, old))
-        leaf_of = [(leaf, c) for c in self.conditions for node in self.nodes(c) for leaf in leaves(node)]
+        self.bind_points()
+        leaf_of: list[tuple[Any, Any]] = [(leaf, c) for c in self.conditions for node in self.nodes(c) for leaf in leaves(node)]
+        leaf_of += [(leaf, v) for v in self.virtual for leaf in leaves(v.tree)]
         wanted = {(self.number(w.arg, c), w.length_ns, c.live_only) for w, c in leaf_of if isinstance(w, Window)}
         self.windows = {key: self.windows.get(key, []) for key in wanted}
         fns = {(w.fn, self.number(w.arg, c), w.length_ns, c.live_only) for w, c in leaf_of if isinstance(w, Window)}
@@ -359,6 +471,29 @@ class Oracle:
         self.heard = {device: self.heard.get(device, now) for device, _ in silences}
         active = {p for d in self.plan.active for p in self.plan.devices[d].points}
         self.latest = {p: v for p, v in self.latest.items() if p in active}
+        self.quality = {p: q for p, q in self.quality.items() if p in active}
+        self.last_said = {p: said for p, said in self.last_said.items() if p in active}
+
+    def bind_points(self) -> None:
+        """Virtual points of active devices, each after those that it reads; a changed formula has given nothing yet."""
+        old = {v.number: v.spec.formula for v in self.virtual}
+        waiting = [
+            VirtualPoint(number, spec, self.plan.devices[d], expression.parse(spec.formula))
+            for d in sorted(self.plan.active)
+            for spec, number in zip(self.plan.devices[d].profile.points, self.plan.devices[d].points, strict=True)
+            if spec.is_virtual
+        ]
+        for v in waiting:
+            if old.get(v.number) not in (None, v.spec.formula):
+                self.latest.pop(v.number, None)
+                self.quality.pop(v.number, None)
+        self.virtual = []
+        while waiting:
+            open_numbers = {v.number for v in waiting}
+            ready = [v for v in waiting if not self.points_of(v.tree, v) & open_numbers]
+            assert ready, "a cycle"
+            self.virtual += ready
+            waiting = [v for v in waiting if v not in ready]
 
     def bind(self, rule: RuleSpec, device: Device, old: dict[Any, Condition]) -> Condition:
         when = expression.parse(rule.when)
@@ -398,6 +533,14 @@ def applies(rule: RuleSpec, device: Device) -> bool:
     )
 
 
+def joined(qualities: list[int]) -> int:
+    """The worst level with the reasons of all."""
+    reasons = 0
+    for quality in qualities:
+        reasons |= quality & ~3
+    return reasons | max(quality & 3 for quality in qualities)
+
+
 def known(x: float) -> float | None:
     return None if math.isnan(x) else x
 
@@ -435,7 +578,8 @@ def call(fn: str, args: list[float]) -> float:
         return min(max(args[0], args[1]), args[2])
     if fn in {"abs", "min", "max"}:
         return {"abs": lambda *a: abs(a[0]), "min": min, "max": max}[fn](*args)
-    return finite(round(float(getattr(psychrometrics, fn)(*args)) * 2**20) / 2**20)
+    made = float(getattr(psychrometrics, fn)(*args)) * 2**20
+    return round(made) / 2**20 if math.isfinite(made) else NAN
 
 
 def statistic(fn: str, history: list[tuple[int, float]], length: int) -> float:

@@ -8,7 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telemetry.errors import CorruptError
-from telemetry.frame import COLUMNS, DTYPES, Admission, Entries, Frames, Kind, MemberArray, join_entries, slice_entries
+from telemetry.frame import (
+    COLUMNS,
+    DTYPES,
+    Admission,
+    Entries,
+    Frames,
+    Kind,
+    MemberArray,
+    join_entries,
+    make_derived,
+    slice_entries,
+)  # fmt: skip
 from telemetry.record import Ack, Clock, Config, Event, Request, Start
 from telemetry.wire.columns import decode_admission, decode_entries, encode_admission, encode_entries
 
@@ -92,6 +103,16 @@ def test_admission_survives_the_journal() -> None:
     made = Admission(np.array([0, 3, 6], np.uint8), np.array([0, 1024, 65_535], np.uint16))
     back = decode_admission(encode_admission(made))
     assert (back.verdict.tolist(), back.quality.tolist()) == ([0, 3, 6], [0, 1024, 65_535])
+
+
+def test_samples_of_virtual_points_survive_the_journal() -> None:
+    said = make_derived([0, 3], [7, 9], [5, 1 << 60], [1.5, np.nan], [0, 34])
+    back = decode_admission(encode_admission(Admission(np.array([0], np.uint8), np.zeros(2, np.uint16), said)))
+    assert (back.verdict.tolist(), back.quality.tolist()) == ([0], [0, 0])
+    assert [column.tolist() for column in back.derived][:3] == [[0, 3], [7, 9], [5, 1 << 60]]
+    assert str(back.derived.value.tolist()) == "[1.5, nan]"
+    assert back.derived.quality.tolist() == [0, 34]
+    assert [column.dtype for column in back.derived] == [column.dtype for column in said]
 
 
 def test_damage_is_refused() -> None:
