@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from rules import calculate, expression, layout, loop, panes
+from rules import calculate, expression, layout, loop, members, panes
 from rules.cohort import STALE_HEARTBEATS, Code, Cohort, Fault, Rule, Rulebook, Virtual
 from rules.tree import (
     LEAVES,
@@ -30,6 +30,7 @@ from rules.tree import (
     Unary,
     Window,
     children,
+    is_condition,
     observed,
     text,
 )
@@ -40,6 +41,7 @@ from telemetry.site import LEVELS, PointSpec, RuleSpec
 Array = NDArray[Any]
 GROUP_MAX: Final = 1_000  # devices one group function may look at, for each device that asks
 LEVELS_MAX: Final = 16  # of columns over columns
+MEMBERS_MAX: Final = 2_000_000  # of all devices of a profile, that one function remembers something of
 
 _ARITHMETIC: Final = {"+": calculate.ADD, "-": calculate.SUBTRACT, "*": calculate.MULTIPLY, "/": calculate.DIVIDE}
 _COMPARE: Final = {
@@ -59,6 +61,7 @@ _PANES: Final = {
 _GROUPS: Final = {
     "any": calculate.G_ANY, "all": calculate.G_ALL, "count": calculate.G_COUNT, "sum": calculate.G_SUM, "mean": calculate.G_MEAN,
     "min": calculate.G_MIN, "max": calculate.G_MAX, "median": calculate.G_MEDIAN, "spread": calculate.G_SPREAD,
+    "worst": calculate.G_WORST,
 }  # fmt: skip
 
 
@@ -124,7 +127,9 @@ class _Binder:
         if cohort is None:
             cohort = self._cohorts[key] = Cohort(device.site, device.profile, [], [])
             for point in device.profile.points:
-                cohort.add(point.name, 0)
+                column = cohort.add(point.name, 0)
+                if point.members is not None:
+                    cohort.members[column] = point.members
         cohort.place[device.number] = len(cohort.devices)
         cohort.devices.append(device)
         cohort.areas.append(device.area)
@@ -307,7 +312,8 @@ class _Binder:
             case Call(fn, args):
                 return [*(step for arg in args for step in self._code(cohort, arg, live_only)), (_CALLS[fn], 0)]
             case _:
-                return [(calculate.LOAD, self._column(cohort, node, live_only))]
+                column = self._column(cohort, node, live_only)
+                return [(calculate.MEMBER if column in cohort.members else calculate.LOAD, column)]
 
     def _constant(self, value: float) -> int:
         key = np.float64(value).tobytes()  # -0.0 and 0.0 are two
@@ -342,7 +348,7 @@ class _Binder:
             return self._import(cohort, link, inner, live_only)
         if isinstance(leaf, Clock):
             return self._import_clock(cohort, leaf)
-        key = text(leaf) + (" live" if live_only and isinstance(leaf, Window) else "")
+        key = text(leaf) + (" live" if live_only and isinstance(leaf, Window | Group) else "")
         if key in cohort.columns:
             return cohort.columns[key]
         if (id(cohort), key) in self._making:
@@ -356,6 +362,8 @@ class _Binder:
             raise ExpressionError(f"{text(leaf)} stands on more than {LEVELS_MAX} levels of other columns")
         made.column = cohort.add(key, made.level)
         cohort.virtual.append(made)
+        if made.kind == loop.MEMBERWISE:
+            cohort.members[made.column] = made.members
         return made.column
 
     def _virtual(self, cohort: Cohort, leaf: Leaf, key: str, live_only: bool) -> Virtual:
@@ -365,6 +373,13 @@ class _Binder:
             case Stale(point, length_ns):
                 column = self._column(cohort, point, live_only)
                 return Virtual(key, loop.STALE, -1, follows=column, level=cohort.levels[column] + 1, length_ns=length_ns)
+            case Group(fn, "members", arg):
+                chosen = calculate.G_FIRST if fn == "worst" and is_condition(arg) else _GROUPS[fn]
+                return self._over_members(cohort, arg, live_only, Virtual(key, loop.MEMBERS, -1, fn=chosen))
+            case Window("held" | "rise" as fn, arg, length_ns, ()):
+                made = Virtual(key, loop.MEMBERWISE, -1, fn=members.HELD if fn == "held" else members.RISE)
+                made.length_ns, made.parameters = length_ns, (_gap_s(cohort, arg),)
+                return self._over_members(cohort, arg, live_only, made)
             case Group(fn, of, arg):
                 return self._group(cohort, key, (fn, of, arg), live_only)
             case Window(fn, arg, length_ns, parameters):
@@ -375,6 +390,19 @@ class _Binder:
                     parameters=self._parameters(cohort, fn, arg, length_ns, parameters),
                 )  # fmt: skip
         raise ExpressionError(f"{text(leaf)} cannot be computed here")
+
+    def _over_members(self, cohort: Cohort, arg: Node, live_only: bool, made: Virtual) -> Virtual:
+        """A column that looks at each member; the arrays in it are of one length."""
+        made.code = self._code(cohort, arg, live_only)
+        sizes = {cohort.members[column] for op, column in made.code if op == calculate.MEMBER}
+        if len(sizes) != 1:
+            raise ExpressionError(f"{text(arg)} does not read points of one number of members, but of {sorted(sizes) or 'none'}")
+        (made.members,) = sizes
+        made.level = 1 + max(cohort.levels[column] for op, column in made.code if op in calculate.READS)
+        if made.kind == loop.MEMBERWISE and made.members * cohort.width > MEMBERS_MAX:
+            found = f"{cohort.width} devices of {made.members} members"
+            raise ExpressionError(f"{made.key} remembers something of {found}; at most {MEMBERS_MAX} in all are allowed")
+        return made
 
     @staticmethod
     def _parameters(cohort: Cohort, fn: str, arg: Node, length_ns: int, given: tuple[float, ...]) -> tuple[float, ...]:

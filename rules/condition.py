@@ -10,13 +10,14 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rules import loop, panes
+from rules import loop, members, panes
 from rules.book import GROUP_MAX, bind, evidence, level_of
+from rules.calculate import STACK
 from rules.clock import OF_AREA, area_value, clock_values, full_minutes
 from rules.cohort import Cohort, Fault, Rule, Rulebook
 from rules.loop import NEVER, Input, Memory, Output, Work
 from telemetry import quality
-from telemetry.frame import Flag, Verdict
+from telemetry.frame import Flag, Frames, Verdict
 from telemetry.plan import Plan
 from telemetry.span import DemandChange, Span
 
@@ -103,7 +104,7 @@ class Conditions:
         pool = max(POOL_MIN, 2 * judged)
         state = np.zeros(book.words, np.int64)
         self._memory = Memory(
-            latest=np.full(book.cells, np.nan), quality=np.zeros(book.cells, np.uint8), busy=np.zeros(book.cells, np.int32),
+            latest=np.full(book.cells, np.nan), member=np.full(book.members, np.nan), quality=np.zeros(book.cells, np.uint8), busy=np.zeros(book.cells, np.int32),
             last_ns=np.zeros(book.cells, np.int64),
             pane_f=state.view(np.float64), pane_i=state, pane_u=state.view(np.uint16),
             slot=np.full(book.instances, -1, np.int32), **_pool(pool),
@@ -117,11 +118,14 @@ class Conditions:
             for number, made in enumerate(cohort.virtual, self._first_virtual(cohort)):
                 if made.kind == loop.PANES:
                     panes.clean(made.fn, self._state_of(cohort, number))
+                elif made.kind == loop.MEMBERWISE:
+                    members.clean(made.fn, self._state_of(cohort, number))
         self._is_fresh = True
         self._work = Work(
             t_seat=np.zeros(touched, np.int32), t_column=np.zeros(touched, np.int32), w_v=np.zeros(touched, np.int32),
             w_seat=np.zeros(touched, np.int32), w_next=np.zeros(touched, np.int32), head=np.full(17, -1, np.int32),
-            tail=np.full(17, -1, np.int32), tally=np.zeros(2, np.int64), stack=np.zeros(64), known=np.zeros(GROUP_MAX),
+            tail=np.full(17, -1, np.int32), tally=np.zeros(2, np.int64), stack=np.zeros(STACK),
+            known=np.zeros(max(GROUP_MAX, int(book.arrays.member_count.max(initial=0)))), rows=np.zeros((STACK, members.BLOCK)),
         )  # fmt: skip
         room = 3 * judged
         size = max(OUTPUT_MIN, 2 * room)
@@ -133,6 +137,15 @@ class Conditions:
         """What virtual column `number` remembers: (seats, words) int64."""
         _, _, first, words = self._book.arrays.v_pane[number, :4].tolist()
         return self._memory.pane_i[first : first + words * cohort.width].reshape(cohort.width, words)
+
+    def _members_of(self, cohort: Cohort) -> dict[int, Array]:
+        """(seats, members) of the columns that have members which somebody reads."""
+        b, found = self._book.arrays, {}
+        for column, count in cohort.members.items():
+            at = int(b.member_at[cohort.first_column + column])
+            if at >= 0:
+                found[column] = self._memory.member[at : at + count * cohort.width].reshape(cohort.width, count)
+        return found
 
     def _first_virtual(self, cohort: Cohort) -> int:
         """Number of the cohort's first virtual column."""
@@ -203,10 +216,18 @@ class Conditions:
         columns = (
             entries.time_ns, is_frame, frames.device, frames.ts_ns, use, frames.offsets,
             np.where((q & quality.REPEATED) != 0, np.int32(-1), frames.point), np.where(quality.is_bad(q), np.nan, frames.value),
-            (q & quality.LEVEL_MASK).astype(np.uint8), minutes, clock_values(self._plan, span.areas, self._book.clock, minutes),
+            (q & quality.LEVEL_MASK).astype(np.uint8), *self._arrays(frames), minutes, clock_values(self._plan, span.areas, self._book.clock, minutes),
             *self._said(span),
         )  # fmt: skip
         return Input._make([*map(_frozen, columns), int(self._was_blind)])
+
+    def _arrays(self, frames: Frames) -> tuple[Array, Array, Array, Array]:
+        """Arrays that some rule reads, as one row of numbers: arrays of each frame, their points, where each begins, all members."""
+        wanted = [a for a in frames.arrays if self._book.arrays.column_of_array[a.point] >= 0]
+        ptr = np.searchsorted(np.array([a.frame for a in wanted], np.int64), np.arange(len(frames) + 1))
+        at = np.cumsum([0, *(len(a.values) for a in wanted)], dtype=np.int64)
+        flat = np.concatenate([a.values for a in wanted], dtype=np.float64) if wanted else np.zeros(0)
+        return ptr, np.array([a.point for a in wanted], np.int32), at, flat
 
     def _said(self, span: Span) -> tuple[Array, Array, Array]:
         """Cells of the clock that a word about an area changes: entry, cell, value."""
@@ -322,6 +343,7 @@ class Conditions:
     def _columns(self, cohort: Cohort) -> dict[str, Any]:
         m = self._memory
         imported = {column for column, _ in cohort.imports}
+        with_members = self._members_of(cohort)
         saved: dict[str, Any] = {}
         for key, column in cohort.columns.items():
             if column in imported or key.startswith("#"):
@@ -330,8 +352,10 @@ class Conditions:
             saved[key] = {"latest": m.latest[cells]}
             if cohort.profile is None or column < len(cohort.profile.points):
                 saved[key] |= {"quality": m.quality[cells], "last_ns": m.last_ns[cells]}
+            if column in with_members:
+                saved[key]["members"] = with_members[column]
         for number, made in enumerate(cohort.virtual, self._first_virtual(cohort)):
-            if made.kind == loop.PANES:
+            if made.kind in (loop.PANES, loop.MEMBERWISE):
                 saved[made.key]["state"] = self._state_of(cohort, number)
             elif made.kind in (loop.STALE, loop.SILENT):
                 first = int(self._book.arrays.v_timer[number])
@@ -360,17 +384,23 @@ class Conditions:
         place = order[np.minimum(place, len(order) - 1)] if len(order) else place
         known = old["seats"][place] == seats if len(order) else np.zeros(len(seats), np.bool_)
         to, source = np.flatnonzero(known), place[known]
+        with_members = self._members_of(cohort)
         for key, column in cohort.columns.items():
             kept = old["columns"].get(key)
-            if kept is None:
+            if kept is None or (column in cohort.members) != ("members" in kept):
                 continue
+            if column in with_members:
+                if kept["members"].shape[1] != cohort.members[column]:
+                    continue
+                with_members[column][to] = kept["members"][source]
             cells = cohort.first_cell + column * cohort.width + to
             m.latest[cells] = kept["latest"][source]
             if "quality" in kept:
                 m.quality[cells], m.last_ns[cells] = kept["quality"][source], kept["last_ns"][source]
         for number, made in enumerate(cohort.virtual, self._first_virtual(cohort)):
             kept = old["columns"].get(made.key, {})
-            if made.kind == loop.PANES and "state" in kept and kept["state"].shape[1] == panes.words(made.fn):
+            size = members.words(made.fn, made.members) if made.kind == loop.MEMBERWISE else panes.words(made.fn)
+            if "state" in kept and kept["state"].shape[1] == size:
                 self._state_of(cohort, number)[to] = kept["state"][source]
             elif "due" in kept:
                 first = int(self._book.arrays.v_timer[number])
