@@ -152,8 +152,8 @@ def read(b: Any, m: Any, op: int, arg: int, cohort: int, local: int) -> float:
 
 
 @inner
-def combine(op: int, x: float, y: float) -> float:
-    """An operation on two values."""
+def simple(op: int, x: float, y: float) -> float:
+    """Comparison, logic or arithmetic."""
     if LESS <= op <= NOT_EQUAL:
         return compare(op, x, y)
     if op == AND or op == OR:
@@ -165,8 +165,12 @@ def combine(op: int, x: float, y: float) -> float:
         return _finite(x - y)
     if op == MULTIPLY:
         return _finite(x * y)
-    if op == DIVIDE:
-        return _finite(x / y) if y != 0.0 else np.nan
+    return _finite(x / y) if y != 0.0 else np.nan
+
+
+@inner
+def formula(op: int, x: float, y: float) -> float:
+    """MIN, MAX, psychrometrics, significance: unknown when either value is."""
     if np.isnan(x) or np.isnan(y):
         return np.nan
     if op == MIN:
@@ -186,6 +190,12 @@ def combine(op: int, x: float, y: float) -> float:
     if op == THI:
         return _rounded(_thi(x, y))
     return _rounded(poisson_significance(x, y))
+
+
+@inner
+def combine(op: int, x: float, y: float) -> float:
+    """An operation on two values."""
+    return simple(op, x, y) if op < MIN or LESS <= op <= OR else formula(op, x, y)
 
 
 @inner

@@ -56,7 +56,7 @@ def _pass_of(op: int) -> Callable[[Array, Array], None]:
     @_apart
     def run(x: Array, y: Array) -> None:
         for k in range(len(x)):
-            x[k] = calculate.combine(op, x[k], y[k])
+            x[k] = calculate.simple(op, x[k], y[k])
 
     return run  # type: ignore[no-any-return]
 
@@ -97,7 +97,13 @@ def _combine(op: int, x: Array, y: Array) -> None:
         _or(x, y)
     else:
         for k in range(len(x)):
-            x[k] = calculate.combine(op, x[k], y[k])
+            x[k] = calculate.formula(op, x[k], y[k])
+
+
+@_apart
+def _copy(x: Array, into: Array) -> None:
+    for k in range(len(into)):
+        into[k] = x[k]
 
 
 @_apart
@@ -111,8 +117,7 @@ def _evaluate(b: Any, m: Any, start: int, stop: int, cohort: int, local: int, fi
             if np.isnan(m.latest[b.base[cohort] + arg * b.width[cohort] + local]):  # never came, or grew old
                 row[:] = np.nan
             else:
-                at = b.member_at[arg] + local * b.member_count[arg] + first
-                row[:] = m.member[at : at + n]
+                _copy(m.member[b.member_at[arg] + local * b.member_count[arg] + first :], row)
             top += 1
         elif op == LOAD or op == CONST or op == QUALITY or op == KNOWN:
             rows[top, :n] = calculate.read(b, m, op, arg, cohort, local)
