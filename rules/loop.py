@@ -340,7 +340,7 @@ def _settle(b: Book, m: Memory, w: Work, time_ns: int, is_sample: bool) -> None:
             elif kind == MEMBERS:
                 _fill(b, m, w, seat, b.v_out[v], members.gather(b, m, w, v, cohort, local))
             elif kind == MEMBERWISE:
-                _fill(b, m, w, seat, b.v_out[v], float(members.remember(b, m, w, v, cohort, local, time_ns)))
+                _fill(b, m, w, seat, b.v_out[v], float(members.remember(b, m, w, v, cohort, local, time_ns, is_sample)))
             i = w.w_next[i]
         w.head[level] = -1
 

@@ -174,13 +174,18 @@ def take(values: Array, into: Array, low: float, high: float) -> int:
 
 
 @_apart
-def remember(b: Any, m: Any, w: Any, v: int, cohort: int, local: int, time_ns: int) -> int:
-    """A function of what each member was until now, into its column's members. Returns how many are known."""
+def remember(b: Any, m: Any, w: Any, v: int, cohort: int, local: int, time_ns: int, is_sample: bool) -> int:
+    """A function of what each member was until now, into its column's members. Returns how many are known.
+
+    What grew old is no sample: it makes members unknown, and nothing is counted.
+    """
     spec, column, known = b.v_pane[v], b.v_out[v], 0
     at, members = spec[2] + local * spec[3], spec[4]
     out = b.member_at[column] + local * members
-    waited, panes, moved = 0, at, False
-    if spec[0] == HELD:
+    waited, moved = 0, False
+    if not is_sample:
+        pass
+    elif spec[0] == HELD:
         if m.pane_i[at] != NONE and 0 < time_ns - m.pane_i[at] <= spec[5]:
             waited = time_ns - m.pane_i[at]
         m.pane_i[at] = max(m.pane_i[at], time_ns)
@@ -190,7 +195,10 @@ def remember(b: Any, m: Any, w: Any, v: int, cohort: int, local: int, time_ns: i
         n = min(BLOCK, members - first)
         _evaluate(b, m, b.v_code[v, 0], b.v_code[v, 1], cohort, local, first, n, w.rows)
         x, into, rows = w.rows[0, :n], m.member[out + first : out + first + n], at + HEADER + first
-        if spec[0] == HELD:
+        if not is_sample:
+            for k in range(n):
+                into[k] = np.nan if np.isnan(x[k]) else into[k]
+        elif spec[0] == HELD:
             _hold(x, into, m.pane_i[rows : rows + n], waited, spec[1])
         else:
             _rise(m, x, into, rows, members, time_ns // spec[1], m.pane_i[at], moved)

@@ -75,6 +75,7 @@ class Oracle:
     looks: dict[tuple[int, str, bool], list[tuple[int, list[Any]]]] = field(
         default_factory=dict
     )  # (device, what is remembered of each member, live only) -> what its argument was at each look
+    blanks: dict[tuple[int, str, bool], set[int]] = field(default_factory=dict)  # members that grew old since the last look
     groups: dict[tuple[int, str, bool], float] = field(default_factory=dict)  # of members, as they were looked at last
     blind: bool = False
     blind_until: int = 0
@@ -143,7 +144,7 @@ class Oracle:
                 self.latest[point] = NAN
                 self.arrays.pop(point, None)
             changed = {("point", p) for p in old}
-            self.judge(position, 0, due, changed | self.look(due, changed))
+            self.judge(position, 0, due, changed | self.look(None, changed))
         else:
             self.silent[what] = 1.0
             self.judge(position, 0, due, {("silent", *what)})
@@ -203,8 +204,8 @@ class Oracle:
         known = {p.name for p in device.profile.points if p.members is not None}
         return [name for name in names(node.arg if isinstance(node, Group) else node) if name in known]
 
-    def look(self, time: int, changed: set[Any]) -> set[Any]:
-        """Groups that read an array which came or grew old take their values of this moment."""
+    def look(self, time: int | None, changed: set[Any]) -> set[Any]:
+        """Groups that read an array which came (or, without a time, grew old) take their values of this moment."""
         news: set[Any] = set()
         done: set[Any] = set()
         for c, group in self.member_groups():
@@ -219,7 +220,12 @@ class Oracle:
                 if mine not in done and inside & changed:
                     done.add(mine)
                     count = self.member_count(kept.arg, c)
-                    self.looks.setdefault(mine, []).append((time, [self.member(kept.arg, c, k) for k in range(count)]))
+                    values = [self.member(kept.arg, c, k) for k in range(count)]
+                    if time is None:
+                        self.blanks.setdefault(mine, set()).update(k for k, x in enumerate(values) if x is None or math.isnan(x))
+                    else:
+                        self.looks.setdefault(mine, []).append((time, values))
+                        self.blanks.pop(mine, None)
             count = self.member_count(group.arg, c)
             self.groups[key] = over(group, [self.member(group.arg, c, k) for k in range(count)])
             news.add(("group", *key))
@@ -238,8 +244,9 @@ class Oracle:
             self.of_member = None
 
     def remembered(self, node: Window, c: Condition, k: int) -> Any:
-        looks = [(time, values[k]) for time, values in self.looks.get((c.device.number, text(node), c.live_only), [])]
-        if not looks:
+        key = (c.device.number, text(node), c.live_only)
+        looks = [(time, values[k]) for time, values in self.looks.get(key, [])]
+        if not looks or k in self.blanks.get(key, ()):
             return None if node.fn == "held" else NAN
         if node.fn == "held":
             beats = [p.beat_s for p in c.device.profile.points if p.name in names(node.arg)]
@@ -453,6 +460,7 @@ class Oracle:
         self.groups = {key: value for key, value in self.groups.items() if key in asked}
         kept = {(c.device.number, text(k), c.live_only) for c, g in groups for k in kept_of(g.arg)}
         self.looks = {key: value for key, value in self.looks.items() if key in kept}
+        self.blanks = {key: value for key, value in self.blanks.items() if key in kept}
         read = self.read_arrays()
         for point, (_, name) in enumerate(self.plan.point_owner):
             if point not in read and any(p.name == name and p.members for s in self.plan.sites.values() for q in s.profiles.values() for p in q.points):
