@@ -4,6 +4,7 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,14 +17,16 @@ from app.wiring import build_engine
 from rules.alarm_states import NEW
 from telemetry import quality
 from telemetry.decision import Decision
-from telemetry.frame import COLUMNS, Entries, Flag, Kind, MemberArray, make_frames
+from telemetry.frame import COLUMNS, Entries, Flag, Kind, MemberArray, make_frames, slice_entries
 from telemetry.plan import NS_PER_S, Plan
 from telemetry.record import Record, Request
 from telemetry.site import RuleSpec, SiteConfig
 from telemetry.span import Span
 
+STEP: Final = 2_000  # entries of one step: 30 MB when each brings the members of a ring frame
 LEAD_NS: Final = NS_PER_S  # the clock of an area is known from the first full minute on, which is the begin
 ACTIVE: Final = frozenset({"UNACK", "ACKED"})
+_NAN: Final = float("nan")
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)?")
 Lasted = list[tuple[int, int | None]]  # times on, off (None: still on)
 
@@ -93,7 +96,9 @@ def _run_group(cases: Sequence[Case], seen: Sequence[Seen], sites: Sequence[Site
     engine.configure(chosen[-1])
     first = Entries(0, np.array([Kind.TICK], np.uint8), np.array([start_ns - LEAD_NS]), make_frames(_no_columns()))
     outcome = engine.step(first)
-    decisions = [*outcome.decisions, *engine.step(_entries(cases, engine.plan, start_ns)).decisions]
+    entries, decisions = _entries(cases, engine.plan, start_ns), list(outcome.decisions)
+    for k in range(0, len(entries), STEP):
+        decisions += engine.step(slice_entries(entries, k, min(k + STEP, len(entries)))).decisions
     _sort_out(cases, seen, decisions, watch.demands, start_ns)
 
 
@@ -149,20 +154,29 @@ def _frames(case: Case, prefix: str, plan: Plan, key: str) -> Iterable[tuple[int
         said = None if speaks is None else find_part(speaks, time_ns)
         if said is not None and said.what == "gap":
             continue
-        samples, arrays = [], dict[int, NDArray[np.float32]]()
+        samples, given = [], dict[str, list[tuple[int, int, float]]]()
         for name, first, last, parts in signals:
             part = find_part(parts, time_ns)
-            if part is None or part.what == "gap" or (first and numbers[name] not in arrays):
+            if part is None or part.what == "gap" or (first and name not in given):
                 continue
             inside = time_ns if part.end is None else min(time_ns, part.end)
-            value = float("nan") if part.what == "nan" else part.at(inside)
+            value = _NAN if part.what == "nan" else part.at(inside)
             if name in lengths:
-                values = arrays.setdefault(numbers[name], np.empty(lengths[name], np.float32))
-                values[slice(first - 1, last) if first else slice(None)] = float("nan") if part.what == "bad" else value
+                given.setdefault(name, []).append((first, last, _NAN if part.what == "bad" else value))
                 continue
             samples.append((numbers[name], value, quality.BAD | quality.DEVICE_BAD if part.what == "bad" else quality.GOOD))
+        arrays = {numbers[name]: _array(lengths[name], tuple(parts)) for name, parts in given.items()}
         if samples or arrays:
             yield time_ns, (samples, arrays)
+
+
+@lru_cache(maxsize=16)
+def _array(length: int, given: tuple[tuple[int, int, float], ...]) -> NDArray[np.float32]:
+    """Values of members, given as (first, last, value), from the first of all on; the same object where nothing changed."""
+    values = np.empty(length, np.float32)
+    for first, last, value in given:
+        values[slice(first - 1, last) if first else slice(None)] = value
+    return values
 
 
 def _requests(case: Case, number: int) -> Iterable[tuple[int, Request]]:

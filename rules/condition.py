@@ -104,8 +104,8 @@ class Conditions:
         pool = max(POOL_MIN, 2 * judged)
         state = np.zeros(book.words, np.int64)
         self._memory = Memory(
-            latest=np.full(book.cells, np.nan), member=np.full(book.members, np.nan), quality=np.zeros(book.cells, np.uint8), busy=np.zeros(book.cells, np.int32),
-            last_ns=np.zeros(book.cells, np.int64),
+            latest=np.full(book.cells, np.nan), member=np.full(book.members, np.nan), quality=np.zeros(book.cells, np.uint8),
+            busy=np.zeros(book.cells, np.int32), last_ns=np.zeros(book.cells, np.int64),
             pane_f=state.view(np.float64), pane_i=state, pane_u=state.view(np.uint16),
             slot=np.full(book.instances, -1, np.int32), **_pool(pool),
             s_due=np.full(seats, NEVER), s_heap=np.full(seats, NEVER), t_due=np.full(timers, NEVER), t_heap=np.full(timers, NEVER),
@@ -216,7 +216,8 @@ class Conditions:
         columns = (
             entries.time_ns, is_frame, frames.device, frames.ts_ns, use, frames.offsets,
             np.where((q & quality.REPEATED) != 0, np.int32(-1), frames.point), np.where(quality.is_bad(q), np.nan, frames.value),
-            (q & quality.LEVEL_MASK).astype(np.uint8), *self._arrays(frames), minutes, clock_values(self._plan, span.areas, self._book.clock, minutes),
+            (q & quality.LEVEL_MASK).astype(np.uint8), *self._arrays(frames), minutes,
+            clock_values(self._plan, span.areas, self._book.clock, minutes),
             *self._said(span),
         )  # fmt: skip
         return Input._make([*map(_frozen, columns), int(self._was_blind)])

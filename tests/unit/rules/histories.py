@@ -150,7 +150,9 @@ class Story:
 
     def send_packed(self, device: str, ts: int) -> None:
         """An array in its wire type, by itself."""
-        values = np.array([self.rng.choice([0, 50, 99, 300, 1_000, 2_000]) for _ in range(5)], self.rng.choice(["<u2", "<f4", "<f8"]))
+        values = np.array(
+            [self.rng.choice([0, 50, 99, 300, 1_000, 2_000]) for _ in range(5)], self.rng.choice(["<u2", "<f4", "<f8"])
+        )
         payload = encode_packed("rpm", values, ts_ms=ts // 1_000_000)
         self.gather.take(f"fl/s/{device}/telemetry", payload, False, self.now)
 

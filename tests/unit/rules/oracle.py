@@ -9,7 +9,23 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from rules import expression
-from rules.tree import Binary, Bool, Call, Compare, Group, If, Node, Number, PointRef, Silent, Unary, Window, is_condition, leaves, text
+from rules.tree import (
+    Binary,
+    Bool,
+    Call,
+    Compare,
+    Group,
+    If,
+    Node,
+    Number,
+    PointRef,
+    Silent,
+    Unary,
+    Window,
+    is_condition,
+    leaves,
+    text,
+)
 from telemetry import psychrometrics
 from telemetry.frame import Admission, Entries, Flag, Kind, Verdict
 from telemetry.plan import Device, Plan
@@ -96,9 +112,7 @@ class Oracle:
                     for p, x, q in zip(frames.point[span], frames.value[span], admission.quality[span], strict=True)
                     if not q & 1024
                 ]
-                arrays = [
-                    (a.point, [self.checked(a.point, float(x)) for x in a.values]) for a in frames.arrays if a.frame == f
-                ]
+                arrays = [(a.point, [self.checked(a.point, float(x)) for x in a.values]) for a in frames.arrays if a.frame == f]
                 verdict = Verdict(int(admission.verdict[f]))
                 if verdict in {Verdict.LATE, Verdict.BACKFILL} and frames.flags[f] & Flag.HAS_SEQ:
                     self.late(int(frames.ts_ns[f]), samples)
@@ -462,10 +476,11 @@ class Oracle:
         self.looks = {key: value for key, value in self.looks.items() if key in kept}
         self.blanks = {key: value for key, value in self.blanks.items() if key in kept}
         read = self.read_arrays()
-        for point, (_, name) in enumerate(self.plan.point_owner):
-            if point not in read and any(p.name == name and p.members for s in self.plan.sites.values() for q in s.profiles.values() for p in q.points):
-                self.arrays.pop(point, None)
-                self.last_ns.pop(point, None)
+        for device in self.plan.devices:
+            for spec, point in zip(device.profile.points, device.points, strict=True):
+                if spec.members is not None and (point not in read or device.number not in self.plan.active):
+                    self.arrays.pop(point, None)
+                    self.last_ns.pop(point, None)
         silences = {(c.device.number, s.length_ns) for s, c in leaf_of if isinstance(s, Silent)}
         self.silent = {key: self.silent.get(key, 0.0) for key in silences}
         self.heard = {device: self.heard.get(device, now) for device, _ in silences}

@@ -187,7 +187,9 @@ def test_arrays_that_are_late_or_come_twice_do_not_decide() -> None:
     frame.at(14, late_s=4, rpm=with_one(2, 0))
     frame.at(15, late_s=5, rpm=with_one(2, 0), speed_rpm=3)
     assert frame.told == []
-    frame.gather.take("fl/s/f/backfill", b'{"ts": %d, "p": {"rpm": [0,0,0,0,0,0]}}' % ((T0 + 20 * S) // 1_000_000), False, T0 + 20 * S)
+    frame.gather.take(
+        "fl/s/f/backfill", b'{"ts": %d, "p": {"rpm": [0,0,0,0,0,0]}}' % ((T0 + 20 * S) // 1_000_000), False, T0 + 20 * S
+    )
     assert frame.at(21).told == []
     assert frame.at(22, rpm=with_one(2, 0)).told == [("R0", 22, 1, 2.0)]
 
