@@ -141,7 +141,7 @@ def poisson_significance(count: float, expected: float) -> float:
 def read(b: Any, m: Any, op: int, arg: int, cohort: int, local: int) -> float:
     """What LOAD, QUALITY, KNOWN and CONST put on the stack for one seat of a cohort."""
     if op == CONST:
-        return b.constant[arg]  # type: ignore[no-any-return]
+        return b.constant[arg]
     at = b.import_at[arg]
     cell = b.base[cohort] + arg * b.width[cohort] + local if at < 0 else b.import_cells[at + local]
     if op == LOAD:
