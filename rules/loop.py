@@ -337,10 +337,9 @@ def _settle(b: Book, m: Memory, w: Work, time_ns: int, is_sample: bool) -> None:
                 timer = b.v_timer[v] + local
                 _arm(m, time_ns + b.v_length[v], timer << 2 | COLUMN)
                 _fill(b, m, w, seat, b.v_out[v], 0.0)
-            elif kind == MEMBERS:
-                _fill(b, m, w, seat, b.v_out[v], members.gather(b, m, w, v, cohort, local))
-            elif kind == MEMBERWISE:
-                _fill(b, m, w, seat, b.v_out[v], float(members.remember(b, m, w, v, cohort, local, time_ns, is_sample)))
+            elif kind >= MEMBERS:
+                value = members.update(b, m, w, v, cohort, local, time_ns, bool(is_sample))
+                _fill(b, m, w, seat, b.v_out[v], value)
             i = w.w_next[i]
         w.head[level] = -1
 

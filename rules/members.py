@@ -35,7 +35,7 @@ def words(fn: int, members: int) -> int:
 
 
 def specification(fn: int, length_ns: int, first_word: int, members: int, gap_ns: int) -> list[int]:
-    """What `remember` needs to know of a column whose seats lie from `first_word` on; begins as that of rules/panes.py."""
+    """What `update` needs to know of a column whose seats lie from `first_word` on; begins as that of rules/panes.py."""
     return [fn, length_ns if fn == HELD else length_ns // PANES, first_word, words(fn, members), members, gap_ns, 0, 0]
 
 
@@ -61,24 +61,20 @@ def _pass_of(op: int) -> Callable[[Array, Array], None]:
     return run  # type: ignore[no-any-return]
 
 
-_add, _subtract, _multiply, _divide = (_pass_of(op) for op in range(calculate.ADD, calculate.DIVIDE + 1))
-_less, _less_equal, _greater, _greater_equal, _equal, _not_equal = (
-    _pass_of(op) for op in range(calculate.LESS, calculate.NOT_EQUAL + 1)
-)
+_add, _subtract, _multiply = (_pass_of(op) for op in (calculate.ADD, calculate.SUBTRACT, calculate.MULTIPLY))
+_less, _less_equal, _greater, _greater_equal = (_pass_of(op) for op in range(calculate.LESS, calculate.GREATER_EQUAL + 1))
 _and, _or = _pass_of(calculate.AND), _pass_of(calculate.OR)
 
 
 @_apart
 def _combine(op: int, x: Array, y: Array) -> None:
-    """x becomes x op y."""
+    """x becomes x op y. The usual operations have a pass of their own."""
     if op == calculate.ADD:
         _add(x, y)
     elif op == calculate.SUBTRACT:
         _subtract(x, y)
     elif op == calculate.MULTIPLY:
         _multiply(x, y)
-    elif op == calculate.DIVIDE:
-        _divide(x, y)
     elif op == calculate.LESS:
         _less(x, y)
     elif op == calculate.LESS_EQUAL:
@@ -87,17 +83,13 @@ def _combine(op: int, x: Array, y: Array) -> None:
         _greater(x, y)
     elif op == calculate.GREATER_EQUAL:
         _greater_equal(x, y)
-    elif op == calculate.EQUAL:
-        _equal(x, y)
-    elif op == calculate.NOT_EQUAL:
-        _not_equal(x, y)
     elif op == calculate.AND:
         _and(x, y)
     elif op == calculate.OR:
         _or(x, y)
     else:
         for k in range(len(x)):
-            x[k] = calculate.formula(op, x[k], y[k])
+            x[k] = calculate.combine(op, x[k], y[k])
 
 
 @_apart
@@ -136,28 +128,6 @@ def _evaluate(b: Any, m: Any, start: int, stop: int, cohort: int, local: int, fi
             _combine(op, rows[top - 1, :n], rows[top, :n])
 
 
-@_apart
-def gather(b: Any, m: Any, w: Any, v: int, cohort: int, local: int) -> float:
-    """A group function of an expression over the members; those that are unknown count neither way."""
-    fn, members = b.v_pane[v, 0], b.v_pane[v, 4]
-    n, total, low, high, place = 0, 0.0, np.inf, -np.inf, 0
-    for first in range(0, members, BLOCK):
-        size = min(BLOCK, members - first)
-        _evaluate(b, m, b.v_code[v, 0], b.v_code[v, 1], cohort, local, first, size, w.rows)
-        for k in range(size):
-            x = w.rows[0, k]
-            if np.isnan(x):
-                continue
-            if fn == calculate.G_MEDIAN:
-                w.known[n] = x
-            n += 1
-            total += x
-            low = min(low, x)
-            if x > high:
-                high, place = x, first + k
-    return calculate.summary(fn, n, members - n, total, low, high, place, w.known)
-
-
 # -- what is remembered of each member ---------------------------------------------------------------------------------------
 
 
@@ -174,37 +144,67 @@ def take(values: Array, into: Array, low: float, high: float) -> int:
 
 
 @_apart
-def remember(b: Any, m: Any, w: Any, v: int, cohort: int, local: int, time_ns: int, is_sample: bool) -> int:
-    """A function of what each member was until now, into its column's members. Returns how many are known.
+def update(b: Any, m: Any, w: Any, v: int, cohort: int, local: int, time_ns: int, is_sample: bool) -> float:
+    """The value of a column that looks at members: of a group function over them, those that are unknown counting neither way, or, of
+    what is remembered of each, how many are known; they go into the column's members.
 
     What grew old is no sample: it makes members unknown, and nothing is counted.
     """
-    spec, column, known = b.v_pane[v], b.v_out[v], 0
-    at, members = spec[2] + local * spec[3], spec[4]
-    out = b.member_at[column] + local * members
+    spec, to = b.v_pane[v], b.member_at[b.v_out[v]]
+    fn, at, members = spec[0], spec[2] + local * spec[3], spec[4]
     waited, moved = 0, False
-    if not is_sample:
-        pass
-    elif spec[0] == HELD:
-        if m.pane_i[at] != NONE and 0 < time_ns - m.pane_i[at] <= spec[5]:
-            waited = time_ns - m.pane_i[at]
-        m.pane_i[at] = max(m.pane_i[at], time_ns)
-    else:
+    if to >= 0 and is_sample and fn == HELD:
+        waited = _wait(m, at, time_ns, spec[5])
+    elif to >= 0 and is_sample:
         moved = _advance(m, at, members, time_ns // spec[1])
+    n, total, low, high, place = 0, 0.0, np.inf, -np.inf, 0
     for first in range(0, members, BLOCK):
-        n = min(BLOCK, members - first)
-        _evaluate(b, m, b.v_code[v, 0], b.v_code[v, 1], cohort, local, first, n, w.rows)
-        x, into, rows = w.rows[0, :n], m.member[out + first : out + first + n], at + HEADER + first
-        if not is_sample:
-            for k in range(n):
-                into[k] = np.nan if np.isnan(x[k]) else into[k]
-        elif spec[0] == HELD:
-            _hold(x, into, m.pane_i[rows : rows + n], waited, spec[1])
-        else:
-            _rise(m, x, into, rows, members, time_ns // spec[1], m.pane_i[at], moved)
-        for k in range(n):
-            known += not np.isnan(into[k])
+        size = min(BLOCK, members - first)
+        _evaluate(b, m, b.v_code[v, 0], b.v_code[v, 1], cohort, local, first, size, w.rows)
+        x, rows = w.rows[0, :size], at + HEADER + first
+        if to >= 0:
+            out = m.member[to + local * members + first : to + local * members + first + size]
+            if not is_sample:
+                _blank(x, out)
+            elif fn == HELD:
+                _hold(x, out, m.pane_i[rows : rows + size], waited, spec[1])
+            else:
+                _rise(m, x, out, rows, members, time_ns // spec[1], m.pane_i[at], moved)
+            n += _count(out)
+            continue
+        for k in range(size):
+            if np.isnan(x[k]):
+                continue
+            if fn == calculate.G_MEDIAN:
+                w.known[n] = x[k]
+            n += 1
+            total += x[k]
+            low = min(low, x[k])
+            if x[k] > high:
+                high, place = x[k], first + k
+    return float(n) if to >= 0 else calculate.summary(fn, n, members - n, total, low, high, place, w.known)
+
+
+@_apart
+def _count(x: Array) -> int:
+    known = 0
+    for k in range(len(x)):
+        known += not np.isnan(x[k])
     return known
+
+
+@_apart
+def _blank(x: Array, out: Array) -> None:
+    for k in range(len(x)):
+        out[k] = np.nan if np.isnan(x[k]) else out[k]
+
+
+@_apart
+def _wait(m: Any, at: int, time_ns: int, longest: int) -> int:
+    """How long a seat's conditions held since the last look, which is now; a gap does not count."""
+    last = m.pane_i[at]
+    m.pane_i[at] = max(last, time_ns)
+    return time_ns - last if last != NONE and 0 < time_ns - last <= longest else 0
 
 
 @_apart
