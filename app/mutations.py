@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from app.scenario_run import judge, run_cases
-from app.scenarios import FRAMES, Case, Suite, compose
+from app.scenarios import FRAMES, Case, Suite, compose, of_members
 from app.series import length_ns
 from telemetry.site import Profile, RuleSpec
 
@@ -126,7 +126,7 @@ def _on(case: Case, changed: Profile, rule: RuleSpec) -> Case:
     bare = {prefix: profile.model_copy(update={"rules": []}) for prefix, profile in case.profiles.items()}
     same = {prefix for prefix, profile in case.profiles.items() if profile.name == case.profile.name}
     signals = {
-        prefix: {name: parts for name, parts in points.items() if name == FRAMES or re.search(rf"\b{name}\b", text)}
+        prefix: {name: parts for name, parts in points.items() if name == FRAMES or re.search(rf"\b{of_members(name)[0]}\b", text)}
         for prefix, points in case.signals.items()
     }
     if not signals[""].keys() - {FRAMES}:  # a rule of silence reads nothing, but the device has to speak

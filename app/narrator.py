@@ -291,7 +291,7 @@ def area_words(body: dict[str, Any]) -> str:
 def alarm_text(decision: Decision) -> str:
     """The alarm's message in the reader's language, with value and device filled in."""
     value = decision.body.get("value")
-    shown = f"{value:.1f}" if isinstance(value, float) else ""
+    shown = f"{round(value, 1):.6g}" if isinstance(value, float) else ""
     device = decision.subject.rpartition("@")[2].rpartition("/")[2]
     return text_of(decision.body.get("message")).replace("{value}", shown).replace("{device}", device)
 

@@ -4,26 +4,30 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from app.scenarios import FRAMES, Case, Demanded, find_part, moments
+from app.scenarios import FRAMES, Case, Demanded, find_part, moments, of_members
 from app.series import length_ns, length_words
 from app.wiring import build_engine
 from rules.alarm_states import NEW
 from rules.lane import READ_BACK
 from telemetry import quality
 from telemetry.decision import Decision
-from telemetry.frame import COLUMNS, Entries, Kind, make_frames
+from telemetry.frame import COLUMNS, Entries, Kind, MemberArray, make_frames, slice_entries
 from telemetry.plan import NS_PER_S, Plan
 from telemetry.record import Record, Request
 from telemetry.site import RuleSpec, SiteConfig
 from telemetry.span import Span
 
+STEP: Final = 2_000  # entries of one step: 30 MB when each brings the members of a ring frame
 LEAD_NS: Final = NS_PER_S  # the clock of an area is known from the first full minute on, which is the begin
 ACTIVE: Final = frozenset({"UNACK", "ACKED"})
+_NAN: Final = float("nan")
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)?")
 Lasted = list[tuple[int, int | None]]  # times on, off (None: still on)
 
@@ -93,7 +97,9 @@ def _run_group(cases: Sequence[Case], seen: Sequence[Seen], sites: Sequence[Site
     engine.configure(chosen[-1])
     first = Entries(0, np.array([Kind.TICK], np.uint8), np.array([start_ns - LEAD_NS]), make_frames(_no_columns()))
     outcome = engine.step(first)
-    decisions = [*outcome.decisions, *engine.step(_entries(cases, engine.plan, start_ns)).decisions]
+    entries, decisions = _entries(cases, engine.plan, start_ns), list(outcome.decisions)
+    for k in range(0, len(entries), STEP):
+        decisions += engine.step(slice_entries(entries, k, min(k + STEP, len(entries)))).decisions
     _sort_out(cases, seen, decisions, watch.demands, start_ns)
 
 
@@ -108,49 +114,70 @@ def _entries(cases: Sequence[Case], plan: Plan, start_ns: int) -> Entries:
         happenings += [(time_ns, 0, n, record) for n, (time_ns, record) in enumerate(_requests(case, number))]
         for prefix, key in case.devices.items():
             device = plan.device_number[key]
-            happenings += [(time_ns, 1, device, samples) for time_ns, samples in _frames(case, prefix, plan, key)]
+            happenings += [(time_ns, 1, device, sent) for time_ns, sent in _frames(case, prefix, plan, key)]
     happenings.sort(key=lambda item: item[:3])
     last = max(case.end_ns for case in cases)
     columns, records, kinds, times = _no_columns(), list[tuple[int, Record]](), [], []
+    arrays: list[MemberArray] = []
     for index, (time_ns, order, device, what) in enumerate(happenings):
         times.append(start_ns + time_ns)
         kinds.append(Kind.REQUEST if order == 0 else Kind.FRAME)
         if order == 0:
             records.append((index, what))
             continue
+        samples, with_members = what
+        arrays += [MemberArray(len(columns["entry"]), point, values) for point, values in with_members.items()]
         columns["entry"].append(index)
         columns["device"].append(device)
         columns["ts_ns"].append(start_ns + time_ns)
         columns["flags"].append(int(READ_BACK))
-        for name, column in zip(("point", "value", "quality"), zip(*what, strict=True), strict=True):
+        for name, column in zip(("point", "value", "quality"), zip(*samples, strict=True), strict=bool(samples)):
             columns[name].extend(column)
         columns["offsets"].append(len(columns["point"]))
     columns["boot"] = columns["seq"] = [0] * len(columns["entry"])
     times.append(start_ns + last)
     kinds.append(Kind.TICK)
-    return Entries(1, np.array(kinds, np.uint8), np.array(times, np.int64), make_frames(columns), tuple(records))
+    return Entries(1, np.array(kinds, np.uint8), np.array(times, np.int64), make_frames(columns, tuple(arrays)), tuple(records))
 
 
-def _frames(case: Case, prefix: str, plan: Plan, key: str) -> Iterable[tuple[int, list[tuple[int, float, int]]]]:
-    """(time after the start, samples as (point, value, quality)) of one device."""
+Sent = tuple[list[tuple[int, float, int]], dict[int, NDArray[np.float32]]]
+
+
+def _frames(case: Case, prefix: str, plan: Plan, key: str) -> Iterable[tuple[int, Sent]]:
+    """(time after the start, (samples as (point, value, quality), members by point)) of one device."""
     device = plan.devices[plan.device_number[key]]
-    signals = {name: parts for name, parts in case.signals[prefix].items() if name != FRAMES}
+    signals = [(*of_members(name), parts) for name, parts in case.signals[prefix].items() if name != FRAMES]
+    signals.sort(key=lambda signal: signal[1] > 0)  # single members come after what all of them read
+    lengths = {spec.name: spec.members for spec in device.profile.points if spec.members is not None}
     numbers = {spec.name: number for spec, number in zip(device.profile.points, device.points, strict=True)}
     speaks = case.signals[prefix].get(FRAMES)
     for time_ns in moments(case, prefix):
         said = None if speaks is None else find_part(speaks, time_ns)
         if said is not None and said.what == "gap":
             continue
-        samples = []
-        for name, parts in signals.items():
+        samples, given = [], dict[str, list[tuple[int, int, float]]]()
+        for name, first, last, parts in signals:
             part = find_part(parts, time_ns)
-            if part is None or part.what == "gap":
+            if part is None or part.what == "gap" or (first and name not in given):
                 continue
             inside = time_ns if part.end is None else min(time_ns, part.end)
-            value = float("nan") if part.what == "nan" else part.at(inside)
+            value = _NAN if part.what == "nan" else part.at(inside)
+            if name in lengths:
+                given.setdefault(name, []).append((first, last, _NAN if part.what == "bad" else value))
+                continue
             samples.append((numbers[name], value, quality.BAD | quality.DEVICE_BAD if part.what == "bad" else quality.GOOD))
-        if samples:
-            yield time_ns, samples
+        arrays = {numbers[name]: _array(lengths[name], tuple(parts)) for name, parts in given.items()}
+        if samples or arrays:
+            yield time_ns, (samples, arrays)
+
+
+@lru_cache(maxsize=16)
+def _array(length: int, given: tuple[tuple[int, int, float], ...]) -> NDArray[np.float32]:
+    """Values of members, given as (first, last, value), from the first of all on; the same object where nothing changed."""
+    values = np.empty(length, np.float32)
+    for first, last, value in given:
+        values[slice(first - 1, last) if first else slice(None)] = value
+    return values
 
 
 def _requests(case: Case, number: int) -> Iterable[tuple[int, Request]]:
@@ -306,11 +333,11 @@ def _values(case: Case, spec: RuleSpec | None, time_ns: int) -> str:
     words = []
     for name in dict.fromkeys(read):
         prefix, _, point = name.rpartition(".")
-        parts = case.signals.get(prefix, {}).get(point)
-        part = None if parts is None else find_part(parts, time_ns)
-        if part is not None:
-            inside = time_ns if part.end is None else min(time_ns, part.end)
-            words.append(f"{name} = {part.at(inside):g}" if part.what == "value" else f"{name} {part.what}")
+        for key, parts in case.signals.get(prefix, {}).items():
+            part = find_part(parts, time_ns) if of_members(key)[0] == point else None
+            if part is not None:
+                inside = time_ns if part.end is None else min(time_ns, part.end)
+                words.append(f"{name}{key.removeprefix(point)} {f'= {part.at(inside):g}' if part.what == 'value' else part.what}")
     return f"there {', '.join(words)}" if words else "nothing is read there"
 
 

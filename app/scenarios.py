@@ -244,17 +244,35 @@ def _signals(case: Case, file: ScenarioFile) -> dict[str, dict[str, list[Part]]]
                 if is_own:
                     raise CallerError(f"{key!r}: no device {prefix!r} in this scenario; add it under `others`")
                 continue
-            spec = next((spec for spec in case.profiles[prefix].points if spec.name == point), None)
+            name, first, last = of_members(point)
+            spec = next((spec for spec in case.profiles[prefix].points if spec.name == name), None)
             if spec is None and point != FRAMES:
-                raise CallerError(f"{key!r}: profile {case.profiles[prefix].name!r} has no point {point!r}")
+                raise CallerError(f"{key!r}: profile {case.profiles[prefix].name!r} has no point {name!r}")
             if spec is not None and spec.is_virtual:
                 raise CallerError(f"{key!r} is computed by {spec.formula}; give the points that it reads")
+            if first and not (spec is not None and spec.members is not None and first <= last <= spec.members):
+                raise CallerError(f"{key!r}: {name!r} has {(spec.members if spec else None) or 'no'} members")
             labels = {label: float(code) for code, label in ((spec.labels if spec else None) or {}).items()} | {"sent": 1.0}
             try:
                 found[prefix][point] = parse_series(text, labels)
             except CallerError as error:
                 raise CallerError(f"{key}: {error}") from None
+    for points in found.values():
+        for point in points:
+            if (name := of_members(point)[0]) not in points:
+                raise CallerError(f"{point!r}: say what the other members read too, with a series {name!r}")
     return found
+
+
+def of_members(key: str) -> tuple[str, int, int]:
+    """(point, first, last member) of `spindle_rpm 7` or `spindle_rpm 7-14`; (point, 0, 0) of a whole point. Raises CallerError."""
+    name, space, numbers = key.partition(" ")
+    first, _, last = numbers.partition("-")
+    if not space:
+        return name, 0, 0
+    if not first.isdecimal() or not (last or first).isdecimal() or int(first) < 1:
+        raise CallerError(f"{key!r}: members are written as in {f'{name} 7'!r} or {f'{name} 7-14'!r}, counted from 1")
+    return name, int(first), int(last or first)
 
 
 def load_suite(reading: Reading, path: Path, shipped: Path) -> Suite | None:

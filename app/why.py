@@ -179,7 +179,7 @@ def _alarm(why: WhyView) -> Iterator[str]:
     yield say("Alarm {state} ({named}) since {time}.", state=state, named=named, time=_time(why, why.since_ms))
     message = text_of(why.message).replace("{device}", why.subject.rpartition("/")[2])
     if message and why.state in {"UNACK", "ACKED"}:
-        yield message.replace("{value}", "" if why.value is None else f"{why.value:.1f}")
+        yield message.replace("{value}", "" if why.value is None else f"{round(why.value, 1):.6g}")
     if why.event not in {None, "raise", "clear"}:
         yield say("Last change: {happened}", happened=say(ALARM_WORDS.get(str(why.event), str(why.event))))
     if why.person:

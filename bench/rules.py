@@ -12,7 +12,7 @@ from app.wiring import build_engine
 from bench.e2e import POINTS, row, site_config
 from ingest.decode import Directory, Gather
 from rules.condition import Conditions
-from telemetry.frame import COLUMNS, DTYPES, Admission, Entries, Flag, Frames, Kind, Verdict
+from telemetry.frame import COLUMNS, DTYPES, Admission, Entries, Flag, Frames, Kind, MemberArray, Verdict
 from telemetry.record import Config, Event, Start
 from telemetry.site import AreaSpec, DeviceSpec, PointSpec, Profile, RuleSpec, SiteConfig
 from telemetry.span import Span
@@ -146,11 +146,15 @@ class Stage:
             "point": point, "value": self.level[point] + self.rng.normal(0.0, 0.2, n * RULE_POINTS),
             "quality": np.zeros(n * RULE_POINTS),
         }  # fmt: skip
-        frames = Frames(**{name: np.asarray(made[name]).astype(DTYPES[name]) for name in COLUMNS})
-        kinds = np.full(n, Kind.FRAME, np.uint8)
-        span = Span(Entries(self.engine.position + 1, kinds, np.full(n, self.now), frames), self.engine.plan)
+        return self._admitted(Frames(**{name: np.asarray(made[name]).astype(DTYPES[name]) for name in COLUMNS}))
+
+    def _admitted(self, frames: Frames) -> Span:
+        """A span of frames, an entry each, that admission found live and good."""
+        n = len(frames)
+        entries = Entries(self.engine.position + 1, np.full(n, Kind.FRAME, np.uint8), np.full(n, self.now), frames)
+        span = Span(entries, self.engine.plan)
         span.blind, span.sight_ns = np.zeros(n, np.bool_), T0
-        span.admission = Admission(np.full(n, Verdict.LIVE, np.uint8), np.zeros(n * RULE_POINTS, np.uint16))
+        span.admission = Admission(np.full(n, Verdict.LIVE, np.uint8), np.zeros(len(frames.point), np.uint16))
         return span
 
     def seconds(self, devices: NDArray[Any], repeats: int = 9) -> float:
@@ -162,6 +166,50 @@ class Stage:
             self.rules.run(span)
             times.append(time.perf_counter() - began)
         return statistics.median(times[1:])
+
+
+SPINDLES = 1_824
+MEMBER_RULES = (
+    "count(members: rpm < 100) > 55", "mean(members: rpm) < 16000", "spread(members: rpm) > 9000",
+    "count(members: abs(rpm - 17500) > 800 and rpm > 1000) > 50", "worst(members: held(rpm < 0.97 * mean(members: rpm), 30 s)) > 0",
+)  # fmt: skip
+
+
+def member_site(frames: int) -> SiteConfig:
+    """Ring frames with the speed of each spindle as one array, and five rules over its members."""
+    rules = [
+        RuleSpec(id=f"R{k}", when=when, hysteresis=0 if "held" in when else 5, on_delay_s=30.0, off_delay_s=60.0, priority="P3")
+        for k, when in enumerate(MEMBER_RULES)
+    ]
+    points = [PointSpec(name="rpm", unit="1", low=0.0, high=28_000.0, members=SPINDLES, heartbeat_s=60.0)]
+    return SiteConfig(
+        site="rules", areas=[AreaSpec(name="a")], devices=[DeviceSpec(name="d", profile="p", area="a", count=frames)],
+        profiles={"p": Profile(name="p", points=points, rules=rules)},
+    )  # fmt: skip
+
+
+class MemberStage(Stage):
+    """The rule stage on arrays of members."""
+
+    def span(self, devices: NDArray[Any]) -> Span:
+        """One array of 1,824 float32 values from each device, 10 s later; some spindles slip, some stand, one says nothing."""
+        self.now += 10 * NS
+        n = len(devices)
+        values = self.rng.normal(17_500.0, 60.0, (n, SPINDLES)).astype(np.float32)
+        values[:, 100:108], values[:, 200:230], values[:, 300] = 16_600.0, 0.0, np.nan
+        made: dict[str, Any] = {name: np.zeros(n if name != "offsets" else n + 1) for name in COLUMNS} | {
+            "entry": np.arange(n), "device": devices, "ts_ns": np.full(n, self.now), "flags": np.full(n, Flag.HAS_TS | Flag.FIRST),
+        } | {name: np.zeros(0) for name in ("point", "value", "quality")}  # fmt: skip
+        columns = {name: np.asarray(made[name]).astype(DTYPES[name]) for name in COLUMNS}
+        points = [self.engine.plan.devices[i].points[0] for i in devices.tolist()]
+        arrays = tuple(MemberArray(k, point, values[k]) for k, point in enumerate(points))
+        return self._admitted(Frames(**columns, arrays=arrays))
+
+
+def bench_members(frames: int) -> list[dict[str, Any]]:
+    """The rule stage over one array from each ring frame."""
+    stage = MemberStage(member_site(frames))
+    return [row("rules.members_200k_ms", stage.seconds(np.arange(frames)) * 1e3, "ms")]
 
 
 def plain_loop(span: Span) -> float:
@@ -229,4 +277,4 @@ def bench_load(devices: int) -> list[dict[str, Any]]:
 def run(*, short: bool) -> list[dict[str, Any]]:
     """All figures of this group."""
     count, devices = 20_000 if short else 100_000, 10_000
-    return [*bench_decode(count), *bench_step(count), *bench_evaluation(devices), *bench_load(devices)]
+    return [*bench_decode(count), *bench_step(count), *bench_evaluation(devices), *bench_members(110), *bench_load(devices)]

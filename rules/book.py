@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from rules import calculate, expression, layout, loop, panes
+from rules import calculate, expression, layout, loop, members, panes
 from rules.cohort import STALE_HEARTBEATS, Code, Cohort, Fault, Rule, Rulebook, Virtual
 from rules.tree import (
     LEAVES,
@@ -31,6 +31,7 @@ from rules.tree import (
     Vote,
     Window,
     children,
+    is_condition,
     observed,
     text,
 )
@@ -62,6 +63,7 @@ _PANES: Final = {
 _GROUPS: Final = {
     "any": calculate.G_ANY, "all": calculate.G_ALL, "count": calculate.G_COUNT, "sum": calculate.G_SUM, "mean": calculate.G_MEAN,
     "min": calculate.G_MIN, "max": calculate.G_MAX, "median": calculate.G_MEDIAN, "spread": calculate.G_SPREAD,
+    "worst": calculate.G_WORST,
 }  # fmt: skip
 
 
@@ -133,7 +135,9 @@ class _Binder:
         if cohort is None:
             cohort = self._cohorts[key] = Cohort(device.site, device.profile, [], [])
             for point in device.profile.points:
-                cohort.add(point.name, 0)
+                column = cohort.add(point.name, 0)
+                if point.members is not None:
+                    cohort.members[column] = point.members
                 if point.is_virtual:
                     self._formulas[cohort.name, point.name] = point
         cohort.place[device.number] = len(cohort.devices)
@@ -366,7 +370,8 @@ class _Binder:
             case Call(fn, args):
                 return [*(step for arg in args for step in self._code(cohort, arg, live_only)), (_CALLS[fn], 0)]
             case _:
-                return [(calculate.LOAD, self._column(cohort, node, live_only))]
+                column = self._column(cohort, node, live_only)
+                return [(calculate.MEMBER if column in cohort.members else calculate.LOAD, column)]
 
     def _constant(self, value: float) -> int:
         key = np.float64(value).tobytes()  # -0.0 and 0.0 are two
@@ -399,7 +404,7 @@ class _Binder:
             return self._import(cohort, link, inner, live_only)
         if isinstance(leaf, Clock):
             return self._import_clock(cohort, leaf)
-        key = text(leaf) + (" live" if live_only and isinstance(leaf, Window) else "")
+        key = text(leaf) + (" live" if live_only and isinstance(leaf, Window | Group) else "")
         if key in cohort.columns:
             return cohort.columns[key]
         if (id(cohort), key) in self._making:
@@ -413,6 +418,8 @@ class _Binder:
             raise ExpressionError(f"{text(leaf)} stands on more than {LEVELS_MAX} levels of other columns")
         made.column = cohort.add(key, made.level)
         cohort.virtual.append(made)
+        if made.kind == loop.MEMBERWISE:
+            cohort.members[made.column] = made.members
         return made.column
 
     def _virtual(self, cohort: Cohort, leaf: Leaf, key: str, live_only: bool) -> Virtual:
@@ -422,13 +429,20 @@ class _Binder:
             case Stale(point, length_ns):
                 column = self._column(cohort, point, live_only)
                 return Virtual(key, loop.STALE, -1, follows=column, level=cohort.levels[column] + 1, length_ns=length_ns)
+            case Group(fn, "members", arg):
+                chosen = calculate.G_FIRST if fn == "worst" and is_condition(arg) else _GROUPS[fn]
+                return self._over_members(cohort, arg, live_only, Virtual(key, loop.MEMBERS, -1, fn=chosen))
+            case Window("held" | "rise" as fn, arg, length_ns, ()):
+                made = Virtual(key, loop.MEMBERWISE, -1, fn=members.HELD if fn == "held" else members.RISE)
+                made.length_ns, made.parameters = length_ns, (_gap_s(cohort, arg),)
+                return self._over_members(cohort, arg, live_only, made)
             case Group(fn, of, arg):
                 return self._group(cohort, key, (fn, of, arg), live_only)
             case Vote():
                 return self._vote(cohort, key, leaf)
             case Window(fn, arg, length_ns, parameters):
                 column = self._column_of_any(cohort, arg, live_only)
-                self._remember(cohort, leaf, 8 * cohort.width * panes.words(_PANES[fn]))
+                self._remember(cohort, text(leaf), 8 * cohort.width * panes.words(_PANES[fn]))
                 return Virtual(
                     key, loop.PANES, -1, follows=column, level=cohort.levels[column] + 1, live_only=live_only, fn=_PANES[fn],
                     pane_ns=length_ns if fn.startswith("cusum") else length_ns // panes.PANES,
@@ -436,15 +450,27 @@ class _Binder:
                 )  # fmt: skip
         raise ExpressionError(f"{text(leaf)} cannot be computed here")
 
-    def _remember(self, cohort: Cohort, leaf: Leaf, more: int) -> None:
+    def _remember(self, cohort: Cohort, what: str, more: int) -> None:
         """Count the memory of a function over time: text of one line must not take the machine from everybody."""
         if self._bytes + more > MEMORY_MAX:
             raise ExpressionError(
-                f"{text(leaf)} of {cohort.width} devices needs {more / 2**20:.1f} MiB; all rules may have {MEMORY_MAX >> 20} MiB and have "
+                f"{what} of {cohort.width} devices needs {more / 2**20:.1f} MiB; all rules may have {MEMORY_MAX >> 20} MiB and have "
                 f"{self._bytes / 2**20:.1f}; `mean` needs {8 * panes.words(panes.MEAN):,} bytes a device, `median`, `quantile` and "
                 f"`robust_z` {8 * panes.words(panes.QUANTILE):,}"
             )
         self._bytes += more
+
+    def _over_members(self, cohort: Cohort, arg: Node, live_only: bool, made: Virtual) -> Virtual:
+        """A column that looks at each member; the arrays in it are of one length."""
+        made.code = self._code(cohort, arg, live_only)
+        sizes = {cohort.members[column] for op, column in made.code if op == calculate.MEMBER}
+        if len(sizes) != 1:
+            raise ExpressionError(f"{text(arg)} does not read points of one number of members, but of {sorted(sizes) or 'none'}")
+        (made.members,) = sizes
+        made.level = 1 + max(cohort.levels[column] for op, column in made.code if op in calculate.READS)
+        if made.kind == loop.MEMBERWISE:
+            self._remember(cohort, made.key, 8 * cohort.width * members.words(made.fn, made.members))
+        return made
 
     @staticmethod
     def _parameters(cohort: Cohort, fn: str, arg: Node, length_ns: int, given: tuple[float, ...]) -> tuple[float, ...]:

@@ -23,13 +23,13 @@ inner = bare(cache=True, nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=T
 
 (
     CONST, LOAD, QUALITY, NEGATE, ADD, SUBTRACT, MULTIPLY, DIVIDE, ABS, MIN, MAX, CLAMP, CHOOSE, LESS, LESS_EQUAL, GREATER,
-    GREATER_EQUAL, EQUAL, NOT_EQUAL, AND, OR, NOT, VPD, DEW_POINT, ABS_HUMIDITY, ENTHALPY, WET_BULB, THI, POISSON, KNOWN,
-) = range(30)  # fmt: skip
-READS: Final = (LOAD, QUALITY, KNOWN)  # whose argument is a column
+    GREATER_EQUAL, EQUAL, NOT_EQUAL, AND, OR, NOT, VPD, DEW_POINT, ABS_HUMIDITY, ENTHALPY, WET_BULB, THI, POISSON, KNOWN, MEMBER,
+) = range(31)  # fmt: skip
+READS: Final = (LOAD, QUALITY, KNOWN, MEMBER)  # whose argument is a column
 STACK: Final = 64  # deeper than any expression may be nested
 
-# Of a group of cells.
-G_ANY, G_ALL, G_COUNT, G_SUM, G_MEAN, G_MIN, G_MAX, G_MEDIAN, G_SPREAD, G_VOTE = range(10)
+# Of a group of cells, or of members: G_WORST is the number of the greatest, G_FIRST of the first that is true.
+G_ANY, G_ALL, G_COUNT, G_SUM, G_MEAN, G_MIN, G_MAX, G_MEDIAN, G_SPREAD, G_WORST, G_FIRST, G_VOTE = range(12)
 
 # The formulas of telemetry/psychrometrics.py for one value at a time; a test holds that both give the same after rounding.
 
@@ -139,80 +139,97 @@ def poisson_significance(count: float, expected: float) -> float:
 
 
 @inner
+def read(b: Any, m: Any, op: int, arg: int, cohort: int, local: int) -> float:
+    """What LOAD, QUALITY, KNOWN and CONST put on the stack for one seat of a cohort."""
+    if op == CONST:
+        return b.constant[arg]
+    at = b.import_at[arg]
+    cell = b.base[cohort] + arg * b.width[cohort] + local if at < 0 else b.import_cells[at + local]
+    if op == LOAD:
+        return _finite(m.latest[cell])
+    if op == QUALITY:
+        return float(m.quality[cell] & LEVEL_MASK)
+    return 0.0 if np.isnan(m.latest[cell]) else 1.0
+
+
+@inner
+def simple(op: int, x: float, y: float) -> float:
+    """Comparison, logic or arithmetic."""
+    if LESS <= op <= NOT_EQUAL:
+        return compare(op, x, y)
+    if op == AND or op == OR:
+        decisive = 1.0 if op == OR else 0.0
+        return decisive if x == decisive or y == decisive else np.nan if np.isnan(x) or np.isnan(y) else 1.0 - decisive
+    if op == ADD:
+        return _finite(x + y)
+    if op == SUBTRACT:
+        return _finite(x - y)
+    if op == MULTIPLY:
+        return _finite(x * y)
+    return _finite(x / y) if y != 0.0 else np.nan
+
+
+@inner
+def formula(op: int, x: float, y: float) -> float:
+    """MIN, MAX, psychrometrics, significance: unknown when either value is."""
+    if np.isnan(x) or np.isnan(y):
+        return np.nan
+    if op == MIN:
+        return min(x, y)
+    if op == MAX:
+        return max(x, y)
+    if op == VPD:
+        return _rounded(_vpd(x, y))
+    if op == DEW_POINT:
+        return _rounded(_dew_point(x, y))
+    if op == ABS_HUMIDITY:
+        return _rounded(_abs_humidity(x, y))
+    if op == ENTHALPY:
+        return _rounded(_enthalpy(x, y))
+    if op == WET_BULB:
+        return _rounded(_wet_bulb(x, y))
+    if op == THI:
+        return _rounded(_thi(x, y))
+    return _rounded(poisson_significance(x, y))
+
+
+@inner
+def combine(op: int, x: float, y: float) -> float:
+    """An operation on two values."""
+    return simple(op, x, y) if op < MIN or LESS <= op <= OR else formula(op, x, y)
+
+
+@inner
+def alone(op: int, x: float) -> float:
+    """NEGATE, ABS or NOT of one value."""
+    return -x if op == NEGATE else abs(x) if op == ABS else 1.0 - x
+
+
+@inner
+def of_three(op: int, x: float, y: float, z: float) -> float:
+    """CLAMP: x moved into y..z; CHOOSE: y where x is true, z where it is false."""
+    if op == CLAMP:
+        return np.nan if np.isnan(x) or np.isnan(y) or np.isnan(z) else min(max(x, y), z)
+    return y if x == 1.0 else z if x == 0.0 else np.nan
+
+
+@inner
 def evaluate(b: Any, m: Any, start: int, stop: int, cohort: int, local: int, stack: Array) -> float:
     """Run code[start:stop] for one seat of a cohort."""
     n = 0
     for pc in range(start, stop):
         op, arg = b.op[pc], b.argument[pc]
-        if op == LOAD or op == QUALITY or op == KNOWN:
-            at = b.import_at[arg]
-            cell = b.base[cohort] + arg * b.width[cohort] + local if at < 0 else b.import_cells[at + local]
-            if op == LOAD:
-                stack[n] = _finite(m.latest[cell])
-            elif op == QUALITY:
-                stack[n] = float(m.quality[cell] & LEVEL_MASK)
-            else:
-                stack[n] = 0.0 if np.isnan(m.latest[cell]) else 1.0
+        if op == LOAD or op == CONST or op == QUALITY or op == KNOWN:
+            stack[n] = read(b, m, op, arg, cohort, local)
             n += 1
-        elif op == CONST:
-            stack[n] = b.constant[arg]
-            n += 1
-        elif LESS <= op <= NOT_EQUAL:
-            n -= 1
-            stack[n - 1] = compare(op, stack[n - 1], stack[n])
-        elif op == AND or op == OR:
-            n -= 1
-            x, y = stack[n - 1], stack[n]
-            decisive = 1.0 if op == OR else 0.0
-            stack[n - 1] = decisive if x == decisive or y == decisive else np.nan if np.isnan(x) or np.isnan(y) else 1.0 - decisive
-        elif op == NOT:
-            stack[n - 1] = 1.0 - stack[n - 1]
-        elif ADD <= op <= DIVIDE:
-            n -= 1
-            x, y = stack[n - 1], stack[n]
-            if op == ADD:
-                stack[n - 1] = _finite(x + y)
-            elif op == SUBTRACT:
-                stack[n - 1] = _finite(x - y)
-            elif op == MULTIPLY:
-                stack[n - 1] = _finite(x * y)
-            else:
-                stack[n - 1] = _finite(x / y) if y != 0.0 else np.nan
-        elif op == NEGATE:
-            stack[n - 1] = -stack[n - 1]
-        elif op == ABS:
-            stack[n - 1] = abs(stack[n - 1])
-        elif op == CLAMP:
+        elif op == NEGATE or op == ABS or op == NOT:
+            stack[n - 1] = alone(op, stack[n - 1])
+        elif op == CLAMP or op == CHOOSE:
             n -= 2
-            x, low, high = stack[n - 1], stack[n], stack[n + 1]
-            stack[n - 1] = np.nan if np.isnan(x) or np.isnan(low) or np.isnan(high) else min(max(x, low), high)
-        elif op == CHOOSE:
-            n -= 2
-            c = stack[n - 1]
-            stack[n - 1] = stack[n] if c == 1.0 else stack[n + 1] if c == 0.0 else np.nan
+            stack[n - 1] = of_three(op, stack[n - 1], stack[n], stack[n + 1])
         else:
             n -= 1
-            x, y = stack[n - 1], stack[n]
-            if np.isnan(x) or np.isnan(y):
-                stack[n - 1] = np.nan
-            elif op == MIN:
-                stack[n - 1] = min(x, y)
-            elif op == MAX:
-                stack[n - 1] = max(x, y)
-            elif op == VPD:
-                stack[n - 1] = _rounded(_vpd(x, y))
-            elif op == DEW_POINT:
-                stack[n - 1] = _rounded(_dew_point(x, y))
-            elif op == ABS_HUMIDITY:
-                stack[n - 1] = _rounded(_abs_humidity(x, y))
-            elif op == ENTHALPY:
-                stack[n - 1] = _rounded(_enthalpy(x, y))
-            elif op == WET_BULB:
-                stack[n - 1] = _rounded(_wet_bulb(x, y))
-            elif op == THI:
-                stack[n - 1] = _rounded(_thi(x, y))
-            else:
-                stack[n - 1] = _rounded(poisson_significance(x, y))
+            stack[n - 1] = combine(op, stack[n - 1], stack[n])
     return stack[0]
 
 
@@ -231,19 +248,8 @@ def _sort(values: Array, n: int) -> None:
 
 
 @inner
-def gather(fn: int, cells: Array, latest: Array, known: Array) -> float:
-    """A function of the known values of a group; NaN when none is known. G_ANY and G_ALL by Kleene's logic over all of them."""
-    n, unknown, total, low, high = 0, 0, 0.0, np.inf, -np.inf
-    for k in range(len(cells)):
-        x = latest[cells[k]]
-        if not np.isfinite(x):
-            unknown += 1
-            continue
-        if fn == G_MEDIAN:
-            known[n] = x
-        n += 1
-        total += x
-        low, high = min(low, x), max(high, x)
+def summary(fn: int, n: int, unknown: int, total: float, low: float, high: float, place: int, known: Array) -> float:
+    """A function of n known values: their sum, extremes, the place of the (first) greatest, and for the median themselves."""
     if fn == G_ANY:
         return 1.0 if high == 1.0 else np.nan if unknown or n == 0 else 0.0
     if fn == G_ALL:
@@ -258,6 +264,8 @@ def gather(fn: int, cells: Array, latest: Array, known: Array) -> float:
         return low if fn == G_MIN else high
     if fn == G_SPREAD:
         return high - low
+    if fn == G_WORST or fn == G_FIRST:
+        return 0.0 if fn == G_FIRST and high != 1.0 else place + 1.0
     return _median(known, n)
 
 
@@ -324,3 +332,20 @@ def group_quality(cells: Array, latest: Array, quality: Array) -> int:
         if not np.isnan(latest[cells[k]]):
             q = join_quality(q, quality[cells[k]])
     return q
+
+
+@inner
+def gather(fn: int, cells: Array, latest: Array, known: Array) -> float:
+    """A function of the known values of a group; NaN when none is known. G_ANY and G_ALL by Kleene's logic over all of them."""
+    n, unknown, total, low, high = 0, 0, 0.0, np.inf, -np.inf
+    for k in range(len(cells)):
+        x = latest[cells[k]]
+        if not np.isfinite(x):
+            unknown += 1
+            continue
+        if fn == G_MEDIAN:
+            known[n] = x
+        n += 1
+        total += x
+        low, high = min(low, x), max(high, x)
+    return summary(fn, n, unknown, total, low, high, 0, known)

@@ -43,6 +43,7 @@ class Virtual:
     parameters: tuple[float, ...] = ()
     sources: list[list[tuple["Cohort", int, int]]] = field(default_factory=list)  # by seat: (cohort, column, local)
     point: PointSpec | None = None  # the virtual point whose column it is
+    members: int = 0  # of what it looks at
 
 
 @dataclass(slots=True)
@@ -58,6 +59,7 @@ class Cohort:
     imports: list[tuple[int, list[tuple["Cohort", int, int]]]] = field(default_factory=list)  # column, source by seat
     levels: list[int] = field(default_factory=list)  # by column
     place: dict[int, int] = field(default_factory=dict)  # device number -> local
+    members: dict[int, int] = field(default_factory=dict)  # column -> how many, of columns with members
     first_column: int = 0
     first_cell: int = 0
     first_seat: int = 0
@@ -145,6 +147,7 @@ class Rulebook:
     cells: int
     instances: int
     words: int  # of 8 bytes, of the states of functions over time
+    members: int  # of all columns that have members
     device_of_seat: Array  # (seats,) int32 device number, -1 for areas
     room: tuple[int, int]  # columns touched and conditions judged by one moment at most
     faults: list[Fault]

@@ -10,13 +10,14 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rules import loop, panes
+from rules import loop, members, panes
 from rules.book import GROUP_MAX, bind, evidence, level_of
+from rules.calculate import STACK
 from rules.clock import OF_AREA, area_value, clock_values, full_minutes
 from rules.cohort import Cohort, Fault, Rule, Rulebook
 from rules.loop import NEVER, Input, Memory, Output, Work
 from telemetry import quality
-from telemetry.frame import Derived, Flag, Verdict, join_derived, make_derived
+from telemetry.frame import Derived, Flag, Frames, Verdict, join_derived, make_derived
 from telemetry.plan import Plan
 from telemetry.span import TIMER, DemandChange, Span
 
@@ -123,8 +124,8 @@ class Conditions:
         pool = max(POOL_MIN, 2 * judged)
         state = np.zeros(book.words, np.int64)
         self._memory = Memory(
-            latest=np.full(book.cells, np.nan), quality=np.zeros(book.cells, np.uint16), busy=np.zeros(book.cells, np.int32),
-            last_ns=np.zeros(book.cells, np.int64),
+            latest=np.full(book.cells, np.nan), member=np.full(book.members, np.nan), quality=np.zeros(book.cells, np.uint16),
+            busy=np.zeros(book.cells, np.int32), last_ns=np.zeros(book.cells, np.int64),
             pane_f=state.view(np.float64), pane_i=state, pane_u=state.view(np.uint16),
             slot=np.full(book.instances, -1, np.int32), **_pool(pool),
             s_due=np.full(seats, NEVER), s_heap=np.full(seats, NEVER), t_due=np.full(timers, NEVER), t_heap=np.full(timers, NEVER),
@@ -138,14 +139,17 @@ class Conditions:
             for number, made in enumerate(cohort.virtual, self._first_virtual(cohort)):
                 if made.kind == loop.PANES:
                     panes.clean(made.fn, self._state_of(cohort, number))
+                elif made.kind == loop.MEMBERWISE:
+                    members.clean(made.fn, self._state_of(cohort, number))
         self._is_fresh = True
         derived = max(DERIVED_MIN, 3 * touched) if points else 0  # of one moment
         self._work = Work(
             t_seat=np.zeros(touched, np.int32), t_column=np.zeros(touched, np.int32), w_v=np.zeros(touched, np.int32),
             w_seat=np.zeros(touched, np.int32), w_next=np.zeros(touched, np.int32), head=np.full(17, -1, np.int32),
-            tail=np.full(17, -1, np.int32), tally=np.array([0, 0, 0, 0, derived], np.int64), stack=np.zeros(64),
-            known=np.zeros(GROUP_MAX), d_entry=np.zeros(2 * derived, np.int32), d_at=np.zeros(2 * derived, np.int32),
-            d_ns=np.zeros(2 * derived, np.int64), d_value=np.zeros(2 * derived), d_quality=np.zeros(2 * derived, np.uint16),
+            tail=np.full(17, -1, np.int32), tally=np.array([0, 0, 0, 0, derived], np.int64), stack=np.zeros(STACK),
+            known=np.zeros(max(GROUP_MAX, int(book.arrays.member_count.max(initial=0)))), rows=np.zeros((STACK, members.BLOCK)),
+            d_entry=np.zeros(2 * derived, np.int32), d_at=np.zeros(2 * derived, np.int32), d_ns=np.zeros(2 * derived, np.int64),
+            d_value=np.zeros(2 * derived), d_quality=np.zeros(2 * derived, np.uint16),
         )  # fmt: skip
         room = 3 * judged
         size = max(OUTPUT_MIN, 2 * room)
@@ -166,6 +170,15 @@ class Conditions:
         """What the virtual point of virtual column `number` said last, by seat: views of the memory."""
         first = int(self._book.arrays.v_point[number])
         return {name: getattr(self._memory, name)[first : first + cohort.width] for name in ("d_value", "d_ns", "d_quality")}
+
+    def _members_of(self, cohort: Cohort) -> dict[int, Array]:
+        """(seats, members) of the columns that have members which somebody reads."""
+        b, found = self._book.arrays, {}
+        for column, count in cohort.members.items():
+            at = int(b.member_at[cohort.first_column + column])
+            if at >= 0:
+                found[column] = self._memory.member[at : at + count * cohort.width].reshape(cohort.width, count)
+        return found
 
     def _first_virtual(self, cohort: Cohort) -> int:
         """Number of the cohort's first virtual column."""
@@ -239,10 +252,18 @@ class Conditions:
         columns = (
             entries.time_ns, is_frame, frames.device, frames.ts_ns, use, frames.offsets,
             np.where((q & quality.REPEATED) != 0, np.int32(-1), frames.point), np.where(quality.is_bad(q), np.nan, frames.value),
-            q, minutes, clock_values(self._plan, span.areas, self._book.clock, minutes),
+            q, *self._arrays(frames), minutes, clock_values(self._plan, span.areas, self._book.clock, minutes),
             *self._said(span),
         )  # fmt: skip
         return Input._make([*map(_frozen, columns), int(self._was_blind)])
+
+    def _arrays(self, frames: Frames) -> tuple[Array, Array, Array, Array]:
+        """Arrays that some rule reads, as one row of numbers: arrays of each frame, their points, where each begins, all members."""
+        wanted = [a for a in frames.arrays if self._book.arrays.column_of_array[a.point] >= 0]
+        ptr = np.searchsorted(np.array([a.frame for a in wanted], np.int64), np.arange(len(frames) + 1))
+        at = np.cumsum([0, *(len(a.values) for a in wanted)], dtype=np.int64)
+        flat = np.concatenate([a.values for a in wanted], dtype=np.float64) if wanted else np.zeros(0)
+        return ptr, np.array([a.point for a in wanted], np.int32), at, flat
 
     def _said(self, span: Span) -> tuple[Array, Array, Array]:
         """Cells of the clock that a word about an area changes: entry, cell, value."""
@@ -375,6 +396,7 @@ class Conditions:
     def _columns(self, cohort: Cohort) -> dict[str, Any]:
         m = self._memory
         imported = {column for column, _ in cohort.imports}
+        with_members = self._members_of(cohort)
         saved: dict[str, Any] = {}
         for key, column in cohort.columns.items():
             if column in imported or key.startswith("#"):
@@ -383,12 +405,14 @@ class Conditions:
             saved[key] = {"latest": m.latest[cells]}
             if cohort.profile is None or column < len(cohort.profile.points):
                 saved[key] |= {"quality": m.quality[cells], "last_ns": m.last_ns[cells]}
+            if column in with_members:
+                saved[key]["members"] = with_members[column]
         for number, made in enumerate(cohort.virtual, self._first_virtual(cohort)):
             if self._book.arrays.v_is_asked[number]:
                 saved[made.key]["quality"] = m.quality[self._cells(cohort, made.column)]
             if made.point is not None:
                 saved[made.key] |= {"formula": made.point.formula, **self._said_of(cohort, number)}
-            if made.kind == loop.PANES:
+            if made.kind in (loop.PANES, loop.MEMBERWISE):
                 saved[made.key]["state"] = self._state_of(cohort, number)
             elif made.kind in (loop.STALE, loop.SILENT):
                 first = int(self._book.arrays.v_timer[number])
@@ -419,12 +443,17 @@ class Conditions:
         known = old["seats"][place] == seats if len(order) else np.zeros(len(seats), np.bool_)
         to, source = np.flatnonzero(known), place[known]
         formulas = {made.key: made.point.formula for made in cohort.virtual if made.point is not None}
+        with_members = self._members_of(cohort)
         for key, column in cohort.columns.items():
             kept = old["columns"].get(key)
-            if kept is None:
+            if kept is None or (column in cohort.members) != ("members" in kept):
                 continue
             if key in formulas and kept.get("formula") != formulas[key]:  # what another formula gave is not its value
                 continue
+            if column in with_members:
+                if kept["members"].shape[1] != cohort.members[column]:
+                    continue
+                with_members[column][to] = kept["members"][source]
             cells = cohort.first_cell + column * cohort.width + to
             m.latest[cells] = kept["latest"][source]
             if "quality" in kept:
@@ -436,7 +465,8 @@ class Conditions:
             if made.point is not None and "formula" in kept:
                 for name, said in self._said_of(cohort, number).items():
                     said[to] = kept[name][source]
-            if made.kind == loop.PANES and "state" in kept and kept["state"].shape[1] == panes.words(made.fn):
+            size = members.words(made.fn, made.members) if made.kind == loop.MEMBERWISE else panes.words(made.fn)
+            if "state" in kept and kept["state"].shape[1] == size:
                 self._state_of(cohort, number)[to] = kept["state"][source]
             elif "due" in kept:
                 first = int(self._book.arrays.v_timer[number])

@@ -65,14 +65,14 @@ ARGUMENTS: Final = {
 WINDOWS: Final[dict[str, tuple[str, ...]]] = {
     "mean": (), "min": (), "max": (), "std": (), "count": (), "rate": (), "delta": (), "ago": (), "slope": (), "shift": (),
     "median": (), "quantile": ("part of the values, 0..1",), "robust_z": (), "ewma": (), "cusum_high": ("target", "sigma", "k"),
-    "cusum_low": ("target", "sigma", "k"),
+    "cusum_low": ("target", "sigma", "k"), "rise": (),
 }  # fmt: skip
 SENSORS_MIN, SENSORS_MAX = 2, 8  # of a vote
 NEEDS_POINT: Final = ("median", "quantile", "robust_z")  # whose range gives the resolution
 PER_MINUTE: Final = ("rate", "slope")
 PLAIN_RESULT: Final = ("count", "robust_z", "cusum_high", "cusum_low")
-GROUPS: Final = ("any", "all", "count", "sum", "mean", "min", "max", "median", "spread")
-SETS: Final = ("peers", "children")
+GROUPS: Final = ("any", "all", "count", "sum", "mean", "min", "max", "median", "spread", "worst")
+SETS: Final = ("peers", "children", "members")
 SPECIAL: Final = ("if", "silent", "stale", "held", "quality", "is", "mode_is", "between", "vote", *CLOCKS)
 FUNCTIONS: Final = tuple(dict.fromkeys((*ARGUMENTS, *WINDOWS, *GROUPS, *SPECIAL)))
 KEYWORDS: Final = ("and", "or", "not", "if")
@@ -194,6 +194,7 @@ class _Parser:
         self._points, self._links = names.points, names.links
         self._tokens = _tokens(text)
         self._next = 0
+        self._arrays: list[int] | None = None  # lengths of those read, inside `members:`
         self._depth = 0
         self._nodes = 0
 
@@ -297,7 +298,7 @@ class _Parser:
 
     # -- names
 
-    def _reference(self, token: _Token) -> _Part:
+    def _reference(self, token: _Token, *, may_be_array: bool = False) -> _Part:
         if token.text == "if":
             raise self._fail(token.at, "write if(condition, a, b)")
         if token.text == "set":
@@ -318,7 +319,20 @@ class _Parser:
         if points is not None and name.text not in points:
             raise self._fail(name.at, f"no point {name.text!r}{self._near_point(name.text, points, link)}")
         unit = None if points is None else _unit(points[name.text].unit)
+        if points is not None and (members := points[name.text].members) is not None and not may_be_array:
+            self._note_array(name, members, link)
         return self._made(PointRef(link, name.text), token.at, [], condition=False, unit=unit)
+
+    def _note_array(self, name: _Token, members: int, link: str | None) -> None:
+        """An array stands where each of its members is looked at."""
+        if link is not None:
+            raise self._fail(name.at, f"{name.text} has {members} members and belongs to another device, whose rules may read them")
+        if self._arrays is None:
+            example = f"count(members: {name.text} > 3)"
+            raise self._fail(name.at, f"{name.text} has {members} members; say what of them, such as {example}")
+        if any(other != members for other in self._arrays):
+            raise self._fail(name.at, f"{name.text} has {members} members, the other point {self._arrays[0]}")
+        self._arrays.append(members)
 
     def _setpoint(self, token: _Token) -> _Part:
         self._expect(".")
@@ -347,18 +361,23 @@ class _Parser:
             return getattr(self, f"_{fn}")(token)  # type: ignore[no-any-return]
         if fn in GROUPS and self._tokens[self._next].text in SETS and self._tokens[self._next + 1].text in {".", ":"}:
             return self._group(token)
+        before = self._arrays_read()
         args = [self._or()]
         while self._take(","):
             if (length := self._duration()) is not None:
                 if fn not in WINDOWS:
                     raise self._fail(token.at, f"{fn} takes no length")
+                self._check_memory(token, before, of_each=fn == "rise")
                 return self._window(token, args, length)
             args.append(self._or())
         self._expect(")")
         if fn == "if":
             return self._if(token, args)
         if fn == "ewma" and len(args) == 2:
+            self._check_memory(token, before, of_each=False)
             return self._ewma(token, args)
+        if fn in GROUPS and fn not in ARGUMENTS and fn not in WINDOWS:
+            raise self._fail(token.at, f"{fn} is of peers, children or members, such as {fn}(members: ...)")
         if fn not in ARGUMENTS:
             raise self._fail(token.at, f"{fn} needs a value and a length, such as {fn}(air_temp_c, 10 min)")
         return self._function(token, args)
@@ -376,10 +395,15 @@ class _Parser:
         return self._made(Stale(point, length), token.at, [], condition=True, unit=PLAIN)
 
     def _held(self, token: _Token) -> _Part:
+        before = self._arrays_read()
         inner = self._or()
         self._need_condition(inner, "held")
         self._expect(",")
         wanted = self._length("10 min")
+        if self._take(")"):
+            self._check_memory(token, before, of_each=True)
+            return self._made(Window("held", inner.node, wanted), token.at, [inner], condition=True, unit=PLAIN)
+        self._check_memory(token, before, of_each=False)
         self._expect(",")
         length = self._length("15 min")
         self._expect(")")
@@ -455,18 +479,40 @@ class _Parser:
         """`median(peers.x)`, or with an expression of each, `count(children: rpm < 10)`."""
         of = self._peek().text
         self._next += 1
-        outer = self._points
-        self._points = self._names.children if of == "children" else self._names.points
+        outer, arrays = self._points, self._arrays
+        if of != "members":
+            self._points = self._names.children if of == "children" else self._names.points
+        self._arrays = [] if of == "members" else None
         inner = self._nested(self._or) if self._take(":") else self._member_point(of)
-        self._points = outer
+        if self._arrays == [] and self._points is not None:
+            raise self._fail(inner.at, f"{token.text} of members reads no point that has members{self._known_arrays()}")
+        self._points, self._arrays = outer, arrays
         self._expect(")")
         fn = token.text
+        if fn == "worst" and of != "members":
+            raise self._fail(token.at, f"worst is of members; of {of} take max or min")
         if fn in {"any", "all", "count"}:
             self._need_condition(inner, f"{fn} of {of}")
-        else:
+        elif fn != "worst":
             self._need_number(inner, f"{fn} of {of}")
-        unit = PLAIN if fn == "count" else inner.unit
+        unit = PLAIN if fn in {"count", "worst"} else inner.unit
         return self._made(Group(fn, of, inner.node), token.at, [inner], condition=fn in {"any", "all"}, unit=unit)
+
+    def _arrays_read(self) -> int:
+        return len(self._arrays or ())
+
+    def _check_memory(self, token: _Token, before: int, *, of_each: bool) -> None:
+        """What remembers something of each member stands inside `members:` and reads an array; what does not, reads none."""
+        has_read = self._arrays_read() > before
+        if of_each and (self._arrays is None or (self._points is not None and not has_read)):
+            plain = "rate(x, 1 h)" if token.text == "rise" else "on_delay_s, or held(condition, 10 min, 15 min)"
+            raise self._fail(token.at, f"{token.text} with one length looks at each member of an array; elsewhere take {plain}")
+        if has_read and not of_each:
+            raise self._fail(token.at, "of each member over time there are held(condition, 30 s) and rise(counter, 1 d)")
+
+    def _known_arrays(self) -> str:
+        names = [name for name, spec in (self._points or {}).items() if spec.members is not None]
+        return f"; there are {', '.join(names[:5])}" if names else ", and the profile has none"
 
     def _member_point(self, of: str) -> _Part:
         self._expect(".")
@@ -523,7 +569,7 @@ class _Parser:
 
     def _point(self, token: _Token) -> PointRef:
         name = self._named(f"a point for {token.text}")
-        part = self._reference(name)
+        part = self._reference(name, may_be_array=token.text == "stale")
         if not isinstance(part.node, PointRef):
             raise self._fail(name.at, f"{token.text} takes a point")
         return part.node

@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from rules import calculate, loop, panes
+from rules import calculate, loop, members, panes
 from rules.cohort import STALE_HEARTBEATS, Cohort, Fault, Rule, Rulebook
 from telemetry.plan import NS_PER_S, Plan
 
@@ -34,10 +34,11 @@ def lay_out(plan: Plan, cohorts: list[Cohort], rules: list[Rule], constants: lis
     }
     parts |= codes.arrays(constants)
     parts |= _plain(parts)
-    words = parts.pop("words")
+    parts |= _members(plan, cohorts, parts["reader_v_ptr"])
+    words, member_words = parts.pop("words"), parts.pop("members")
     book = loop.Book(**parts)
     return Rulebook(
-        cohorts=cohorts, rules=rules, arrays=book, cells=cells, instances=instances, words=words,
+        cohorts=cohorts, rules=rules, arrays=book, cells=cells, instances=instances, words=words, members=member_words,
         device_of_seat=np.array([d for c in cohorts for d in ([x.number for x in c.devices] or [-1] * c.width)], np.int32),
         room=_room(book, cohorts), faults=faults,
         clock=[(c.site, area, name) for c in cohorts if c.profile is None for name in c.columns for area in c.areas],
@@ -152,6 +153,8 @@ def _inputs(made: Any) -> list[int]:
     """Columns of its own cohort that make a virtual column wait."""
     if made.kind == loop.EXPRESSION:
         return list(dict.fromkeys(argument for op, argument in made.code if op in calculate.READS))
+    if made.kind in (loop.MEMBERS, loop.MEMBERWISE):  # single values are those of the moment when an array comes
+        return list(dict.fromkeys(argument for op, argument in made.code if op == calculate.MEMBER))
     return [] if made.follows < 0 else [made.follows]
 
 
@@ -189,6 +192,12 @@ def _virtual(virtual: list[tuple[Cohort, Any]], codes: _Codes) -> dict[str, Any]
         if made.kind == loop.PANES:
             spec[k] = panes.specification(made.fn, made.pane_ns, words)
             words += panes.words(made.fn) * cohort.width
+        elif made.kind == loop.MEMBERS:
+            spec[k, 4] = made.members
+        elif made.kind == loop.MEMBERWISE:
+            gap_ns = round(made.parameters[0] * NS_PER_S)
+            spec[k] = members.specification(made.fn, made.length_ns, words, made.members, gap_ns)
+            words += members.words(made.fn, made.members) * cohort.width
         elif made.kind == loop.GROUP:
             group[k] = len(group_ptr) - 1
             for sources in made.sources:
@@ -242,6 +251,27 @@ def _points(virtual: list[tuple[Cohort, Any]]) -> dict[str, Array]:
             asked += [(home, source) for group in made.sources for home, source, _ in group]
     return {
         "v_is_asked": is_asked, "v_point": first, "v_beat": beat, "v_deadband": deadband, "point_of": np.array(numbers, np.int32),
+    }  # fmt: skip
+
+
+def _members(plan: Plan, cohorts: list[Cohort], reader_v_ptr: Array) -> dict[str, Any]:
+    """Where the members of columns lie; those of points that nobody reads have no place."""
+    count = sum(len(c.columns) for c in cohorts)
+    first, size, extent = np.full(count, -1, np.int64), np.zeros(count, np.int64), np.zeros((count, 2))
+    column_of_array, at = np.full(len(plan.point_owner), -1, np.int32), 0
+    for cohort in cohorts:
+        points = cohort.profile.points if cohort.profile is not None else []
+        for column, number in cohort.members.items():
+            g = cohort.first_column + column
+            if column < len(points) and reader_v_ptr[g] == reader_v_ptr[g + 1]:
+                continue
+            first[g], size[g] = at, number
+            at += number * cohort.width
+            if column < len(points):
+                extent[g] = points[column].low, points[column].high
+                column_of_array[[d.points[column] for d in cohort.devices]] = g
+    return {
+        "column_of_array": column_of_array, "member_at": first, "member_count": size, "member_range": extent, "members": at,
     }  # fmt: skip
 
 

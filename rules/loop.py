@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rules import calculate
+from rules import calculate, members
 from rules.calculate import evaluate
 from rules.panes import look_ahead, update_column
 from telemetry import quality
@@ -33,7 +33,7 @@ LEAVES: Final = 8  # columns kept as evidence of a change
 # Timers by class; of those due at one moment, held conditions come before the clock, and that before silence.
 CONDITION, SEAT, COLUMN = 0, 1, 2
 # Kinds of virtual columns.
-EXPRESSION, PANES, GROUP, STALE, SILENT = 0, 1, 2, 3, 4
+EXPRESSION, PANES, GROUP, STALE, SILENT, MEMBERS, MEMBERWISE = 0, 1, 2, 3, 4, 5, 6
 
 
 class Book(NamedTuple):
@@ -45,6 +45,7 @@ class Book(NamedTuple):
 
     seat_of_device: Array  # (devices,) int32, -1 none
     column_of_point: Array  # (points,) int32, -1 none
+    column_of_array: Array  # (points,) int32: of points with members that somebody reads; -1 none
     cohort_of: Array  # (seats,) int32
     local_of: Array  # (seats,) int32
     base: Array  # (cohorts,) int64, such that a column's first cell is base + g * width
@@ -52,6 +53,9 @@ class Book(NamedTuple):
     real: Array  # (cohorts, 2) int32: first and one past the last column that measurements fill
     import_at: Array  # (g,) int64 into import_cells, -1: the column is the cohort's own
     import_cells: Array  # int64
+    member_at: Array  # (g,) int64 first of the members of the column's first seat, -1 none
+    member_count: Array  # (g,) int64 for each seat
+    member_range: Array  # (g, 2) float64: beyond it a member is unknown
     stale_ns: Array  # (g,) int64; 0 = values never grow old
     is_read: Array  # (g,) uint8: 0 by nobody, 1 by plain rules only, 2 by others too
     reader_v_ptr: Array  # (g+1,) int32
@@ -75,7 +79,7 @@ class Book(NamedTuple):
     v_start: Array  # (v,) int64 first instance
     v_length: Array  # (v,) int64 ns
     v_live_only: Array  # uint8
-    v_pane: Array  # (v, 8) int64: see rules/panes.py
+    v_pane: Array  # (v, 8) int64: see rules/panes.py and rules/members.py
     v_parameter: Array  # (v, 4) float64
     v_group: Array  # (v,) int64 into group_ptr, -1
     v_timer: Array  # (v,) int64 first timer, -1
@@ -115,7 +119,8 @@ class Book(NamedTuple):
 class Memory(NamedTuple):
     """The state. Pool rows are conditions that are not OFF; `slot` says which row an instance has."""
 
-    latest: Array  # (cells,) float64
+    latest: Array  # (cells,) float64; of a column with members: how many are known
+    member: Array  # float64 members of those columns, NaN = unknown
     quality: Array  # (cells,) uint16, of what `latest` holds, or of what made it unknown
     busy: Array  # (cells,) int32: plain rules of the cell that are not OFF
     last_ns: Array  # (cells,) int64, of the newest sample that decided
@@ -159,6 +164,10 @@ class Input(NamedTuple):
     point: Array  # (m,), -1 = seen before
     value: Array  # (m,) NaN = unknown
     quality: Array  # (m,) uint16
+    array_ptr: Array  # (n+1,) arrays of each frame
+    array_point: Array
+    array_at: Array  # (arrays+1,) into member
+    member: Array  # float64, all arrays one after another
     clock_ns: Array  # (c,) when the clock's cells change
     clock_value: Array  # (c, cells)
     said_entry: Array  # (s,) an entry that changes a cell of the clock
@@ -196,6 +205,7 @@ class Work(NamedTuple):
     tally: Array  # touched, waiting, samples of virtual points, the entry, how many such samples one moment may make
     stack: Array
     known: Array  # values of a group
+    rows: Array  # (STACK, BLOCK) of expressions over members
     d_entry: Array  # samples of virtual points as they are made
     d_at: Array  # which point: into point_of
     d_ns: Array
@@ -398,6 +408,9 @@ def _settle(b: Book, m: Memory, w: Work, time_ns: int, is_sample: bool) -> None:
                 timer = b.v_timer[v] + local
                 _arm(m, time_ns + b.v_length[v], timer << 2 | COLUMN)
                 _fill(b, m, w, seat, b.v_out[v], 0.0)
+            elif kind >= MEMBERS:
+                value = members.update(b, m, w, v, cohort, local, time_ns, bool(is_sample))
+                _fill(b, m, w, seat, b.v_out[v], value)
             i = w.w_next[i]
         w.head[level] = -1
 
@@ -764,6 +777,18 @@ def _take(b: Book, m: Memory, i: Input, w: Work, f: int, seat: int) -> None:
             _look_ahead(b, m, column, local, ts_ns)
         if is_exporting:
             _export(b, m, w, seat, column)
+    for a in range(i.array_ptr[f], i.array_ptr[f + 1]):
+        column = b.column_of_array[i.array_point[a]]
+        cell, count = b.base[cohort] + column * b.width[cohort] + local, b.member_count[column]
+        if i.array_at[a + 1] - i.array_at[a] != count or m.last_ns[cell] == ts_ns:  # of another configuration; a repetition
+            continue
+        to = b.member_at[column] + local * count
+        values, into = i.member[i.array_at[a] : i.array_at[a + 1]], m.member[to : to + count]
+        m.latest[cell] = members.take(values, into, b.member_range[column, 0], b.member_range[column, 1])
+        m.last_ns[cell] = ts_ns
+        if b.stale_ns[column] > 0:
+            soonest = min(soonest, ts_ns + b.stale_ns[column])
+        _touch(b, m, w, seat, column)
     if soonest < m.s_due[seat]:
         _arm(m, soonest, seat << 2 | SEAT)
 

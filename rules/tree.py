@@ -41,7 +41,10 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """`fn` of what `arg` was over the last `length_ns` of event time; `parameters` by function (docs/rules.md)."""
+    """`fn` of what `arg` was over the last `length_ns` of event time; `parameters` by function (docs/rules.md).
+
+    "rise", and "held" without parameters, look at each member of an array.
+    """
 
     fn: str
     arg: "Node"
@@ -66,7 +69,10 @@ class Silent:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """`fn` of `arg` over other devices: `of` is "peers" (same profile and area, without itself) or "children"."""
+    """`fn` of `arg` over other devices, or over the members of the device's own arrays.
+
+    of: "peers" (same profile and area, without itself), "children" or "members".
+    """
 
     fn: str
     of: str
@@ -227,6 +233,8 @@ def _leaf_text(node: Leaf | Number) -> str:
             return name if name.startswith("set.") else f"{name}()"
         case Quality(point):
             return f"quality({point})"
+        case Window("held", arg, length_ns, ()):
+            return f"held({text(arg)}, {length_text(length_ns)})"
         case Window("held", arg, length_ns, (wanted_s,)):
             return f"held({text(arg)}, {length_text(round(wanted_s * 1e9))}, {length_text(length_ns)})"
         case Window("ewma", arg, 0, (weight,)):

@@ -179,7 +179,7 @@ def _unit(leaf: Leaf, at: Place) -> str:
             return f"{unit}/min" if unit else ""
         case Window(fn, PointRef() as point, _, _) if fn in _SAME_UNIT:
             return _unit(point, at)
-        case Group(fn, "peers", PointRef(None, _) as point) if fn in _SAME_UNIT:
+        case Group(fn, "peers" | "members", PointRef(None, _) as point) if fn in _SAME_UNIT:
             return _unit(point, at)
         case Clock(name) if name.startswith("set."):
             setpoint = at.area.setpoints.get(name.removeprefix("set."))
@@ -212,6 +212,8 @@ def _sources(node: Node, at: Place, length_s: float) -> Iterator[Source]:
             yield from _sources(point, at, max(length_s, length_ns / 1e9))
         case Window(_, arg, length_ns, _):
             yield from _sources(arg, at, length_s + length_ns / 1e9)
+        case Group(_, "members", arg):
+            yield from _sources(arg, at, length_s)
         case Group(_, of, arg):
             for other in _others(of, at):
                 yield from _sources(arg, other, length_s)

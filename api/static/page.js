@@ -193,7 +193,7 @@ function badge(alarm) {
 
 function sentence(alarm) {
   const value = alarm.evidence.value_at_raise ?? alarm.evidence.value;
-  const shown = typeof value === "number" ? number(value, 1) : "";
+  const shown = typeof value === "number" ? number(value, Number.isInteger(value) ? 0 : 1) : "";
   return label(alarm.message, alarm.rule).replaceAll("{value}", shown).replaceAll("{device}", called(alarm.device));
 }
 

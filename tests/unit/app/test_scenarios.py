@@ -112,6 +112,44 @@ def test_mistakes_of_a_file_are_told_at_once_with_their_lines(tmp_path: Path) ->
         assert part in message
 
 
+MEMBERS = """\
+profile: ring_frame
+scenarios:
+  - {name: one, rule: SP-SLIP, every: 10 s, series: {machine_state: RUN, spindle_rpm: "17500 for 3 min", GIVEN}, ACTIVE}
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "active"),
+    [
+        ("spindle_rpm 1824: 16000", "30 s"),
+        ("spindle_rpm 5-8: 17500 for 1 min, spindle_rpm 7: 16000 for 1 min", "30 s"),
+        ("spindle_rpm 7: '16000 for 20 s, bad for 1 min, 16000 for 20 s, 17500'", "1 min 30 s"),
+        ("spindle_rpm 7: '16000 for 20 s, gap for 1 min, 16000'", "1 min 50 s"),
+        ("spindle_rpm 7: 17200", "never"),
+    ],
+)
+def test_single_members_read_what_their_series_says(tmp_path: Path, given: str, active: str) -> None:
+    told = differences(tmp_path, f"active: {active}", MEMBERS.replace("GIVEN", given))
+    assert [line for line in told if "expected on" in line or "not expected" in line] == []
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("spindle_rpm 0: 1", "counted from 1"),
+        ("spindle_rpm 1825: 1", "has 1824 members"),
+        ("spindle_rpm 8-7: 1", "has 1824 members"),
+        ("spindle_rpm x: 1", "counted from 1"),
+        ("build_pct 1: 1", "has no members"),
+        ("spindle_breaks 1: 1", "a series 'spindle_breaks'"),
+    ],
+)
+def test_a_wrong_member_is_told_with_its_fix(tmp_path: Path, given: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        differences(tmp_path, "active: never", MEMBERS.replace("GIVEN", given))
+
+
 # -- of a site ---------------------------------------------------------------------------------------------------------------------
 
 

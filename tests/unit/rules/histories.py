@@ -4,6 +4,8 @@ import json
 import random
 from typing import Any
 
+import numpy as np
+
 from ingest.admit import Admit
 from ingest.decode import Directory, Gather
 from rules.area import Areas
@@ -14,6 +16,7 @@ from telemetry.plan import Plan
 from telemetry.record import Config, Event, Start
 from telemetry.site import ActuatorSpec, AreaSpec, DemandSpec, DeviceSpec, PointSpec, Profile, RuleSpec, SiteConfig
 from telemetry.span import Span
+from telemetry.wire.message import encode_packed
 from tests.unit.rules.oracle import Transition, known
 
 S = 1_000_000_000
@@ -46,12 +49,26 @@ RULES = [
     RuleSpec(
         id="FINE", when="rh_pct != 70", off_delay_s=4, demand=DemandSpec(actuator="fogger", value="rh_pct / 3", level="economy"),
     ),
+    RuleSpec(id="SLOW", when="count(members: rpm < 100) > 2", hysteresis=1, on_delay_s=2, off_delay_s=1),
+    RuleSpec(id="SLIP", when="worst(members: rpm > 10 and rpm < 0.9 * mean(members.rpm)) > 0", priority="P3"),
+    RuleSpec(id="IDLE", when="worst(members: held(rpm < 100, 3 s)) > 1"),
+    RuleSpec(id="ROGUE", when="max(members: rise(ends, 12 s)) > 4", off_delay_s=2),
+    RuleSpec(id="UNLIKE", when="any(members: poisson(rise(ends, 12 s), mean(members: rise(ends, 12 s))) > 1)"),
+    RuleSpec(id="EVEN", when="all(members: rpm > temp_c or ends < 5) and spread(members: if(ends > 3, rpm, temp_c)) < 500"),
+    RuleSpec(id="MIDDLE", when="median(members: clamp(rpm, 50, 400)) > mean(temp_c, 60 s) * 5", on_delay_s=1),
+    RuleSpec(
+        id="LEAD", when="worst(members: -rpm) > 2 or min(members: abs(rpm - 50)) > 100",
+        demand=DemandSpec(actuator="fogger", value="worst(members: rpm + mean(temp_c, 60 s))", level="economy"),
+    ),
+    RuleSpec(id="TWICE", when="mean(members: rise(if(held(rpm < 100, 2 s), 1, 0), 24 s)) > 0.3"),
 ]  # fmt: skip
 PROFILE = Profile(
     name="p", lateness_s=10, receipts=True,
     points=[
         PointSpec(name="temp_c", unit="C", low=-40, high=80, heartbeat_s=5),
         PointSpec(name="rh_pct", unit="%", low=0, high=100),
+        PointSpec(name="rpm", unit="1", low=0, high=1000, members=5, heartbeat_s=2),
+        PointSpec(name="ends", unit="1", low=0, high=1000, members=5),
     ],
     actuators=[ActuatorSpec(name="vent"), ActuatorSpec(name="fogger", min_step=0)],
     rules=RULES,
@@ -142,6 +159,7 @@ class Story:
         self.gather = Gather(Directory(self.plan))
         self.seq: dict[str, int] = {}
         self.configs = variants() if configs is None else configs
+        self.ends: dict[str, list[float]] = {}
         self.gather.add(Start(1), self.now)
         self.config(self.configs[0])
 
@@ -165,10 +183,23 @@ class Story:
             return {"out_c": pick([-1, 0, 15, 20, 21, 25, None, self.rng.uniform(-5, 30)])}
         temp = pick([4, 5, 20, 28, 28.5, 29, 29.5, 30, 30.0000001, 31, 50, -0.0, 5e-324, None, 200, self.rng.uniform(0, 45)])
         rh = pick([0, 50, 60, 70, 75, 80, 81, 90, None, 300, self.rng.uniform(0, 100)])
-        made = pick([{"temp_c": temp}, {"temp_c": temp, "rh_pct": rh}, {"rh_pct": rh}, {"temp_c": temp, "rh_pct": rh}])
+        found = pick([{"temp_c": temp}, {"temp_c": temp, "rh_pct": rh}, {"rh_pct": rh}, {"temp_c": temp, "rh_pct": rh}])
         if "spare_c" in self.gather.directory.get(f"fl/s/{device}/telemetry").points:
-            made = pick([made, {**made, "spare_c": pick([20, 25, 26, 28, 31, None, self.rng.uniform(0, 45)])}])
-        return made
+            found = pick([found, {**found, "spare_c": pick([20, 25, 26, 28, 31, None, self.rng.uniform(0, 45)])}])
+        if self.rng.random() < 0.5:
+            found["rpm"] = [pick([0, 0, 50, 99, 100, 300, 300, 300, -1, self.rng.uniform(0, 1000)]) for _ in range(5)]
+        if self.rng.random() < 0.4:
+            self.ends[device] = [pick([n, n, n + 1, n + 2, n + 0.1, 0]) for n in self.ends.get(device, [0.0] * 5)]
+            found["ends"] = [pick([n, n, n, 5_000]) for n in self.ends[device]]
+        return found
+
+    def send_packed(self, device: str, ts: int) -> None:
+        """An array in its wire type, by itself."""
+        values = np.array(
+            [self.rng.choice([0, 50, 99, 300, 1_000, 2_000]) for _ in range(5)], self.rng.choice(["<u2", "<f4", "<f8"])
+        )
+        payload = encode_packed("rpm", values, ts_ms=ts // 1_000_000)
+        self.gather.take(f"fl/s/{device}/telemetry", payload, False, self.now)
 
     def burst(self, device: str, count: int) -> None:
         """So many frames of one device in one read."""
@@ -186,6 +217,8 @@ class Story:
             ts -= ts % 100_000_000
             device = rng.choice(devices)
             self.send(device, ts, self.values(device), "backfill" if rng.random() < 0.03 else "telemetry")
+            if device != "w" and rng.random() < 0.1:
+                self.send_packed(device, ts + rng.choice([0, 100_000_000]))
         elif roll < 0.93:
             self.gather.tick(self.now)
         elif roll < 0.95:

@@ -9,7 +9,25 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from rules import expression
-from rules.tree import Binary, Bool, Call, Compare, If, Number, PointRef, Quality, Silent, Unary, Vote, Window, leaves
+from rules.tree import (
+    Binary,
+    Bool,
+    Call,
+    Compare,
+    Group,
+    If,
+    Node,
+    Number,
+    PointRef,
+    Quality,
+    Silent,
+    Unary,
+    Vote,
+    Window,
+    is_condition,
+    leaves,
+    text,
+)
 from telemetry import psychrometrics
 from telemetry.frame import Admission, Entries, Flag, Kind, Verdict
 from telemetry.plan import Device, Plan
@@ -90,6 +108,12 @@ class Oracle:
     stats: dict[tuple[str, int, int, bool], float] = field(default_factory=dict)
     heard: dict[int, int] = field(default_factory=dict)  # device -> when it was heard last, or named first
     silent: dict[tuple[int, int], float] = field(default_factory=dict)  # (device, length) -> 1.0 silent, 0.0 not
+    arrays: dict[int, list[float]] = field(default_factory=dict)  # point -> members
+    looks: dict[tuple[int, str, bool], list[tuple[int, list[Any]]]] = field(
+        default_factory=dict
+    )  # (device, what is remembered of each member, live only) -> what its argument was at each look
+    blanks: dict[tuple[int, str, bool], set[int]] = field(default_factory=dict)  # members that grew old since the last look
+    groups: dict[tuple[int, str, bool], float] = field(default_factory=dict)  # of members, as they were looked at last
     blind: bool = False
     blind_until: int = 0
     sight: int = 0
@@ -115,10 +139,11 @@ class Oracle:
                         samples.append((int(p), NAN if q & 3 >= 2 else self.calibrated(int(p), float(x))))
                         if admission.verdict[f] == Verdict.LIVE:
                             self.quality[int(p)] = int(q)
+                arrays = [(a.point, [self.checked(a.point, float(x)) for x in a.values]) for a in frames.arrays if a.frame == f]
                 verdict = Verdict(int(admission.verdict[f]))
                 if verdict in {Verdict.LATE, Verdict.BACKFILL} and frames.flags[f] & Flag.HAS_SEQ:
                     self.late(int(frames.ts_ns[f]), samples)
-                self.frame(position, now, int(frames.device[f]), int(frames.ts_ns[f]), verdict, samples)
+                self.frame(position, now, int(frames.device[f]), int(frames.ts_ns[f]), verdict, samples, arrays)
                 f += 1
             self.after(records.get(i), now)
 
@@ -136,7 +161,7 @@ class Oracle:
         """(due, class, what): delays of conditions, values that grow old, silences."""
         found: list[tuple[int, int, Any]] = [(c.due, 0, c) for c in self.conditions if c.due is not None]
         read = self.read_points()
-        for point, value in self.latest.items():
+        for point, value in [*self.latest.items(), *((point, 0.0) for point in self.arrays)]:
             if point in read and not math.isnan(value):
                 found.append((max(self.last_ns[point], self.sight) + read[point], 1, point))
         for (device, length), value in self.silent.items():
@@ -160,7 +185,9 @@ class Oracle:
             old = [p for t, k, p in self.timers() if k == 1 and t <= due and self.plan.columns.device[p] == device]
             for point in old:
                 self.latest[point] = NAN
-            self.judge(position, 0, due, self.derive(position, due, {("point", p) for p in old}, is_sample=False))
+                self.arrays.pop(point, None)
+            changed = self.derive(position, due, {("point", p) for p in old}, is_sample=False)
+            self.judge(position, 0, due, changed | self.look(None, changed))
         else:
             self.silent[what] = 1.0
             self.judge(position, 0, due, {("silent", *what)})
@@ -171,7 +198,10 @@ class Oracle:
                 if p == point and not live_only:
                     history.append((ts, value))
 
-    def frame(self, position: int, now: int, device: int, ts: int, verdict: Verdict, samples: list[tuple[int, float]]) -> None:
+    def frame(
+        self, position: int, now: int, device: int, ts: int, verdict: Verdict, samples: list[tuple[int, float]],
+        arrays: list[tuple[int, list[float]]],
+    ) -> None:  # fmt: skip
         changed: set[Any] = set()
         time = ts
         if device in self.heard and verdict not in {Verdict.DUPLICATE, Verdict.REPLAY, Verdict.RETAINED}:
@@ -185,6 +215,12 @@ class Oracle:
                 self.latest[point], self.last_ns[point] = value, ts
                 changed |= {("point", point)} | self.count(point, ts, value)
             changed = self.derive(position, ts, changed, is_sample=True)
+            read = self.read_arrays()
+            for point, members in arrays:
+                if point in read and self.last_ns.get(point) != ts:  # the same time again is a repetition
+                    self.arrays[point], self.last_ns[point] = members, ts
+                    changed.add(("point", point))
+            changed |= self.look(ts, changed)
         self.judge(position, 1, time, changed)
 
     def count(self, point: int, ts: int, value: float) -> set[Any]:
@@ -266,6 +302,76 @@ class Oracle:
         if len(good) < 3:
             return good[0][1], joined(quality)
         return (values[middle] if len(values) % 2 else 0.5 * (values[middle - 1] + values[middle])), joined(quality)
+
+    # -- members of arrays -------------------------------------------------------------------------------------------
+
+    def checked(self, point: int, x: float) -> float:
+        spec = self.plan.point_spec(point)
+        return x if spec is not None and math.isfinite(x) and spec.low <= x <= spec.high else NAN
+
+    def member_groups(self) -> list[tuple[Condition, Group]]:
+        """Groups over members that conditions read, inner ones before those that read them."""
+        return [(c, g) for c in self.conditions for node in self.nodes(c) for g in inner_first(node)]
+
+    def read_arrays(self) -> set[int]:
+        return {c.device.point(name) or 0 for c, g in self.member_groups() for name in self.array_names(g, c.device)}
+
+    @staticmethod
+    def array_names(node: Node, device: Device) -> list[str]:
+        """Arrays that one group looks at, those of groups inside it left out."""
+        known = {p.name for p in device.profile.points if p.members is not None}
+        return [name for name in names(node.arg if isinstance(node, Group) else node) if name in known]
+
+    def look(self, time: int | None, changed: set[Any]) -> set[Any]:
+        """Groups that read an array which came (or, without a time, grew old) take their values of this moment."""
+        news: set[Any] = set()
+        done: set[Any] = set()
+        for c, group in self.member_groups():
+            key = (c.device.number, text(group), c.live_only)
+            points = {("point", c.device.point(name)) for name in self.array_names(group, c.device)}
+            if key in done or not points & changed:
+                continue
+            done.add(key)
+            for kept in kept_of(group.arg):
+                mine = (c.device.number, text(kept), c.live_only)
+                inside = {("point", c.device.point(name)) for name in self.array_names(kept.arg, c.device)}
+                if mine not in done and inside & changed:
+                    done.add(mine)
+                    count = self.member_count(kept.arg, c)
+                    values = [self.member(kept.arg, c, k) for k in range(count)]
+                    if time is None:
+                        self.blanks.setdefault(mine, set()).update(k for k, x in enumerate(values) if x is None or math.isnan(x))
+                    else:
+                        self.looks.setdefault(mine, []).append((time, values))
+                        self.blanks.pop(mine, None)
+            count = self.member_count(group.arg, c)
+            self.groups[key] = over(group, [self.member(group.arg, c, k) for k in range(count)])
+            news.add(("group", *key))
+        return news
+
+    def member_count(self, node: Node, c: Condition) -> int:
+        name = self.array_names(node, c.device)[0]
+        return next(p.members for p in c.device.profile.points if p.name == name)
+
+    def member(self, node: Any, c: Condition, k: int) -> Any:
+        """Like `scalar`, of member k: an array's member, and what is remembered of it."""
+        self.of_member = k
+        try:
+            return self.scalar(node, c)
+        finally:
+            self.of_member = None
+
+    def remembered(self, node: Window, c: Condition, k: int) -> Any:
+        key = (c.device.number, text(node), c.live_only)
+        looks = [(time, values[k]) for time, values in self.looks.get(key, [])]
+        if not looks or k in self.blanks.get(key, ()):
+            return None if node.fn == "held" else NAN
+        if node.fn == "held":
+            beats = [p.beat_s for p in c.device.profile.points if p.name in names(node.arg)]
+            return uninterrupted(looks, node.length_ns, int(3 * max(beats) * S))
+        return rise(looks, node.length_ns)
+
+    of_member: int | None = None
 
     def judge(self, position: int, phase: int, time: int, changed: set[Any]) -> None:
         """Evaluate once each rule that reads something changed."""
@@ -362,7 +468,7 @@ class Oracle:
 
     def points_of(self, node: Any, c: Any) -> set[int]:
         found = set()
-        for leaf in leaves(node):
+        for leaf in within(node):
             match leaf:
                 case Window(_, PointRef() as ref, _, _) | Quality(ref) | (PointRef() as ref):
                     found.add(self.number(ref, c))
@@ -381,6 +487,8 @@ class Oracle:
                     found.add(("window", self.number(arg, c), length, c.live_only))
                 case Silent(length):
                     found.add(("silent", c.device.number, length))
+                case Group():
+                    found.add(("group", c.device.number, text(leaf), c.live_only))
         return found
 
     def number(self, ref: PointRef, c: Any) -> int:
@@ -402,6 +510,8 @@ class Oracle:
             return self.latest.get(self.number(ref.point, c), NAN)
         if isinstance(ref, Vote):
             return self.vote(ref, c)[0]
+        if isinstance(ref, Group):
+            return self.groups.get((c.device.number, text(ref), c.live_only), NAN)
         if isinstance(ref, Silent):
             return self.silent.get((c.device.number, ref.length_ns), NAN)
         if isinstance(ref, Window):
@@ -413,7 +523,14 @@ class Oracle:
         match node:
             case Number(value):
                 return value
-            case PointRef() | Window() | Vote():
+            case PointRef() if self.of_member is not None and self.array_names(node, c.device):
+                return self.arrays[self.number(node, c)][self.of_member] if self.number(node, c) in self.arrays else NAN
+            case Window("held" | "rise", _, _, ()) if self.of_member is not None:
+                return self.remembered(node, c, self.of_member)
+            case Group("any" | "all", _, _):
+                state = self.read(node, c)
+                return None if math.isnan(state) else state == 1.0
+            case PointRef() | Window() | Group() | Vote():
                 return finite(self.read(node, c))
             case Quality(point):
                 return float(self.quality.get(self.number(point, c), 0) & 3)
@@ -460,12 +577,24 @@ class Oracle:
                     if rule.enabled and applies(rule, device):
                         self.conditions.append(self.bind(rule, device, old))
         self.bind_points()
-        leaf_of: list[tuple[Any, Any]] = [(leaf, c) for c in self.conditions for node in self.nodes(c) for leaf in leaves(node)]
+        leaf_of: list[tuple[Any, Any]] = [(leaf, c) for c in self.conditions for node in self.nodes(c) for leaf in within(node)]
         leaf_of += [(leaf, v) for v in self.virtual for leaf in leaves(v.tree)]
         wanted = {(self.number(w.arg, c), w.length_ns, c.live_only) for w, c in leaf_of if isinstance(w, Window)}
         self.windows = {key: self.windows.get(key, []) for key in wanted}
         fns = {(w.fn, self.number(w.arg, c), w.length_ns, c.live_only) for w, c in leaf_of if isinstance(w, Window)}
         self.stats = {key: value for key, value in self.stats.items() if key in fns}
+        groups = [(c, g) for c, g in self.member_groups()]
+        asked = {(c.device.number, text(g), c.live_only) for c, g in groups}
+        self.groups = {key: value for key, value in self.groups.items() if key in asked}
+        kept = {(c.device.number, text(k), c.live_only) for c, g in groups for k in kept_of(g.arg)}
+        self.looks = {key: value for key, value in self.looks.items() if key in kept}
+        self.blanks = {key: value for key, value in self.blanks.items() if key in kept}
+        read = self.read_arrays()
+        for device in self.plan.devices:
+            for spec, point in zip(device.profile.points, device.points, strict=True):
+                if spec.members is not None and (point not in read or device.number not in self.plan.active):
+                    self.arrays.pop(point, None)
+                    self.last_ns.pop(point, None)
         silences = {(c.device.number, s.length_ns) for s, c in leaf_of if isinstance(s, Silent)}
         self.silent = {key: self.silent.get(key, 0.0) for key in silences}
         self.heard = {device: self.heard.get(device, now) for device, _ in silences}
@@ -525,6 +654,97 @@ class Oracle:
         return same and (c.rule.id, c.rule.version) not in self.versions
 
 
+def within(node: Node) -> list[Any]:
+    """Leaves of an expression, with those inside what looks at members."""
+    found: list[Any] = []
+    for leaf in leaves(node):
+        found += within(leaf.arg) if isinstance(leaf, Group) or leaf in kept_of(leaf) else [leaf]
+    return found
+
+
+def inner_first(node: Node) -> list[Group]:
+    """Groups over members of a tree, those inside others first."""
+    found: list[Group] = []
+    for leaf in leaves(node):
+        inner = leaf.arg if isinstance(leaf, Group | Window) else None
+        found += inner_first(inner) if inner is not None else []
+        found += [leaf] if isinstance(leaf, Group) else []
+    return found
+
+
+def kept_of(node: Node) -> list[Window]:
+    """What is remembered of each member in the argument of a group, inner ones first."""
+    found: list[Window] = []
+    for leaf in leaves(node):
+        if isinstance(leaf, Window) and leaf.fn in {"held", "rise"} and not leaf.parameters:
+            found += [*kept_of(leaf.arg), leaf]
+    return found
+
+
+def names(node: Node) -> list[str]:
+    """Points that an expression names outside inner groups."""
+    found = []
+    for leaf in leaves(node):
+        found += [leaf.name] if isinstance(leaf, PointRef) else names(leaf.arg) if isinstance(leaf, Window) else []
+    return found
+
+
+def over(group: Group, values: list[Any]) -> float:
+    """A group function; truth values count as 1 and 0."""
+    numbers = [NAN if x is None else float(x) for x in values]
+    sure = [x for x in numbers if not math.isnan(x)]
+    if group.fn == "any":
+        return 1.0 if 1.0 in sure else NAN if len(sure) < len(numbers) else 0.0
+    if group.fn == "all":
+        return 0.0 if 0.0 in sure else NAN if len(sure) < len(numbers) else 1.0
+    if not sure:
+        return NAN
+    if group.fn == "worst":
+        if is_condition(group.arg) and 1.0 not in sure:
+            return 0.0
+        return numbers.index(max(sure)) + 1.0
+    ordered, middle = sorted(sure), len(sure) // 2
+    if group.fn == "median":
+        return ordered[middle] if len(sure) % 2 else 0.5 * (ordered[middle - 1] + ordered[middle])
+    return {
+        "count": summed, "sum": summed, "mean": lambda v: summed(v) / len(v), "min": min, "max": max, "spread": lambda v: max(v) - min(v),
+    }[group.fn](sure)  # fmt: skip
+
+
+def uninterrupted(looks: list[tuple[int, Any]], wanted: int, gap: int) -> bool | None:
+    """Whether a condition has been true for so long without a break: time counts from a look at which it was true to the next."""
+    so_far, last, newest = 0, None, None
+    for time, c in looks:
+        if last is True and newest is not None and 0 < time - newest <= gap:
+            so_far += time - newest
+        if c is False:
+            so_far = 0
+        last, newest = c, time if newest is None else max(newest, time)
+    return None if last is None else last and so_far >= wanted
+
+
+def rise(looks: list[tuple[int, float]], length: int) -> float:
+    """What a counter rose in twelve panes, the closed ones by their place first, then the newest; unknown until ten are covered."""
+    pane, head, begun, last = length // 12, None, None, NAN
+    rises: list[tuple[int, float]] = []
+    for time, x in looks:
+        p = time // pane
+        if head is not None and p - head >= 12:
+            begun = None
+        head = p if head is None else max(head, p)
+        if math.isnan(x) or p <= head - 12:
+            continue
+        if begun is None:
+            begun = p
+        elif x > last:
+            rises.append((p, x - last))
+        last = x
+    if math.isnan(looks[-1][1]) or begun is None or head is None or head - begun < 10:
+        return NAN
+    total = {slot: summed([d for p, d in rises if head - 12 < p <= head and p % 12 == slot]) for slot in range(12)}
+    return summed([total[slot] for slot in range(12) if slot != head % 12]) + total[head % 12]
+
+
 def applies(rule: RuleSpec, device: Device) -> bool:
     return (
         (rule.profile is None or rule.profile == device.profile.name)
@@ -576,10 +796,21 @@ def call(fn: str, args: list[float]) -> float:
         return NAN
     if fn == "clamp":
         return min(max(args[0], args[1]), args[2])
+    if fn == "poisson":
+        return finite(round(significance(math.ceil(args[0]), args[1]) * 2**20) / 2**20)
     if fn in {"abs", "min", "max"}:
         return {"abs": lambda *a: abs(a[0]), "min": min, "max": max}[fn](*args)
     made = float(getattr(psychrometrics, fn)(*args)) * 2**20
     return round(made) / 2**20 if math.isfinite(made) else NAN
+
+
+def significance(k: int, mean: float) -> float:
+    """-log10 of the chance of k or more, term by term."""
+    if k <= 0 or mean < 0:
+        return 0.0 if mean >= 0 else NAN
+    if mean == 0:
+        return 300.0
+    return -math.log10(math.fsum(math.exp(n * math.log(mean) - mean - math.lgamma(n + 1)) for n in range(k, k + 1_000)))
 
 
 def statistic(fn: str, history: list[tuple[int, float]], length: int) -> float:

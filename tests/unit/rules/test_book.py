@@ -7,14 +7,14 @@ import pytest
 
 from app.wiring import build_engine
 from ingest.decode import Directory, Gather
-from rules import book, panes
+from rules import book, loop, panes
 from rules.book import bind
 from rules.cohort import Rulebook
 from rules.engine import Engine
 from telemetry.decision import Decision
 from telemetry.plan import Plan
 from telemetry.record import Config, Start
-from telemetry.site import RuleSpec, SiteConfig
+from telemetry.site import DemandSpec, RuleSpec, SiteConfig
 from tests.unit.rules.histories import T0, site
 
 S = 1_000_000_000
@@ -57,6 +57,18 @@ def test_rules_that_look_at_the_same_window_share_it() -> None:
     book = book_of(*(RuleSpec(id=f"R{k}", profile="p", when=f"mean(temp_c, 10 min) > {k}") for k in range(20)))
     (cohort,) = [c for c in book.cohorts if c.profile is not None and c.profile.name == "p"]
     assert [v.key for v in cohort.virtual] == ["mean(temp_c, 10 min)"]
+
+
+def test_a_group_that_a_demand_reads_shares_no_window_with_an_alarm() -> None:
+    """Late samples enter the windows of alarms, and what is old never moves an actuator."""
+    when = "max(peers: mean(temp_c, 10 min)) > 30"
+    demand = DemandSpec(actuator="vent", value=100, level="temperature")
+    book = book_of(RuleSpec(id="A", profile="p", when=when), RuleSpec(id="B", profile="p", when=when, demand=demand))
+    (cohort,) = [c for c in book.cohorts if c.profile is not None and c.profile.name == "p"]
+    windows = {v.column: v.live_only for v in cohort.virtual if v.kind == loop.PANES}
+    groups = {v.column: v.sources[0][0][1] for v in cohort.virtual if v.kind == loop.GROUP}
+    rules = {rule.spec.id: rule.codes[0][0][1] for rule in book.rules if rule.cohort is cohort}
+    assert {name: windows[groups[column]] for name, column in rules.items()} == {"A": False, "B": True}
 
 
 def test_a_rule_of_the_site_replaces_the_profile_rule_of_its_id() -> None:
