@@ -125,7 +125,7 @@ class Conditions:
         state = np.zeros(book.words, np.int64)
         self._memory = Memory(
             latest=np.full(book.cells, np.nan), member=np.full(book.members, np.nan), quality=np.zeros(book.cells, np.uint16),
-            busy=np.zeros(book.cells, np.int32), last_ns=np.zeros(book.cells, np.int64),
+            low=np.full(book.cells, np.inf), high=np.full(book.cells, -np.inf), last_ns=np.zeros(book.cells, np.int64),
             pane_f=state.view(np.float64), pane_i=state, pane_u=state.view(np.uint16),
             slot=np.full(book.instances, -1, np.int32), **_pool(pool),
             s_due=np.full(seats, NEVER), s_heap=np.full(seats, NEVER), t_due=np.full(timers, NEVER), t_heap=np.full(timers, NEVER),
@@ -486,9 +486,6 @@ class Conditions:
         rows = m.free[m.tally[FREE] : m.tally[FREE] + count]
         m.slot[rule.start + local] = rows
         m.p_rule[rows], m.p_seat[rows] = rule.number, cohort.first_seat + local
-        column, _, _, is_fast, _ = self._book.arrays.r_fast[rule.number].tolist()
-        if is_fast:
-            m.busy[cohort.first_cell + (column - cohort.first_column) * cohort.width + local] += 1
         for name in _CONDITION:
             getattr(m, f"p_{name}")[rows] = np.asarray(part[name])[wanted]
 

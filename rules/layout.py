@@ -319,26 +319,20 @@ def _rules(rules: list[Rule], codes: _Codes, constants: list[float]) -> dict[str
 
 
 def _plain(parts: dict[str, Array]) -> dict[str, Array]:
-    """Plain rules put last among the readers of each column, and between which two values all of them stay off."""
-    fast, ptr, readers, limit = parts["r_fast"], parts["reader_r_ptr"], parts["reader_r"], parts["r_limit"][:, 0]
-    is_above = np.isin(fast[:, 1], (calculate.GREATER, calculate.GREATER_EQUAL))
-    is_below = np.isin(fast[:, 1], (calculate.LESS, calculate.LESS_EQUAL))
-    # Where unknown means alarm, an unknown value is news.
-    is_plain = (fast[:, 3] == 1) & (is_above | is_below) & (parts["r_missing"] != loop.ALARM)
+    """Plain rules put last among the readers of each column."""
+    fast, ptr, readers = parts["r_fast"], parts["reader_r_ptr"], parts["reader_r"]
+    is_plain = (fast[:, 3] == 1) & np.isin(fast[:, 1], _ORDER) & ((fast[:, 2] == 0) | np.isin(fast[:, 2], _ORDER))
     columns = len(ptr) - 1
     column = np.repeat(np.arange(columns), np.diff(ptr))
     order = np.lexsort((np.arange(len(readers)), is_plain[readers], column))
     readers = readers[order]
     plain_ptr = ptr[1:] - np.bincount(column, weights=is_plain[readers], minlength=columns).astype(np.int32)
-    low, high = np.full(columns, -np.inf), np.full(columns, np.inf)
-    for chosen, extreme, ufunc in ((is_above, high, np.minimum), (is_below, low, np.maximum)):
-        mine = (is_plain & chosen)[readers]
-        ufunc.at(extreme, column[mine], limit[readers[mine]])
     other = (np.diff(parts["reader_v_ptr"]) > 0) | (plain_ptr > ptr[:-1])
     is_read = np.where(other, 2, plain_ptr < ptr[1:]).astype(np.uint8)
-    return {"is_read": is_read, "reader_r": readers, "plain_ptr": plain_ptr.astype(np.int32), "plain_from": low, "plain_to": high}
+    return {"is_read": is_read, "reader_r": readers, "plain_ptr": plain_ptr.astype(np.int32)}
 
 
+_ORDER: Final = (calculate.LESS, calculate.LESS_EQUAL, calculate.GREATER, calculate.GREATER_EQUAL)
 _COMPARE: Final = range(calculate.LESS, calculate.NOT_EQUAL + 1)
 
 

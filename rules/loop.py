@@ -62,11 +62,7 @@ class Book(NamedTuple):
     reader_v: Array  # virtual columns that read a column
     reader_r_ptr: Array
     reader_r: Array  # rules that read a column
-    plain_ptr: (
-        Array  # (g+1,) int32: where among reader_r the plain rules of a column begin, which compare it with a number by < or >
-    )
-    plain_from: Array  # (g,) float64: no plain rule of a column that is off turns on between these two
-    plain_to: Array
+    plain_ptr: Array  # (g,) int32: where among reader_r the plain rules of a column begin, which compare it with a number by < or >
     export_ptr: Array  # (seats+1,) int64
     export_seat: Array
     export_from: Array  # column of the exporting seat
@@ -122,7 +118,8 @@ class Memory(NamedTuple):
     latest: Array  # (cells,) float64; of a column with members: how many are known
     member: Array  # float64 members of those columns, NaN = unknown
     quality: Array  # (cells,) uint16, of what `latest` holds, or of what made it unknown
-    busy: Array  # (cells,) int32: plain rules of the cell that are not OFF
+    low: Array  # (cells,) float64: between these two all plain rules of the seat's column stay as they are
+    high: Array
     last_ns: Array  # (cells,) int64, of the newest sample that decided
     pane_f: Array  # float64
     pane_i: Array  # int64
@@ -276,6 +273,12 @@ def _cell(b: Book, column: int, cohort: int, local: int) -> int:
 
 
 @_compile
+def _own_cell(b: Book, column: int, cohort: int, local: int) -> int:
+    """The seat's own cell, also of a column that it imports: what its rules are like."""
+    return b.base[cohort] + column * b.width[cohort] + local
+
+
+@_compile
 def _touch(b: Book, m: Memory, w: Work, seat: int, column: int) -> None:
     """Note that a column of a seat changed, and let the virtual columns that read it wait for their level."""
     n = w.tally[0]
@@ -309,16 +312,16 @@ def _export(b: Book, m: Memory, w: Work, seat: int, column: int) -> None:
 
 @_compile
 def _is_news(b: Book, m: Memory, column: int, cell: int, x: float) -> bool:
-    """Whether a value of a column has to be looked at. Most rules compare a column with a number, are off and stay so."""
+    """Whether a value of a column has to be looked at. Most rules compare a column with a number, are off or on, and stay so."""
     if b.is_read[column] == 0:
         return False
-    return b.is_read[column] == 2 or m.busy[cell] != 0 or x >= b.plain_to[column] or x <= b.plain_from[column]
+    return b.is_read[column] == 2 or not m.low[cell] < x < m.high[cell]
 
 
 @_compile
 def _fill(b: Book, m: Memory, w: Work, seat: int, column: int, value: float) -> None:
     """A virtual column has a value of this moment, perhaps the same as before: what remembers a series counts it again."""
-    cell = b.base[b.cohort_of[seat]] + column * b.width[b.cohort_of[seat]] + b.local_of[seat]
+    cell = _own_cell(b, column, b.cohort_of[seat], b.local_of[seat])
     m.latest[cell] = value
     if _is_news(b, m, column, cell, value):
         _touch(b, m, w, seat, column)
@@ -419,16 +422,31 @@ def _settle(b: Book, m: Memory, w: Work, time_ns: int, is_sample: bool) -> None:
 
 
 @_compile
-def _keep_count(b: Book, m: Memory, rule: int, seat: int, by: int) -> None:
-    """Of plain rules that are not OFF: while there is none, a value between the limits of all of them is no news."""
-    if b.r_fast[rule, 3]:
-        cohort = b.cohort_of[seat]
-        m.busy[b.base[cohort] + b.r_fast[rule, 0] * b.width[cohort] + b.local_of[seat]] += by
+def _calm(b: Book, m: Memory, column: int, cell: int, local: int) -> None:
+    """Between which two values the plain rules of a cell, as they are now, have nothing to do."""
+    low, high = -np.inf, np.inf
+    for k in range(b.plain_ptr[column], b.reader_r_ptr[column + 1]):
+        rule = b.reader_r[k]
+        row = m.slot[b.r_start[rule] + local]
+        is_above, limit = b.r_fast[rule, 1] >= calculate.GREATER, b.r_limit[rule, 0]
+        if row < 0:
+            if b.r_mask[rule] >= 0 and not b.mask[b.r_mask[rule] + local]:
+                continue
+        elif m.p_phase[row] != ON or b.r_fast[rule, 4] == 0:  # a delay runs, or a demand may move
+            low = np.inf
+        elif b.r_fast[rule, 2] == 0:
+            is_above = not is_above
+        else:
+            is_above, limit = b.r_fast[rule, 2] >= calculate.GREATER, b.r_limit[rule, 1]
+        if is_above:
+            high = min(high, limit)
+        else:
+            low = max(low, limit)
+    m.low[cell], m.high[cell] = low, high
 
 
 @_compile
-def _release(b: Book, m: Memory, row: int, instance: int) -> None:
-    _keep_count(b, m, m.p_rule[row], m.p_seat[row], -1)
+def _release(m: Memory, row: int, instance: int) -> None:
     m.slot[instance] = -1
     m.p_due[row], m.p_heap[row] = NEVER, NEVER
     m.free[m.tally[0]] = row
@@ -451,15 +469,17 @@ def _say(b: Book, m: Memory, out: Output, row: int, entry: int, phase: int, time
 @_compile
 def _end_delay(b: Book, m: Memory, out: Output, row: int, entry: int) -> None:
     """A delay has run out: the condition turns on or off, at its due time."""
-    due, rule = m.p_due[row], m.p_rule[row]
+    due, rule, seat = m.p_due[row], m.p_rule[row], m.p_seat[row]
     m.p_due[row] = NEVER
+    if b.r_fast[rule, 3]:
+        m.low[_own_cell(b, b.r_fast[rule, 0], b.cohort_of[seat], b.local_of[seat])] = np.inf  # the next value is looked at
     if m.p_phase[row] == RAISING:
         m.p_phase[row] = ON
         _say(b, m, out, row, entry, TIMER, due, TURNED_ON)
         return
     m.p_demand[row], m.p_phase[row] = np.nan, OFF
     _say(b, m, out, row, entry, TIMER, due, TURNED_OFF)
-    _release(b, m, row, b.r_start[rule] + b.local_of[m.p_seat[row]])
+    _release(m, row, b.r_start[rule] + b.local_of[seat])
 
 
 @_compile
@@ -478,8 +498,7 @@ def _hold(m: Memory, row: int, wants: bool, unknown: bool, time_ns: int, delay: 
 
 
 @_compile
-def _begin(b: Book, m: Memory, rule: int, seat: int, instance: int, phase: int, time_ns: int, value: float) -> int:
-    _keep_count(b, m, rule, seat, 1)
+def _begin(m: Memory, rule: int, seat: int, instance: int, phase: int, time_ns: int, value: float) -> int:
     m.tally[0] -= 1
     row = m.free[m.tally[0]]
     m.slot[instance] = row
@@ -522,7 +541,7 @@ def _judge(b: Book, m: Memory, w: Work, out: Output, rule: int, seat: int, entry
     if row < 0:
         if when != 1.0:
             return
-        row = _begin(b, m, rule, seat, instance, RAISING if b.r_on[rule] > 0 else ON, time_ns, value)
+        row = _begin(m, rule, seat, instance, RAISING if b.r_on[rule] > 0 else ON, time_ns, value)
         _demand(b, m, w, row, rule, cohort, local)
         if b.r_on[rule] > 0:
             _arm(m, time_ns + b.r_on[rule], row << 2 | CONDITION)
@@ -533,7 +552,7 @@ def _judge(b: Book, m: Memory, w: Work, out: Output, rule: int, seat: int, entry
     state = m.p_phase[row]
     if state == RAISING:
         if _hold(m, row, when == 1.0, np.isnan(when), time_ns, b.r_on[rule]) < 0:
-            _release(b, m, row, instance)
+            _release(m, row, instance)
             return
         _demand(b, m, w, row, rule, cohort, local)
         return
@@ -544,7 +563,7 @@ def _judge(b: Book, m: Memory, w: Work, out: Output, rule: int, seat: int, entry
         if b.r_off[rule] == 0:
             m.p_since[row], m.p_demand[row], m.p_phase[row] = time_ns, np.nan, OFF
             _say(b, m, out, row, entry, phase, time_ns, TURNED_OFF)
-            _release(b, m, row, instance)
+            _release(m, row, instance)
             return
         m.p_phase[row] = CLEARING
         _arm(m, time_ns + b.r_off[rule], row << 2 | CONDITION)
@@ -568,22 +587,6 @@ def _demand(b: Book, m: Memory, w: Work, row: int, rule: int, cohort: int, local
 
 
 @_compile
-def _goes_on(b: Book, m: Memory, rule: int, local: int, x: float) -> bool:
-    """Whether a plain rule stays off, or on without a delay or a demand that might move: then there is nothing else to do."""
-    row = m.slot[b.r_start[rule] + local]
-    when = calculate.compare(b.r_fast[rule, 1], x, b.r_limit[rule, 0])
-    if row < 0:
-        return when != 1.0
-    if m.p_phase[row] != ON or m.p_due[row] != NEVER or b.r_fast[rule, 4] == 0:
-        return False
-    clear = 1.0 - when if b.r_fast[rule, 2] == 0 else calculate.compare(b.r_fast[rule, 2], x, b.r_limit[rule, 1])
-    if clear != 0.0:
-        return False
-    m.p_value[row] = x
-    return True
-
-
-@_compile
 def _judge_touched(b: Book, m: Memory, w: Work, out: Output, entry: int, phase: int, time_ns: int) -> None:
     """Every rule that reads something touched, once for each seat."""
     n = w.tally[0]
@@ -596,14 +599,16 @@ def _judge_touched(b: Book, m: Memory, w: Work, out: Output, entry: int, phase: 
         cohort, local = b.cohort_of[seat], b.local_of[seat]
         while done < n and w.t_seat[done] == seat:
             column = w.t_column[done]
-            x = m.latest[_cell(b, column, cohort, local)]
-            for k in range(b.reader_r_ptr[column], b.reader_r_ptr[column + 1]):
+            cell = _own_cell(b, column, cohort, local)
+            is_calm = m.low[cell] < m.latest[_cell(b, column, cohort, local)] < m.high[cell]
+            last = b.plain_ptr[column] if is_calm else b.reader_r_ptr[column + 1]
+            for k in range(b.reader_r_ptr[column], last):
                 rule = b.reader_r[k]
-                if k >= b.plain_ptr[column] and _goes_on(b, m, rule, local, x):
-                    continue
                 if m.mark_r[rule] != stamp:
                     m.mark_r[rule] = stamp
                     _judge(b, m, w, out, rule, seat, entry, phase, time_ns)
+            if not is_calm:
+                _calm(b, m, column, cell, local)
             done += 1
     w.tally[0] = w.tally[1] = 0
     m.tally[2] += 1
@@ -627,7 +632,7 @@ def _grow_old(b: Book, m: Memory, w: Work, seat: int, time_ns: int) -> None:
     cohort, local = b.cohort_of[seat], b.local_of[seat]
     soonest = NEVER
     for column in range(b.real[cohort, 0], b.real[cohort, 1]):
-        cell = b.base[cohort] + column * b.width[cohort] + local
+        cell = _own_cell(b, column, cohort, local)
         length = b.stale_ns[column]
         if length == 0 or np.isnan(m.latest[cell]):
             continue
@@ -768,7 +773,7 @@ def _take(b: Book, m: Memory, i: Input, w: Work, f: int, seat: int) -> None:
         column = b.column_of_point[i.point[s]] if i.point[s] >= 0 else -1
         if column < 0:
             continue
-        cell = b.base[cohort] + column * b.width[cohort] + local
+        cell = _own_cell(b, column, cohort, local)
         m.latest[cell], m.quality[cell], m.last_ns[cell] = i.value[s], i.quality[s], ts_ns
         if b.stale_ns[column] > 0:
             soonest = min(soonest, ts_ns + b.stale_ns[column])
