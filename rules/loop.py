@@ -784,7 +784,7 @@ def _take(b: Book, m: Memory, i: Input, w: Work, f: int, seat: int) -> None:
             _export(b, m, w, seat, column)
     for a in range(i.array_ptr[f], i.array_ptr[f + 1]):
         column = b.column_of_array[i.array_point[a]]
-        cell, count = b.base[cohort] + column * b.width[cohort] + local, b.member_count[column]
+        cell, count = _own_cell(b, column, cohort, local), b.member_count[column]
         if i.array_at[a + 1] - i.array_at[a] != count or m.last_ns[cell] == ts_ns:  # of another configuration; a repetition
             continue
         to = b.member_at[column] + local * count
