@@ -661,44 +661,26 @@ def _fall_silent(b: Book, m: Memory, w: Work, timer: int, time_ns: int) -> None:
 
 
 @_compile
-def _fire(b: Book, m: Memory, i: Input, w: Work, out: Output, until_ns: int, entry: int, clock: int) -> int:
-    """Everything that is due at or before `until_ns`, in order; returns how many moments of the clock are done."""
-    while True:
-        if _is_full(m, w, out):
-            return clock
-        has_timer = m.tally[1] > 0 and not i.blind and m.heap_time[0] <= until_ns
-        has_clock = clock < len(i.clock_ns) and i.clock_ns[clock] <= until_ns
-        if not has_timer and not has_clock:
-            return clock
-        if has_clock and (
-            not has_timer
-            or i.clock_ns[clock] < m.heap_time[0]
-            or (i.clock_ns[clock] == m.heap_time[0] and m.heap_key[0] & 3 != CONDITION)
-        ):
-            _strike(b, m, i, w, out, clock, entry)
-            clock += 1
-            continue
-        time_ns, key = m.heap_time[0], m.heap_key[0]
-        _pop(m)
-        index, kind = key >> 2, key & 3
-        due, heap = (m.p_due, m.p_heap) if kind == CONDITION else (m.s_due, m.s_heap) if kind == SEAT else (m.t_due, m.t_heap)
-        if heap[index] != time_ns:
-            continue  # a place given up for an earlier one
-        heap[index] = NEVER
-        if due[index] == NEVER:
-            continue
-        if due[index] > time_ns:
-            heap[index] = due[index]
-            _push(m, due[index], key)
-        elif kind == CONDITION:
-            _end_delay(b, m, out, index, entry)
-        else:
-            if kind == SEAT:
-                _grow_old(b, m, w, index, time_ns)
-            else:
-                _fall_silent(b, m, w, index, time_ns)
-            _settle(b, m, w, time_ns, False)
-            _judge_touched(b, m, w, out, entry, TIMER, time_ns)
+def _ring(b: Book, m: Memory, w: Work, out: Output, entry: int) -> None:
+    """The first timer of the heap is due: end the delay of a condition, or touch what has changed by it."""
+    time_ns, key = m.heap_time[0], m.heap_key[0]
+    _pop(m)
+    index, kind = key >> 2, key & 3
+    due, heap = (m.p_due, m.p_heap) if kind == CONDITION else (m.s_due, m.s_heap) if kind == SEAT else (m.t_due, m.t_heap)
+    if heap[index] != time_ns:
+        return  # a place given up for an earlier one
+    heap[index] = NEVER
+    if due[index] == NEVER:
+        return
+    if due[index] > time_ns:
+        heap[index] = due[index]
+        _push(m, due[index], key)
+    elif kind == CONDITION:
+        _end_delay(b, m, out, index, entry)
+    elif kind == SEAT:
+        _grow_old(b, m, w, index, time_ns)
+    else:
+        _fall_silent(b, m, w, index, time_ns)
 
 
 @_compile
@@ -709,15 +691,6 @@ def _say_cell(b: Book, m: Memory, w: Work, k: int, value: float) -> None:
         m.latest[b.c_cell[k]] = value
         _touch(b, m, w, b.c_seat[k], b.c_column[k])
         _export(b, m, w, b.c_seat[k], b.c_column[k])
-
-
-@_compile
-def _strike(b: Book, m: Memory, i: Input, w: Work, out: Output, clock: int, entry: int) -> None:
-    """The clock: cells of areas take their values of this moment."""
-    for k in range(len(b.c_cell)):
-        _say_cell(b, m, w, k, i.clock_value[clock, k])
-    _settle(b, m, w, i.clock_ns[clock], True)
-    _judge_touched(b, m, w, out, entry, TIMER, i.clock_ns[clock])
 
 
 # -- frames ------------------------------------------------------------------------------------------------------------------
@@ -738,21 +711,18 @@ def _hear(b: Book, m: Memory, w: Work, seat: int, time_ns: int) -> bool:
 
 
 @_compile
-def _frame(b: Book, m: Memory, i: Input, w: Work, out: Output, f: int, entry: int) -> None:
-    """Apply one frame whole, then everything that reads it."""
-    seat = b.seat_of_device[i.device[f]]
+def _frame(b: Book, m: Memory, i: Input, w: Work, f: int, entry: int) -> int:
+    """Apply one frame whole; returns the time at which conditions change by it."""
+    seat, time_ns = b.seat_of_device[i.device[f]], i.ts_ns[f]
     if seat < 0 or i.use[f] == IGNORED:
-        return
-    time_ns = i.ts_ns[f]
+        return time_ns
     if _hear(b, m, w, seat, i.time_ns[entry]):
         time_ns = max(time_ns, i.time_ns[entry])
     if i.use[f] == COUNTS:
         _count_late(b, m, i, f, seat)
     elif i.use[f] == DECIDES:
         _take(b, m, i, w, f, seat)
-    if w.tally[0]:
-        _settle(b, m, w, i.ts_ns[f], True)
-        _judge_touched(b, m, w, out, entry, ENTRY, time_ns)
+    return time_ns
 
 
 @_compile
@@ -784,6 +754,8 @@ def _take(b: Book, m: Memory, i: Input, w: Work, f: int, seat: int) -> None:
             _export(b, m, w, seat, column)
     for a in range(i.array_ptr[f], i.array_ptr[f + 1]):
         column = b.column_of_array[i.array_point[a]]
+        if column < 0:
+            continue
         cell, count = _own_cell(b, column, cohort, local), b.member_count[column]
         if i.array_at[a + 1] - i.array_at[a] != count or m.last_ns[cell] == ts_ns:  # of another configuration; a repetition
             continue
@@ -821,18 +793,36 @@ def run(b: Book, m: Memory, i: Input, w: Work, out: Output, entry: int, frame: i
     """
     said = np.searchsorted(i.said_entry, entry)
     while entry < len(i.time_ns):
-        w.tally[3] = entry
-        clock = _fire(b, m, i, w, out, i.time_ns[entry], entry, clock)
         if _is_full(m, w, out):
-            return entry, frame, clock
-        if said < len(i.said_entry) and i.said_entry[said] == entry:
-            while said < len(i.said_entry) and i.said_entry[said] == entry:
+            break
+        # One moment: what is due before the entry, in order, then the entry itself. All end alike, so that there is one copy of that.
+        now, phase, is_sample, until_ns = entry, TIMER, True, i.time_ns[entry]
+        w.tally[3] = now
+        has_timer = m.tally[1] > 0 and not i.blind and m.heap_time[0] <= until_ns
+        has_clock = clock < len(i.clock_ns) and i.clock_ns[clock] <= until_ns
+        if has_clock and (
+            not has_timer
+            or i.clock_ns[clock] < m.heap_time[0]
+            or (i.clock_ns[clock] == m.heap_time[0] and m.heap_key[0] & 3 != CONDITION)
+        ):
+            seen_ns = time_ns = i.clock_ns[clock]
+            for k in range(len(b.c_cell)):
+                _say_cell(b, m, w, k, i.clock_value[clock, k])
+            clock += 1
+        elif has_timer:
+            seen_ns = time_ns = m.heap_time[0]
+            _ring(b, m, w, out, now)
+            is_sample = False
+        else:
+            phase, seen_ns, time_ns = ENTRY, until_ns, until_ns
+            while said < len(i.said_entry) and i.said_entry[said] == now:
                 _say_cell(b, m, w, i.said_cell[said], i.said_value[said])
                 said += 1
-            _settle(b, m, w, i.time_ns[entry], True)
-            _judge_touched(b, m, w, out, entry, ENTRY, i.time_ns[entry])
-        if i.is_frame[entry]:
-            _frame(b, m, i, w, out, frame, entry)
-            frame += 1
-        entry += 1
+            if i.is_frame[now]:
+                seen_ns, time_ns = i.ts_ns[frame], _frame(b, m, i, w, frame, now)
+                frame += 1
+            entry += 1
+        if w.tally[0]:
+            _settle(b, m, w, seen_ns, is_sample)
+            _judge_touched(b, m, w, out, now, phase, time_ns)
     return entry, frame, clock

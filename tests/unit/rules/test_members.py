@@ -248,12 +248,12 @@ def test_too_many_members_to_remember_are_refused() -> None:
     plan = Plan()
     plan.apply(
         SiteConfig(
-            site="s", areas=[AreaSpec(name="a")], devices=[DeviceSpec(name="d", profile="p", area="a", count=129)],
+            site="s", areas=[AreaSpec(name="a")], devices=[DeviceSpec(name="d", profile="p", area="a", count=140)],
             profiles={"p": Profile(name="p", points=[point], rules=[rule])},
         )
     )  # fmt: skip
     (fault,) = bind(plan).faults
-    assert "rise(x, 60 s) of 129 devices needs 103" in fault.message
+    assert "rise(x, 60 s) of 140 devices needs 1050" in fault.message
 
 
 # -- configuration and snapshots ---------------------------------------------------------------------------------------------
