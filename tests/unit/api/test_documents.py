@@ -23,7 +23,7 @@ def test_routes(text: str, tmp_path: Path) -> None:
     schema = make_app(world.parts).openapi()
     world.close()
     real = {f"{method.upper()} {path.removeprefix('/api/v1')}" for path, item in schema["paths"].items() for method in item}
-    assert set(re.findall(r"^\| `((?:GET|POST|DELETE) [^`]+)`", text, re.MULTILINE)) == real
+    assert set(re.findall(r"^\| `((?:GET|POST|PUT|DELETE) [^`]+)`", text, re.MULTILINE)) == real
 
 
 def test_metrics(text: str, tmp_path: Path) -> None:
