@@ -58,7 +58,7 @@ def _pass_of(op: int) -> Callable[[Array, Array], None]:
         for k in range(len(x)):
             x[k] = calculate.simple(op, x[k], y[k])
 
-    return run  # type: ignore[no-any-return]
+    return run
 
 
 _add, _subtract, _multiply = (_pass_of(op) for op in (calculate.ADD, calculate.SUBTRACT, calculate.MULTIPLY))
