@@ -302,7 +302,7 @@ def test_chinese(world: Farm, chinese: None) -> None:
     world.live(7, temp_c=39)
     alarm, vent = said(world.why(HOT)), said(world.why(VENT))
     assert "报警状态：触发，未确认（UNACK, P2）" in alarm
-    assert "h-0 气温 39.0 C" in alarm
+    assert "h-0 气温 39 C" in alarm
     assert "规则 HOT，第 3 版：(temp_c (39 C) > 38) and (weather.wind_m_s (3 m/s) < 17)" in alarm
     assert "不低于 80 %，规则 HOT（生存）" in vent
     assert "未被采纳：\n  定为 40 %，规则 WARM（温度）" in vent
