@@ -253,7 +253,7 @@ def test_too_many_members_to_remember_are_refused() -> None:
         )
     )  # fmt: skip
     (fault,) = bind(plan).faults
-    assert "rise(x, 60 s) of 140 devices needs 1050" in fault.message
+    assert "rise(x, 1 min) of 140 devices needs 1050" in fault.message
 
 
 # -- configuration and snapshots ---------------------------------------------------------------------------------------------
