@@ -6,6 +6,8 @@ after 30 s the process ends with the reason.
 """
 
 import asyncio
+import base64
+import binascii
 import contextlib
 import ctypes
 import functools
@@ -34,6 +36,7 @@ from ingest.decode import Directory, Gather
 from ingest.link import Delivery
 from ingest.mqtt import MqttLink
 from ingest.receipt import Receipts
+from rules import warm_start
 from rules.engine import Engine, Outcome
 from store.inbox import Inbox
 from store.journal import Journal
@@ -320,15 +323,21 @@ class Core:
 
     def _take_config(self, request: Request, body: dict[str, Any], now_ns: int) -> None:
         """A configuration that does not hold, however it came into the inbox, is journaled as refused and changes nothing."""
+        text, packed, problem = str(body.pop("text", "")), str(body.pop("warm", "")), ""
         try:
-            config = SiteConfig.model_validate_json(str(body.pop("text", "")))
+            config = SiteConfig.model_validate_json(text)
+            if warm := base64.b64decode(packed, validate=True):
+                warm_start.decode(warm)
         except ValidationError as error:
             problem = f"{error.error_count()} mistakes, the first: {error.errors(include_url=False, include_input=False)[0]['msg']}"
+        except (binascii.Error, CorruptError) as error:
+            problem = str(error)
+        if problem:
             log.error("configuration refused", request=request.id, problem=problem)
             self._gather.add(Request(request.id, request.kind, request.author, body | {"refused": problem[:500]}), now_ns)
             return
         self._gather.add(Request(request.id, request.kind, request.author, body | {"sha256": config.sha256()}), now_ns)
-        self._gather.add(Config(config.site, config.sha256(), config.canonical(), request.author), now_ns)
+        self._gather.add(Config(config.site, config.sha256(), config.canonical(), request.author, warm), now_ns)
 
     # -- life --------------------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ nothing here; a BAD one is unknown. A late one is counted in the windows of rule
 """
 
 import itertools
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from rules import loop, panes
 from rules.book import GROUP_MAX, bind, evidence, level_of
 from rules.clock import OF_AREA, area_value, clock_values, full_minutes
-from rules.cohort import Cohort, Fault, Rule, Rulebook
+from rules.cohort import Cohort, Fault, Rule, Rulebook, Virtual
 from rules.loop import NEVER, Input, Memory, Output, Work
 from telemetry import quality
 from telemetry.frame import Flag, Verdict
@@ -113,10 +114,8 @@ class Conditions:
             mark_v=np.zeros(sum(c.width * len(c.virtual) for c in book.cohorts), np.int64),
             mark_r=np.zeros(len(book.rules), np.int64), tally=np.array([pool, 0, 1, 0], np.int64),
         )  # fmt: skip
-        for cohort in book.cohorts:
-            for number, made in enumerate(cohort.virtual, self._first_virtual(cohort)):
-                if made.kind == loop.PANES:
-                    panes.clean(made.fn, self._state_of(cohort, number))
+        for _, made, memory in self.windows():
+            panes.clean(made.fn, memory)
         self._is_fresh = True
         self._work = Work(
             t_seat=np.zeros(touched, np.int32), t_column=np.zeros(touched, np.int32), w_v=np.zeros(touched, np.int32),
@@ -133,6 +132,13 @@ class Conditions:
         """What virtual column `number` remembers: (seats, words) int64."""
         _, _, first, words = self._book.arrays.v_pane[number, :4].tolist()
         return self._memory.pane_i[first : first + words * cohort.width].reshape(cohort.width, words)
+
+    def windows(self) -> Iterator[tuple[Cohort, Virtual, Array]]:
+        """Every function over time of every cohort, with its memory in place: (seats, words) int64."""
+        for cohort in self._book.cohorts:
+            for number, made in enumerate(cohort.virtual, self._first_virtual(cohort)):
+                if made.kind == loop.PANES:
+                    yield cohort, made, self._state_of(cohort, number)
 
     def _first_virtual(self, cohort: Cohort) -> int:
         """Number of the cohort's first virtual column."""

@@ -14,7 +14,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from rules import warm_start
 from rules.area import changes_area
+from rules.condition import Conditions
 from telemetry.decision import Decision, in_order
 from telemetry.frame import Admission, Entries, slice_entries
 from telemetry.plan import NS_PER_S, Plan
@@ -66,6 +68,7 @@ class Engine:
             start = stop
             if isinstance(record, Config):
                 self.configure(SiteConfig.model_validate_json(record.text))
+                self._take_warm(record.warm)
         self.position = entries.first + len(entries) - 1
         return Outcome(Admission(np.concatenate(verdicts), np.concatenate(qualities)), decisions, commands)
 
@@ -74,6 +77,14 @@ class Engine:
         self.plan.apply(config)
         for stage in self.stages:
             stage.configure(self.plan)
+
+    def _take_warm(self, warm: bytes) -> None:
+        """Give windows that a configuration has just made the memory it brings."""
+        if warm:
+            given = warm_start.decode(warm)
+            for stage in self.stages:
+                if isinstance(stage, Conditions):
+                    warm_start.take(stage, self.plan, given)
 
     def _run(self, span_entries: Entries) -> Span:
         span = Span(span_entries, self.plan)
