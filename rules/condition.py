@@ -128,6 +128,10 @@ class Conditions:
         columns = [np.zeros(size, kind) for kind in kinds]
         self._output = Output._make([*columns, np.zeros((size, loop.LEAVES)), np.array([0, room], np.int64)])
 
+    def memory_bytes(self) -> int:
+        """What the state takes, without the windows'."""
+        return sum(column.nbytes for name, column in self._memory._asdict().items() if not name.startswith("pane_"))
+
     def _state_of(self, cohort: Cohort, number: int) -> Array:
         """What virtual column `number` remembers: (seats, words) int64."""
         _, _, first, words = self._book.arrays.v_pane[number, :4].tolist()
@@ -342,7 +346,7 @@ class Conditions:
             elif made.kind in (loop.STALE, loop.SILENT):
                 first = int(self._book.arrays.v_timer[number])
                 saved[made.key]["due"] = m.t_due[first : first + cohort.width]
-        return {"seats": np.array(cohort.seat_keys(), np.int64), "columns": saved}
+        return {"seats": cohort.seat_keys(), "columns": saved}
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Take over what still exists; the rest starts idle."""
@@ -360,7 +364,7 @@ class Conditions:
         self._set_ages()
 
     def _restore_columns(self, cohort: Cohort, old: dict[str, Any]) -> None:
-        m, seats = self._memory, np.array(cohort.seat_keys(), np.int64)
+        m, seats = self._memory, cohort.seat_keys()
         order = np.argsort(old["seats"])
         place = np.searchsorted(old["seats"], seats, sorter=order) if len(order) else np.zeros(len(seats), np.int64)
         place = order[np.minimum(place, len(order) - 1)] if len(order) else place
@@ -384,8 +388,9 @@ class Conditions:
 
     def _restore_conditions(self, rule: Rule, part: dict[str, Any]) -> None:
         m, cohort = self._memory, rule.cohort
-        local = np.array([cohort.place.get(number, -1) for number in np.asarray(part["device"]).tolist()], np.int64)
-        wanted = local >= 0
+        device = np.asarray(part["device"])
+        local = np.minimum(np.searchsorted(cohort.number, device), cohort.width - 1)
+        wanted = cohort.number[local] == device
         if rule.mask is not None:
             wanted &= rule.mask[local]
         local, count = local[wanted], int(wanted.sum())

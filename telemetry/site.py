@@ -265,11 +265,11 @@ class SiteConfig(_Model):
     def _unique(cls, devices: list[DeviceSpec]) -> list[DeviceSpec]:
         seen: set[str] = set()
         for device in devices:
-            for name in device.names():
-                if name in seen:
-                    msg = f"device {name!r} is declared twice"
-                    raise ValueError(msg)
-                seen.add(name)
+            names = device.names()
+            if not seen.isdisjoint(names):
+                msg = f"device {next(name for name in names if name in seen)!r} is declared twice"
+                raise ValueError(msg)
+            seen.update(names)
         return devices
 
     @model_validator(mode="after")
@@ -281,7 +281,13 @@ class SiteConfig(_Model):
 
     def _reference_errors(self) -> Any:
         areas = {area.name for area in self.areas}
-        names = {name for device in self.devices for name in device.names()}
+        plain = {device.name for device in self.devices if device.count is None}
+        counted = {device.name: device.count for device in self.devices if device.count is not None}
+
+        def is_there(name: str) -> bool:
+            base, _, number = name.rpartition("-")
+            return name in plain or (number.isdecimal() and number == str(int(number)) and int(number) < counted.get(base, 0))
+
         for device in self.devices:
             if device.area not in areas:
                 yield f"device {device.name!r} stands in area {device.area!r}, which does not exist"
@@ -289,7 +295,7 @@ class SiteConfig(_Model):
                 yield f"device {device.name!r} has profile {device.profile!r}, which does not exist"
         for area in self.areas:
             for link, target in area.links.items():
-                if "/" not in target and target not in names:
+                if "/" not in target and not is_there(target):
                     yield f"area {area.name!r} links {link!r} to device {target!r}, which does not exist"
 
     @model_validator(mode="before")
