@@ -6,12 +6,12 @@ it to the engine that applies the entry. What a column remembers of its own is n
 begin empty: history does not say what of it had come in time, and what came late never moves an actuator.
 """
 
-import zlib
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from rules import calculate, loop, panes
 from rules.cohort import Cohort, Rulebook, Virtual
@@ -20,20 +20,33 @@ from telemetry.errors import CallerError, CorruptError
 from telemetry.plan import NS_PER_S, Plan
 
 VERSION: Final = 1
-MEMORY_MAX: Final = 32 << 20  # bytes of state in one configuration: core unpacks them while it does nothing else
-NAMES_MAX: Final = 32 << 20  # and of everything beside it
+MEMORY_MAX: Final = 16 << 20  # bytes of memory in one configuration: core copies them while it does nothing else
 LOOK_BACK: Final = 2  # window lengths: a sample of the one before the last decides whether the last counts as covered
 NAMED: Final = 3  # columns that a message names
 
 
 class Column(msgspec.Struct, array_like=True, frozen=True):
-    """A virtual column of some devices: where it belongs, and (devices, words) int64 as bytes."""
+    """A virtual column of some devices. Its memory is (devices, words) int64, of which most may be 0: `mask` has a bit for each that is
+    not (numpy.packbits), `state` their bytes, little-endian."""
 
     cohort: str
     key: str
     words: int
     devices: list[str]
+    mask: bytes
     state: bytes
+
+    @property
+    def size(self) -> int:
+        """Words of its memory."""
+        return self.words * len(self.devices)
+
+    def memory(self) -> NDArray[np.int64]:
+        """(devices, words)."""
+        whole = np.zeros(self.size, np.int64)
+        there = np.unpackbits(np.frombuffer(self.mask, np.uint8), count=self.size).view(np.bool_)
+        whole[there] = np.frombuffer(self.state, np.int64)
+        return whole.reshape(len(self.devices), self.words)
 
 
 class WarmStart(msgspec.Struct, array_like=True, frozen=True):
@@ -48,22 +61,24 @@ _decoder = msgspec.msgpack.Decoder(WarmStart)
 
 
 def encode(found: WarmStart) -> bytes:
-    """What `Config.warm` carries."""
-    return zlib.compress(msgspec.msgpack.encode(found), 1)
+    """What `Config.warm` carries: msgpack."""
+    return msgspec.msgpack.encode(found)
 
 
 def decode(data: bytes) -> WarmStart:
     """Inverse of `encode`. Raises CorruptError for anything else."""
-    unpack = zlib.decompressobj()
     try:
-        made = _decoder.decode(unpack.decompress(data, MEMORY_MAX + NAMES_MAX))
-    except (zlib.error, msgspec.DecodeError) as error:
+        made = _decoder.decode(data)
+    except msgspec.DecodeError as error:
         raise CorruptError(f"the memory of windows cannot be read: {error}") from error
-    if not unpack.eof or made.version != VERSION:
-        raise CorruptError(f"the memory of windows is not of version {VERSION}, or larger than {MEMORY_MAX >> 20} MiB")
+    if made.version != VERSION:
+        raise CorruptError(f"the memory of windows is of version {made.version}, this program knows {VERSION}")
     for column in made.columns:
-        if column.words <= 0 or len(column.state) != 8 * column.words * len(column.devices):
-            raise CorruptError(f"the memory of {column.key} has {len(column.state)} bytes for {len(column.devices)} devices")
+        filled = int(np.bitwise_count(np.frombuffer(column.mask, np.uint8)).sum())
+        if column.words <= 0 or len(column.mask) != -(-column.size // 8) or len(column.state) != 8 * filled:
+            raise CorruptError(f"the memory of {column.key} does not fit its {len(column.devices)} devices")
+    if sum(8 * column.size for column in made.columns) > MEMORY_MAX:
+        raise CorruptError(f"the memory of windows is larger than {MEMORY_MAX >> 20} MiB")
     return made
 
 
@@ -179,7 +194,10 @@ def collect(stage: Conditions, columns: dict[tuple[str, str], set[int]], reached
         seats = [k for k, device in enumerate(cohort.devices) if device.number in numbers and state[k, 0] != panes.NONE]
         if seats:
             names = [cohort.devices[k].name for k in seats]
-            made.append(Column(cohort.name, virtual.key, state.shape[1], names, state[seats].tobytes()))
+            memory = state[seats].reshape(-1)
+            there = memory != 0
+            mask = np.packbits(there).tobytes()
+            made.append(Column(cohort.name, virtual.key, state.shape[1], names, mask, memory[there].tobytes()))
     return WarmStart(VERSION, reached_ms, made)
 
 
@@ -194,4 +212,4 @@ def take(stage: Conditions, plan: Plan, given: WarmStart) -> None:
         place = np.array([cohort.place.get(number, -1) for number in numbers], np.int64)
         rows = np.flatnonzero(place >= 0)
         rows = rows[state[place[rows], 0] == panes.NONE]
-        state[place[rows]] = np.frombuffer(column.state, np.int64).reshape(-1, column.words)[rows]
+        state[place[rows]] = column.memory()[rows]

@@ -246,11 +246,11 @@ def test_more_than_a_configuration_may_bring_is_told_with_the_largest() -> None:
     plans = []
     for config in (few, many):
         plan = Plan()
-        houses = config.devices[1].model_copy(update={"name": "h", "count": 2_000})
+        houses = config.devices[1].model_copy(update={"name": "h", "count": 1_000})
         plan.apply(config.model_copy(update={"devices": [config.devices[0], houses]}))
         plans.append(plan)
     with pytest.raises(
-        CallerError, match=r"is 33 MiB, a configuration brings at most 32 MiB.*median\(air_temp_c, 7 d\) of farm/house"
+        CallerError, match=r"is 17 MiB, a configuration brings at most 16 MiB.*median\(air_temp_c, 7 d\) of farm/house"
     ):
         warm_start.missing(plans[0], bind(plans[0]), bind(plans[1]), "farm")
 
