@@ -136,14 +136,14 @@ class Plan:
         self.active.difference_update(previous)
         self.sites[config.site] = config
         self._columns = self._groups = None
-        changed = [
-            (number, name, spec)
-            for spec in config.devices
-            for number, name in self._changed(config, spec, config.profiles[spec.profile])
-        ]
-        known = self._known_points({number for number, _, _ in changed if number is not None})
-        for number, name, spec in changed:
-            self._place(config, name, spec, known.get(number, {}) if number is not None else {})
+        area_tags = {area.name: area.tags for area in config.areas}
+        changed: list[tuple[int | None, str, DeviceSpec, tuple[str, ...]]] = []
+        for spec in config.devices:
+            tags = (*spec.tags, *area_tags[spec.area])
+            changed += [(number, name, spec, tags) for number, name in self._changed(config, spec, tags)]
+        known = self._known_points({number for number, *_ in changed if number is not None})
+        for number, name, spec, tags in changed:
+            self._place(config, name, spec, tags, known.get(-1 if number is None else number, {}))
 
     def _replace_rules(self, config: SiteConfig) -> None:
         """The common change, in a moment also for 10,000 devices: no number and no limit moves."""
@@ -156,9 +156,9 @@ class Plan:
             if group.is_active and group.site == config.site:
                 group.profile = config.profiles[group.profile.name]
 
-    def _changed(self, config: SiteConfig, spec: DeviceSpec, profile: Profile) -> Iterator[tuple[int | None, str]]:
+    def _changed(self, config: SiteConfig, spec: DeviceSpec, tags: tuple[str, ...]) -> Iterator[tuple[int | None, str]]:
         """Number and name of devices of a line that are new or not what they were; the others are active again, with the new rules."""
-        tags, parent, origin, area = _tags(config, spec), spec.parent or "", config.origin, spec.area
+        profile, parent, origin, area = config.profiles[spec.profile], spec.parent or "", config.origin, spec.area
         points, fits = [p.name for p in profile.points], dict[int, bool]()
         for name in spec.names():
             number = self.device_number.get(f"{config.site}/{name}")
@@ -185,7 +185,7 @@ class Plan:
                 known.setdefault(owner, {})[name] = number
         return known
 
-    def _place(self, config: SiteConfig, name: str, spec: DeviceSpec, known: dict[str, int]) -> None:
+    def _place(self, config: SiteConfig, name: str, spec: DeviceSpec, tags: tuple[str, ...], known: dict[str, int]) -> None:
         key, profile = f"{config.site}/{name}", config.profiles[spec.profile]
         number = self.device_number.get(key)
         if number is None:
@@ -194,9 +194,7 @@ class Plan:
         numbers = [known[p.name] if p.name in known else self._new_point(number, p.name) for p in profile.points]
         block = range(numbers[0], numbers[0] + len(numbers)) if numbers else range(0)
         points = block if list(block) == numbers else tuple(numbers)  # a range: 10,000 devices of 10 points are 5 MB less
-        device = Device(
-            number, config.site, name, spec.area, profile, config.origin, points, spec.parent or "", _tags(config, spec)
-        )
+        device = Device(number, config.site, name, spec.area, profile, config.origin, points, spec.parent or "", tags)
         if number == len(self.devices):
             self.devices.append(device)
         else:
@@ -274,10 +272,6 @@ class Plan:
         for config in configs.values():
             plan.apply(config)
         return plan
-
-
-def _tags(config: SiteConfig, spec: DeviceSpec) -> tuple[str, ...]:
-    return (*spec.tags, *next(area.tags for area in config.areas if area.name == spec.area))
 
 
 def _group(site: str, devices: list[Device], *, is_active: bool) -> Group:
