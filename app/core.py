@@ -50,7 +50,7 @@ from telemetry.errors import CorruptError, EnvironmentFault, FencedError, LinkEr
 from telemetry.frame import Entries, Flag
 from telemetry.plan import NS_PER_S
 from telemetry.record import Clock, Config, Event, Request, Start
-from telemetry.site import SiteConfig
+from telemetry.site import parse_site
 from telemetry.transaction import Accounting, Transaction
 from telemetry.wire.columns import encode_admission, encode_entries
 
@@ -325,7 +325,7 @@ class Core:
         """A configuration that does not hold, however it came into the inbox, is journaled as refused and changes nothing."""
         text, packed, problem = str(body.pop("text", "")), str(body.pop("warm", "")), ""
         try:
-            config = SiteConfig.model_validate_json(text)
+            config = parse_site(text)
             if warm := base64.b64decode(packed, validate=True):
                 warm_start.decode(warm)
         except ValidationError as error:

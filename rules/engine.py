@@ -21,7 +21,7 @@ from telemetry.decision import Decision, in_order
 from telemetry.frame import Admission, Entries, slice_entries
 from telemetry.plan import NS_PER_S, Plan
 from telemetry.record import Config, Event, Request, Start
-from telemetry.site import SiteConfig
+from telemetry.site import SiteConfig, parse_site
 from telemetry.span import ENTRY, TIMER, CommandOut, Span, Stage
 
 BLIND_MAX_NS: Final = 60 * NS_PER_S
@@ -67,7 +67,7 @@ class Engine:
             commands += span.commands
             start = stop
             if isinstance(record, Config):
-                self.configure(SiteConfig.model_validate_json(record.text))
+                self.configure(parse_site(record.text))
                 self._take_warm(record.warm)
         self.position = entries.first + len(entries) - 1
         return Outcome(Admission(np.concatenate(verdicts), np.concatenate(qualities)), decisions, commands)
