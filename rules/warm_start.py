@@ -19,7 +19,6 @@ from rules.condition import Conditions
 from telemetry.errors import CallerError, CorruptError
 from telemetry.plan import NS_PER_S, Plan
 
-VERSION: Final = 1
 MEMORY_MAX: Final = 16 << 20  # bytes of memory in one configuration: core copies them while it does nothing else
 LOOK_BACK: Final = 2  # window lengths: a sample of the one before the last decides whether the last counts as covered
 NAMED: Final = 3  # columns that a message names
@@ -50,9 +49,9 @@ class Column(msgspec.Struct, array_like=True, frozen=True):
 
 
 class WarmStart(msgspec.Struct, array_like=True, frozen=True):
-    """Everything one CONFIG brings. reached_ms: history was read up to there."""
+    """Everything one CONFIG brings. layout: that of the program that made it; reached_ms: history was read up to there."""
 
-    version: int
+    layout: int
     reached_ms: int
     columns: list[Column]
 
@@ -71,8 +70,6 @@ def decode(data: bytes) -> WarmStart:
         made = _decoder.decode(data)
     except msgspec.DecodeError as error:
         raise CorruptError(f"the memory of windows cannot be read: {error}") from error
-    if made.version != VERSION:
-        raise CorruptError(f"the memory of windows is of version {made.version}, this program knows {VERSION}")
     for column in made.columns:
         filled = int(np.bitwise_count(np.frombuffer(column.mask, np.uint8)).sum())
         if column.words <= 0 or len(column.mask) != -(-column.size // 8) or len(column.state) != 8 * filled:
@@ -198,11 +195,16 @@ def collect(stage: Conditions, columns: dict[tuple[str, str], set[int]], reached
             there = memory != 0
             mask = np.packbits(there).tobytes()
             made.append(Column(cohort.name, virtual.key, state.shape[1], names, mask, memory[there].tobytes()))
-    return WarmStart(VERSION, reached_ms, made)
+    return WarmStart(panes.LAYOUT, reached_ms, made)
 
 
 def take(stage: Conditions, plan: Plan, given: WarmStart) -> None:
-    """Fill what has seen nothing yet. No condition changes before the next sample: a column's value stays unknown until then."""
+    """Fill what has seen nothing yet. No condition changes before the next sample: a column's value stays unknown until then.
+
+    What a program with another layout made is left alone: its journal is read, with these windows cold.
+    """
+    if given.layout != panes.LAYOUT:
+        return
     wanted = {(column.cohort, column.key): column for column in given.columns}
     for cohort, virtual, state in stage.windows():
         column = wanted.get((cohort.name, virtual.key))

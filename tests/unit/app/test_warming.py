@@ -170,7 +170,7 @@ def test_what_moves_an_actuator_and_what_has_no_end_is_not_warmed(scan: FileScan
     found = computed(order, scan)
     column = next(c for c in found.columns if c.key == "mean(air_temp_c, 3 h)")
     forged = msgspec.structs.replace(column, key="mean(air_temp_c, 45 min) live")  # a CONFIG that says so is not believed
-    given = WarmStart(1, found.reached_ms, [forged])
+    given = WarmStart(panes.LAYOUT, found.reached_ms, [forged])
     engine = running(order, NOW_MS)
     engine.step(applied(order, given, engine.position + 1, NOW_MS))
     state = memories(engine)["farm/house", "mean(air_temp_c, 45 min) live"]
@@ -215,6 +215,14 @@ def test_a_memory_of_its_own_is_never_replaced(scan: FileScan) -> None:
     engine.step(applied(order, found, engine.position + 1, NOW_MS))
     for key, state in memories(engine).items():
         np.testing.assert_array_equal(state, before[key])
+
+
+def test_a_memory_of_another_layout_is_left_alone(scan: FileScan) -> None:
+    order = make_warm_job(scan, new_farm(), NOW_MS)
+    other = msgspec.structs.replace(computed(order, scan), layout=panes.LAYOUT + 1)
+    engine = running(order, NOW_MS)
+    engine.step(applied(order, other, engine.position + 1, NOW_MS))
+    assert all((memories(engine)[key][:, 0] == panes.NONE).all() for key in order.missing.columns)
 
 
 def test_only_what_is_new_is_read(scan: FileScan) -> None:

@@ -1,5 +1,6 @@
 """Functions over time against their definitions, one sample at a time with whole lists."""
 
+import hashlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -296,3 +297,14 @@ def test_held_long_enough_is_true_before_the_window_is_covered() -> None:
     said = [column.take(T0 + k * PANE_NS, 1.0) for k in range(6)]
     assert [math.isnan(value) for value in said] == [True, True, True, False, False, False]
     assert said[-1] == 1.0
+
+
+def test_a_changed_layout_has_a_new_number() -> None:
+    """Configurations in journals carry the state of windows: when this changes, raise panes.LAYOUT."""
+    log = hashlib.sha256()
+    for fn in sorted(set(SIZES) - {EWMA, CUSUM_HIGH, CUSUM_LOW}):
+        column = Column(fn, PARAMETERS.get(fn, ()))
+        for k in range(200):
+            column.take(T0 + k * 7 * PANE_NS // 10, float(k % 2) if fn == HELD else float(k * 37 % 101) - 50)
+        log.update(column.state[1].tobytes())
+    assert (panes.LAYOUT, log.hexdigest()[:16]) == (2, "9cc29ae6786d9021")
