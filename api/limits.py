@@ -136,7 +136,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = self._config_max if scope["path"].endswith(("/config", "/backtests")) else self._body_max
+        limit = self._config_max if scope["path"].endswith(("/config", "/backtests", "/warmings")) else self._body_max
         error = ProblemError(413, "too-large", f"The body may have at most {limit} bytes.")
         declared = Headers(scope=scope).get("content-length", "0")
         if not declared.isdecimal() or int(declared) > limit:

@@ -17,6 +17,7 @@ from api.feed import FeedHub
 from api.limits import LoginLimit, QueryPool
 from api.problem import ProblemError
 from api.state import LiveState
+from api.warmings import Warmings
 from store.history import History
 from telemetry.clock import Clock
 from telemetry.errors import StoreError
@@ -75,7 +76,7 @@ class Lag:
 @dataclass(frozen=True, slots=True)
 class Parts:
     """Everything a route may use. hosts: host names that are answered; metrics_open: /metrics needs no login;
-    lanes: directory of lane results; notify: the delivery journal; backtests: None where nobody runs them."""
+    lanes: directory of lane results; notify: the delivery journal; backtests, warmings: None where nobody runs them."""
 
     state: LiveState
     history: History
@@ -92,6 +93,7 @@ class Parts:
     lanes: Path | None = None
     notify: Path | None = None
     backtests: Backtests | None = None
+    warmings: Warmings | None = None
 
     def core_silent_ms(self) -> int:
         """How long the core has written nothing new."""

@@ -24,6 +24,8 @@ PARAMETERS: Final[dict[str, Any]] = {
     "command": "nursery/ms-1/roof_vent:17",
     "request": "wang.8c1f0a7e2b94",
     "backtest": "4f1c2a7b9d3e8a60",
+    "warming": "4f1c2a7b9d3e8a60",
+    "warm": "4f1c2a7b9d3e8a60",
     "session": "5f70bf18a086007016e948b04aed3b827f2d5b0c4c1a9e66d3f5b8a7c2e1d904",
     "subject": "MS-T-HH@nursery/ms-1",
     "kind": "alarm",

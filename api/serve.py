@@ -22,6 +22,7 @@ from api.follower import CountingProjector, HistoryFollower, LiveFollower, probe
 from api.limits import LoginLimit, QueryPool
 from api.parts import Lag, Parts, RequestDesk
 from api.state import LiveState
+from api.warmings import Warmings
 from store.history import History
 from store.inbox import Inbox
 from store.journal_reader import JournalReader
@@ -128,7 +129,9 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def make_parts(settings: WebSettings, *, history: History, clock: Clock, backtests: Backtests | None = None) -> Parts:
+def make_parts(
+    settings: WebSettings, *, history: History, clock: Clock, backtests: Backtests | None = None, warmings: Warmings | None = None
+) -> Parts:
     """Every part over the files of the data directory."""
     state = LiveState()
     names = {"127.0.0.1", "localhost", "[::1]"} | ({settings.host} if settings.host not in ("0.0.0.0", "::") else set())
@@ -148,6 +151,7 @@ def make_parts(settings: WebSettings, *, history: History, clock: Clock, backtes
         lanes=settings.data_dir / "lanes",
         notify=settings.data_dir / "notify.sqlite",
         backtests=backtests,
+        warmings=warmings,
     )
 
 
@@ -157,6 +161,7 @@ async def serve(
     history: History,
     clock: Clock,
     backtests: Backtests | None = None,
+    warmings: Warmings | None = None,
     stop: asyncio.Event | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
@@ -165,15 +170,16 @@ async def serve(
     The history is the caller's to open and is closed here. Raises EnvironmentFault when the address cannot be bound.
     """
     listener = bind(settings.host, settings.port)
-    parts = make_parts(settings, history=history, clock=clock, backtests=backtests)
+    parts = make_parts(settings, history=history, clock=clock, backtests=backtests, warmings=warmings)
     base_url = f"http://{settings.host if ':' not in settings.host else f'[{settings.host}]'}:{listener.getsockname()[1]}"
     server = Server(make_app(parts))
     try:
         await _run(server, listener, parts, settings, stop or _signalled(), lambda: (on_ready or _told)(base_url))
     finally:
         listener.close()
-        if backtests is not None:  # before the history that it reads
-            backtests.close()
+        for reading in (backtests, warmings):  # before the history that they read
+            if reading is not None:
+                reading.close()
         for close in (parts.queries.close, parts.desk.close, parts.gate.close, parts.history.close):
             close()
 

@@ -6,6 +6,8 @@ after 30 s the process ends with the reason.
 """
 
 import asyncio
+import base64
+import binascii
 import contextlib
 import ctypes
 import functools
@@ -34,6 +36,7 @@ from ingest.decode import Directory, Gather
 from ingest.link import Delivery
 from ingest.mqtt import MqttLink
 from ingest.receipt import Receipts
+from rules import warm_start
 from rules.engine import Engine, Outcome
 from store.inbox import Inbox
 from store.journal import Journal
@@ -47,7 +50,7 @@ from telemetry.errors import CorruptError, EnvironmentFault, FencedError, LinkEr
 from telemetry.frame import Entries, Flag
 from telemetry.plan import NS_PER_S
 from telemetry.record import Clock, Config, Event, Request, Start
-from telemetry.site import SiteConfig
+from telemetry.site import parse_site
 from telemetry.transaction import Accounting, Transaction
 from telemetry.wire.columns import encode_admission, encode_entries
 
@@ -322,10 +325,15 @@ class Core:
     def _take_config(self, request: Request, body: dict[str, Any], now_ns: int) -> None:
         """A configuration that does not hold, however it came into the inbox, or whose base is not the one in force any more, is journaled
         as refused and changes nothing."""
+        text, packed, problem = str(body.pop("text", "")), str(body.pop("warm", "")), ""
         try:
-            config = SiteConfig.model_validate_json(str(body.pop("text", "")))
+            config = parse_site(text)
+            if warm := base64.b64decode(packed, validate=True):
+                warm_start.decode(warm)
         except ValidationError as error:
             problem = f"{error.error_count()} mistakes, the first: {error.errors(include_url=False, include_input=False)[0]['msg']}"
+        except (binascii.Error, CorruptError) as error:
+            problem = str(error)
         else:
             problem = self._stale(config.site, body)
         if problem:
@@ -334,7 +342,7 @@ class Core:
             return
         self._in_force[config.site] = config.sha256()
         self._gather.add(Request(request.id, request.kind, request.author, body | {"sha256": self._in_force[config.site]}), now_ns)
-        self._gather.add(Config(config.site, self._in_force[config.site], config.canonical(), request.author), now_ns)
+        self._gather.add(Config(config.site, self._in_force[config.site], config.canonical(), request.author, warm), now_ns)
 
     def _stale(self, site: str, body: dict[str, Any]) -> str:
         """Why a change of the configuration `base` is too late; "" when it is not, or names no base."""

@@ -139,6 +139,7 @@ async def serve_web(settings: Settings) -> int:
     """The web process until it is told to stop."""
     from api.serve import WebSettings, serve
     from app.backtest.desk import BacktestDesk
+    from app.backtest.warming import WarmingDesk
 
     os.nice(WEB_NICE)
     allow_open_files()
@@ -154,8 +155,8 @@ async def serve_web(settings: Settings) -> int:
     )
     try:
         history = open_history(settings)
-        desk = BacktestDesk(history)
-        await serve(web, history=history, clock=clock(), backtests=desk, on_ready=lambda address: _tell(ready, address))
+        reading: dict[str, Any] = {"backtests": BacktestDesk(history), "warmings": WarmingDesk(history)}
+        await serve(web, history=history, clock=clock(), **reading, on_ready=lambda address: _tell(ready, address))
     finally:
         ready.unlink(missing_ok=True)  # the command line reads our address there
     return 0

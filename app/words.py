@@ -275,6 +275,8 @@ ZH: Final[dict[str, str]] = {
     "Lane {site}: {decisions:,} decisions, {alarms:,} alarms raised by all its devices": "通道 {site}：{decisions:,} 条决策，全部设备共触发 {alarms:,} 次报警",
     "{device}: {sent:,} samples sent, {journaled:,} journaled, {rejected:,} rejected": "{device}：已发 {sent:,} 个采样值，入日志 {journaled:,}，拒收 {rejected:,}",
     # backtest
+    "computing what new windows remember": "正在由历史计算新窗口的记忆",
+    "{windows} new windows, {samples:,} samples, {size:,} bytes": "{windows} 个新窗口，{samples:,} 个样本，{size:,} 字节",
     "Backtest": "回测",
     "Backtest of {site}": "{site} 的回测",
     "Backtest of control: the climate is the recorded one; it did not answer to what the actuators would have been told.": "控制回测：环境为历史记录，并未随执行器本应收到的指令而变化。",

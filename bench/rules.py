@@ -102,6 +102,7 @@ def bench_step(count: int) -> list[dict[str, Any]]:
 
 
 RULE_POINTS = 10
+EVERY_S = 10  # between two frames of a device
 LIMITS = tuple(55.0 + 5.0 * k for k in range(5))  # of the five rules of each point
 
 
@@ -135,9 +136,9 @@ class Stage:
         self.rng = np.random.default_rng(1)
         self.level = self.rng.normal(50.0, 5.0, len(self.engine.plan.point_owner))  # one condition in thirty is on, and stays on
 
-    def span(self, devices: NDArray[Any]) -> Span:
-        """One frame of all points of each device, 10 s later, values near their levels."""
-        self.now += 10 * NS
+    def span(self, devices: NDArray[Any], after_s: int = EVERY_S) -> Span:
+        """One frame of all points of each device, some seconds later, values near their levels."""
+        self.now += after_s * NS
         n = len(devices)
         point = np.array([list(self.engine.plan.devices[i].points) for i in devices.tolist()]).reshape(-1)
         made: dict[str, Any] = {
@@ -156,6 +157,23 @@ class Stage:
         span.blind, span.sight_ns = np.zeros(n, np.bool_), T0
         span.admission = Admission(np.full(n, Verdict.LIVE, np.uint8), np.zeros(len(frames.point), np.uint16))
         return span
+
+    def step_s(self, devices: NDArray[Any], after_s: int = EVERY_S) -> float:
+        """Seconds that the whole of `step` takes for one frame of all points of each device."""
+        entries = self.span(devices, after_s).entries
+        began = time.perf_counter()
+        self.engine.step(entries)
+        return time.perf_counter() - began
+
+    def load_s(self, config: SiteConfig) -> float:
+        """Seconds that `step` takes for a configuration."""
+        gather = Gather(Directory(self.engine.plan))
+        self.now += NS
+        gather.add(Config(config.site, config.sha256(), config.canonical()), self.now)
+        entries = gather.build(self.engine.position + 1, self.now, 0)
+        began = time.perf_counter()
+        self.engine.step(entries)
+        return time.perf_counter() - began
 
     def seconds(self, devices: NDArray[Any], repeats: int = 9) -> float:
         """Median of some runs; the first, which warms caches, is left out."""
@@ -255,26 +273,75 @@ def bench_evaluation(devices: int) -> list[dict[str, Any]]:
 
 
 def bench_load(devices: int) -> list[dict[str, Any]]:
-    """How long core does nothing else while one of 50 rules of all devices gets another limit."""
+    """How long core does nothing else while one of 50 rules of all devices gets another limit, a window rule is added, a device comes."""
     config = rule_site(devices, windows=False)
-    stage, times = Stage(config), []
-    stage.rules.run(stage.span(np.arange(devices)))
-    profile = config.profiles["p"]
-    for k in range(7):
+    profile, [line] = config.profiles["p"], config.devices
+
+    def with_rules(rules: list[RuleSpec]) -> SiteConfig:
+        return config.model_copy(update={"profiles": {"p": profile.model_copy(update={"rules": rules})}})
+
+    def other_limit(k: int) -> SiteConfig:
         changed = profile.rules[3].model_copy(update={"version": 2 + k, "when": f"p0 > {70 + k}"})
-        rules = [changed if rule.id == changed.id else rule for rule in profile.rules]
-        new = config.model_copy(update={"profiles": {"p": profile.model_copy(update={"rules": rules})}})
-        gather = Gather(Directory(stage.engine.plan))
-        stage.now += NS
-        gather.add(Config(new.site, new.sha256(), new.canonical()), stage.now)
-        entries = gather.build(stage.engine.position + 1, stage.now, 0)
-        began = time.perf_counter()
-        stage.engine.step(entries)
-        times.append(time.perf_counter() - began)
-    return [row("rules.load_pause_ms", statistics.median(times) * 1e3, "ms")]
+        return with_rules([changed if rule.id == changed.id else rule for rule in profile.rules])
+
+    def window(k: int) -> SiteConfig:
+        return with_rules([*profile.rules, RuleSpec(id="W", version=k + 1, when=f"mean(p0, {15 + k} min) > 65", priority="P3")])
+
+    def device(k: int) -> SiteConfig:
+        return config.model_copy(update={"devices": [line.model_copy(update={"count": devices + 1 + k})]})
+
+    stage = Stage(config)
+    stage.rules.run(stage.span(np.arange(devices)))
+    changes = {"rules.load_pause_ms": other_limit, "rules.load_window_pause_ms": window, "rules.load_device_pause_ms": device}
+    return [row(name, statistics.median(stage.load_s(new(k)) for k in range(7)) * 1e3, "ms") for name, new in changes.items()]
+
+
+RULES_LIVE = 2_000
+COVERED_MIN = 50  # until a window of an hour is covered
+
+
+def many_rules(devices: int, profiles: int) -> SiteConfig:
+    """2,000 rules over some profiles of equal size: of ten rules four compare a point with a number, three a mean of 15 min, one a slope
+    of an hour, and two read two points. Hardly one holds, as at a site."""
+
+    def rule(k: int) -> RuleSpec:
+        p, limit = k % RULE_POINTS, 66.0 + k / 100
+        one = (f"mean(p{p}, 15 min) > {limit}", f"slope(p{p}, 1 h) > {limit}", f"p{p} - p{(p + 1) % RULE_POINTS} > {limit - 43}")
+        when = [f"p{p} > {limit}"] * 4 + [one[0]] * 3 + [one[1]] + [one[2]] * 2
+        text = when[k // RULE_POINTS % len(when)]
+        return RuleSpec(id=f"R{k}", when=text, hysteresis=1.0, on_delay_s=30.0, off_delay_s=60.0, priority="P4")
+
+    points = [PointSpec(name=f"p{p}", unit="C", low=-50.0, high=150.0) for p in range(RULE_POINTS)]
+    rules = [rule(k) for k in range(RULES_LIVE // profiles)]
+    return SiteConfig(
+        site="rules", areas=[AreaSpec(name="a")],
+        devices=[DeviceSpec(name=f"d{n}", profile=f"p{n}", area="a", count=devices // profiles) for n in range(profiles)],
+        profiles={f"p{n}": Profile(name=f"p{n}", points=points, rules=rules) for n in range(profiles)},
+    )  # fmt: skip
+
+
+def bench_live(devices: int, *, rounds: int) -> list[dict[str, Any]]:
+    """Share of a core that `step` takes with 2,000 rules when each device sends all its points every 10 s: each rule on one of 20
+    profiles, as at a site, and each on every device. Memory: of the rule stage in the second case, without its windows."""
+    found = []
+    for profiles, name in ((20, "rules.live_2000x10k_core_share"), (1, "rules.live_2000x10k_product_core_share")):
+        stage = Stage(many_rules(devices, profiles))
+        for _ in range(COVERED_MIN):
+            stage.step_s(np.arange(devices), after_s=60)
+        shares = [stage.step_s(np.arange(devices)) / EVERY_S for _ in range(rounds)]
+        found.append(row(name, statistics.median(shares), "1"))
+    found.append(row("rules.live_2000x10k_product_mb", stage.rules.memory_bytes() / 1e6, "MB"))
+    return found
 
 
 def run(*, short: bool) -> list[dict[str, Any]]:
     """All figures of this group."""
     count, devices = 20_000 if short else 100_000, 10_000
-    return [*bench_decode(count), *bench_step(count), *bench_evaluation(devices), *bench_members(110), *bench_load(devices)]
+    return [
+        *bench_decode(count),
+        *bench_step(count),
+        *bench_evaluation(devices),
+        *bench_members(110),
+        *bench_load(devices),
+        *bench_live(devices, rounds=5 if short else 15),
+    ]

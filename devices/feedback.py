@@ -16,16 +16,11 @@ class Ears:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._is_feedback = np.zeros(len(plan.point_owner), np.bool_)  # by point
-        profiles = {id(d.profile): d.profile for d in plan.devices}
-        places = {
-            key: [i for i, point in enumerate(p.points) if any(a.feedback == point.name for a in p.actuators)]
-            for key, p in profiles.items()
-        }
-        for device in plan.devices:
-            for i in places[id(device.profile)] if device.points else ():
-                self._is_feedback[device.points[i]] = True
-        needs = {key: any(not a.expires for a in p.actuators) for key, p in profiles.items()}
-        self._needs_proof = np.array([needs[id(d.profile)] for d in plan.devices], np.bool_)  # by device
+        self._needs_proof = np.zeros(len(plan.devices), np.bool_)  # by device
+        for group in plan.groups:
+            feedback = {a.feedback for a in group.profile.actuators}
+            self._is_feedback[group.points[:, [p.name in feedback for p in group.profile.points]]] = True
+            self._needs_proof[group.number] = any(not a.expires for a in group.profile.actuators)
         self._is_proof_needed = bool(self._needs_proof.any())
 
     def is_measured(self, span: Span) -> bool:

@@ -150,8 +150,9 @@ class Admit:
         saved = self.snapshot()
         self._plan = plan
         self.ledger.grow(len(plan.devices))
-        lateness = {id(p): int(p.lateness() * NS_PER_S) for p in {id(d.profile): d.profile for d in plan.devices}.values()}
-        self._lateness = np.array([lateness[id(d.profile)] for d in plan.devices], np.int64)
+        self._lateness = np.zeros(len(plan.devices), np.int64)
+        for group in plan.groups:
+            self._lateness[group.number] = int(group.profile.lateness() * NS_PER_S)
         self._device = {name: np.zeros(len(plan.devices), np.int64) for name in self._device}
         self._allocate_points(len(plan.point_owner))
         self._restore_arrays(saved)

@@ -3,6 +3,7 @@
 The result is a function of the plan alone, and so the same in every process.
 """
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -104,8 +105,6 @@ def _specs(plan: Plan) -> Iterable[tuple[str, RuleSpec, str | None]]:
 class _Binder:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._peers: dict[tuple[str, str, str], list[Device]] = {}
-        self._children: dict[tuple[str, str], list[Device]] = {}
         self._cohorts: dict[tuple[str, str], Cohort] = {}
         self._areas: dict[str, Cohort] = {}
         self._rules: list[Rule] = []
@@ -119,30 +118,43 @@ class _Binder:
         self._constant_at: dict[bytes, int] = {}
         self._bytes = 0  # of windows
         self._names: dict[tuple[str, bytes | None], expression.Names] = {}
-        for number in sorted(plan.active):
-            device = plan.devices[number]
-            self._seat(device)
-            self._peers.setdefault((device.site, device.profile.name, device.area), []).append(device)
-            if device.parent:
-                self._children.setdefault((device.site, device.parent), []).append(device)
+        self._masks: dict[tuple[str, str | None, str | None, tuple[str, ...] | None], Array | None] = {}
+        for group in plan.groups:
+            if group.is_active:
+                cohort = Cohort(
+                    group.site, group.profile, group.devices, group.areas, group.number, group.points, place=group.place
+                )
+                self._cohorts[group.site, group.profile.name] = cohort
+                for point in group.profile.points:
+                    column = cohort.add(point.name, 0)
+                    if point.members is not None:
+                        cohort.members[column] = point.members
+                    if point.is_virtual:
+                        self._formulas[cohort.name, point.name] = point
         for site, config in sorted(plan.sites.items()):
-            self._areas[site] = Cohort(site, None, [], [area.name for area in config.areas])
-        self._cohort_of = {d.number: c for c in self._cohorts.values() for d in c.devices}
+            none = np.full(len(config.areas), -1, np.int32)
+            self._areas[site] = Cohort(site, None, [], [area.name for area in config.areas], none, none[:, None][:, :0])
 
-    def _seat(self, device: Device) -> None:
-        key = (device.site, device.profile.name)
-        cohort = self._cohorts.get(key)
-        if cohort is None:
-            cohort = self._cohorts[key] = Cohort(device.site, device.profile, [], [])
-            for point in device.profile.points:
-                column = cohort.add(point.name, 0)
-                if point.members is not None:
-                    cohort.members[column] = point.members
-                if point.is_virtual:
-                    self._formulas[cohort.name, point.name] = point
-        cohort.place[device.number] = len(cohort.devices)
-        cohort.devices.append(device)
-        cohort.areas.append(device.area)
+    @functools.cached_property
+    def _peers(self) -> dict[tuple[str, str, str], list[Device]]:
+        """Devices by site, profile and area."""
+        found: dict[tuple[str, str, str], list[Device]] = {}
+        for (site, profile), cohort in self._cohorts.items():
+            for device in cohort.devices:
+                found.setdefault((site, profile, device.area), []).append(device)
+        return found
+
+    @functools.cached_property
+    def _children(self) -> dict[tuple[str, str], list[Device]]:
+        """Devices by site and the device they are parts of, by number."""
+        found: dict[tuple[str, str], list[Device]] = {}
+        for device in (d for cohort in self._cohorts.values() for d in cohort.devices if d.parent):
+            found.setdefault((device.site, device.parent), []).append(device)
+        return {parent: sorted(parts, key=lambda d: d.number) for parent, parts in found.items()}
+
+    @functools.cached_property
+    def _cohort_of(self) -> dict[int, Cohort]:
+        return {number: cohort for cohort in self._cohorts.values() for number in cohort.place}
 
     def cohorts_of(self, site: str, profile: str | None) -> list[Cohort]:
         """Cohorts of a site, of one profile or all, by name."""
@@ -200,7 +212,10 @@ class _Binder:
 
     def try_rule(self, site: str, spec: RuleSpec, cohort: Cohort) -> None:
         """Bind one rule to a cohort; a fault when that cannot be."""
-        mask = _mask(cohort, spec)
+        scope_key = (cohort.name, spec.area, spec.tag, None if spec.devices is None else tuple(spec.devices))
+        if scope_key not in self._masks:
+            self._masks[scope_key] = _mask(cohort, spec)
+        mask = self._masks[scope_key]
         if mask is not None and not mask.any():
             return
         rule = Rule(site, spec, cohort, None if mask is None or mask.all() else mask)

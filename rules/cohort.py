@@ -8,6 +8,7 @@ from other seats (linked devices, the area's clock, peers), and virtual columns:
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from rules import loop
@@ -52,8 +53,10 @@ class Cohort:
 
     site: str
     profile: Profile | None
-    devices: list[Device]
+    devices: list[Device]  # by number
     areas: list[str]  # of each seat
+    number: Array  # (width,) of the device, ascending; -1 for areas
+    points: Array  # (width, points)
     columns: dict[str, int] = field(default_factory=dict)
     virtual: list[Virtual] = field(default_factory=list)
     imports: list[tuple[int, list[tuple["Cohort", int, int]]]] = field(default_factory=list)  # column, source by seat
@@ -74,9 +77,9 @@ class Cohort:
         """Number of seats."""
         return len(self.areas)
 
-    def seat_keys(self) -> list[int]:
-        """What names each seat in a snapshot: the device's number, or the area's place."""
-        return [device.number for device in self.devices] if self.profile is not None else list(range(self.width))
+    def seat_keys(self) -> Array:
+        """What names each seat in a snapshot, ascending: the device's number, or the area's place. (width,) int64."""
+        return self.number.astype(np.int64) if self.profile is not None else np.arange(self.width)
 
     def add(self, key: str, level: int) -> int:
         """A new column."""

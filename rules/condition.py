@@ -5,6 +5,7 @@ nothing here; a BAD one is unknown. A late one is counted in the windows of rule
 """
 
 import itertools
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from rules import loop, members, panes
 from rules.book import GROUP_MAX, bind, evidence, level_of
 from rules.calculate import STACK
 from rules.clock import OF_AREA, area_value, clock_values, full_minutes
-from rules.cohort import Cohort, Fault, Rule, Rulebook
+from rules.cohort import Cohort, Fault, Rule, Rulebook, Virtual
 from rules.loop import NEVER, Input, Memory, Output, Work
 from telemetry import quality
 from telemetry.frame import Derived, Flag, Frames, Verdict, join_derived, make_derived
@@ -157,6 +158,10 @@ class Conditions:
         columns = [np.zeros(size, kind) for kind in kinds]
         self._output = Output._make([*columns, np.zeros((size, loop.LEAVES)), np.array([0, room], np.int64)])
 
+    def memory_bytes(self) -> int:
+        """What the state takes, without the windows'."""
+        return sum(column.nbytes for name, column in self._memory._asdict().items() if not name.startswith("pane_"))
+
     def _state_of(self, cohort: Cohort, number: int) -> Array:
         """What virtual column `number` remembers: (seats, words) int64."""
         _, _, first, words = self._book.arrays.v_pane[number, :4].tolist()
@@ -179,6 +184,13 @@ class Conditions:
             if at >= 0:
                 found[column] = self._memory.member[at : at + count * cohort.width].reshape(cohort.width, count)
         return found
+
+    def windows(self) -> Iterator[tuple[Cohort, Virtual, Array]]:
+        """Every function over time of every cohort, with its memory in place: (seats, words) int64."""
+        for cohort in self._book.cohorts:
+            for number, made in enumerate(cohort.virtual, self._first_virtual(cohort)):
+                if made.kind == loop.PANES:
+                    yield cohort, made, self._state_of(cohort, number)
 
     def _first_virtual(self, cohort: Cohort) -> int:
         """Number of the cohort's first virtual column."""
@@ -417,7 +429,7 @@ class Conditions:
             elif made.kind in (loop.STALE, loop.SILENT):
                 first = int(self._book.arrays.v_timer[number])
                 saved[made.key]["due"] = m.t_due[first : first + cohort.width]
-        return {"seats": np.array(cohort.seat_keys(), np.int64), "columns": saved}
+        return {"seats": cohort.seat_keys(), "columns": saved}
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Take over what still exists; the rest starts idle."""
@@ -436,7 +448,7 @@ class Conditions:
         self._set_ages()
 
     def _restore_columns(self, cohort: Cohort, old: dict[str, Any]) -> None:
-        m, seats = self._memory, np.array(cohort.seat_keys(), np.int64)
+        m, seats = self._memory, cohort.seat_keys()
         order = np.argsort(old["seats"])
         place = np.searchsorted(old["seats"], seats, sorter=order) if len(order) else np.zeros(len(seats), np.int64)
         place = order[np.minimum(place, len(order) - 1)] if len(order) else place
@@ -474,8 +486,9 @@ class Conditions:
 
     def _restore_conditions(self, rule: Rule, part: dict[str, Any]) -> None:
         m, cohort = self._memory, rule.cohort
-        local = np.array([cohort.place.get(number, -1) for number in np.asarray(part["device"]).tolist()], np.int64)
-        wanted = local >= 0
+        device = np.asarray(part["device"])
+        local = np.minimum(np.searchsorted(cohort.number, device), cohort.width - 1)
+        wanted = cohort.number[local] == device
         if rule.mask is not None:
             wanted &= rule.mask[local]
         local, count = local[wanted], int(wanted.sum())

@@ -14,13 +14,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from rules import warm_start
 from rules.area import changes_area
+from rules.condition import Conditions
 from telemetry.calibration import calibrate
 from telemetry.decision import Decision, in_order
 from telemetry.frame import Admission, Derived, Entries, join_derived, slice_entries
 from telemetry.plan import NS_PER_S, Plan
 from telemetry.record import Config, Event, Request, Start
-from telemetry.site import SiteConfig
+from telemetry.site import SiteConfig, parse_site
 from telemetry.span import ENTRY, TIMER, CommandOut, Span, Stage
 
 BLIND_MAX_NS: Final = 60 * NS_PER_S
@@ -70,7 +72,8 @@ class Engine:
             starts.append(start)
             start = stop
             if isinstance(record, Config):
-                self.configure(SiteConfig.model_validate_json(record.text))
+                self.configure(parse_site(record.text))
+                self._take_warm(record.warm)
         self.position = entries.first + len(entries) - 1
         admission = Admission(np.concatenate(verdicts), np.concatenate(qualities), join_derived(derived, starts))
         return Outcome(admission, decisions, commands)
@@ -80,6 +83,14 @@ class Engine:
         self.plan.apply(config)
         for stage in self.stages:
             stage.configure(self.plan)
+
+    def _take_warm(self, warm: bytes) -> None:
+        """Give windows that a configuration has just made the memory it brings."""
+        if warm:
+            given = warm_start.decode(warm)
+            for stage in self.stages:
+                if isinstance(stage, Conditions):
+                    warm_start.take(stage, self.plan, given)
 
     def _run(self, span_entries: Entries) -> Span:
         frames = calibrate(span_entries.frames, self.plan)

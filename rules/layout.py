@@ -39,7 +39,7 @@ def lay_out(plan: Plan, cohorts: list[Cohort], rules: list[Rule], constants: lis
     book = loop.Book(**parts)
     return Rulebook(
         cohorts=cohorts, rules=rules, arrays=book, cells=cells, instances=instances, words=words, members=member_words,
-        device_of_seat=np.array([d for c in cohorts for d in ([x.number for x in c.devices] or [-1] * c.width)], np.int32),
+        device_of_seat=np.concatenate([np.zeros(0, np.int32), *(c.number for c in cohorts)]),
         room=_room(book, cohorts), faults=faults,
         clock=[(c.site, area, name) for c in cohorts if c.profile is None for name in c.columns for area in c.areas],
     )  # fmt: skip
@@ -85,10 +85,10 @@ def _seats(plan: Plan, cohorts: list[Cohort], seats: int) -> dict[str, Array]:
         part = slice(cohort.first_seat, cohort.first_seat + cohort.width)
         cohort_of[part], local_of[part] = number, np.arange(cohort.width)
         if cohort.profile is not None:
-            seat_of_device[[d.number for d in cohort.devices]] = np.arange(part.start, part.stop)
+            seat_of_device[cohort.number] = np.arange(part.start, part.stop)
             for k, point in enumerate(cohort.profile.points):
                 if point.is_measured:
-                    column_of_point[[d.points[k] for d in cohort.devices]] = cohort.first_column + k
+                    column_of_point[cohort.points[:, k]] = cohort.first_column + k
     first = np.array([c.first_cell - c.first_column * c.width for c in cohorts], np.int64)
     real = [(c.first_column, c.first_column + (len(c.profile.points) if c.profile is not None else 0)) for c in cohorts]
     return {
@@ -269,7 +269,7 @@ def _members(plan: Plan, cohorts: list[Cohort], reader_v_ptr: Array) -> dict[str
             at += number * cohort.width
             if column < len(points):
                 extent[g] = points[column].low, points[column].high
-                column_of_array[[d.points[column] for d in cohort.devices]] = g
+                column_of_array[cohort.points[:, column]] = g
     return {
         "column_of_array": column_of_array, "member_at": first, "member_count": size, "member_range": extent, "members": at,
     }  # fmt: skip

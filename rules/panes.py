@@ -24,6 +24,9 @@ from rules import calculate
 Array = NDArray[Any]
 _compile = calculate.inner
 
+LAYOUT: Final = (
+    2  # of a seat's state: raise it when its words mean something else, because journals carry them (rules/warm_start.py)
+)
 PANES: Final = 60
 LEAVES: Final = 64  # a ring of panes where each is kept by itself
 NEAR: Final = 4  # panes, the oldest of the window, in which a sample stands for "that long ago"

@@ -49,6 +49,23 @@ class Device:
         return next((a for a in self.profile.actuators if a.name == name), None)
 
 
+@dataclass(slots=True)
+class Group:
+    """Devices of one site and profile, all active or none, in order of their numbers, as columns. place: row by device number.
+
+    Kept while no device comes, goes or moves: only `profile` is another after a change of rules.
+    """
+
+    site: str
+    profile: Profile
+    is_active: bool
+    devices: list[Device]
+    number: NDArray[np.int32]  # (n,)
+    points: NDArray[np.int32]  # (n, points of the profile)
+    areas: list[str]
+    place: dict[int, int]
+
+
 @dataclass(frozen=True, slots=True)
 class PointColumns:
     """Limits of every point by number, for the vectorised checks. NaN = no limit; times in ns, 0 = off. shape (points,)."""
@@ -83,6 +100,10 @@ class PointOwners(Sequence[tuple[int, str]]):
         self._devices.append(owner[0])
         self._names.append(sys.intern(owner[1]))
 
+    def device_numbers(self) -> NDArray[np.int32]:
+        """(points,) number of each point's device; a copy."""
+        return np.array(self._devices, np.int32)
+
     def columns(self) -> list[Any]:
         """Device numbers, names: what a snapshot keeps; `PointOwners(zip(*columns))` gives it back."""
         return [self._devices.tolist(), list(self._names)]
@@ -114,6 +135,7 @@ class Plan:
     point_owner: PointOwners = field(default_factory=PointOwners)  # by number: (device number, point name)
     _columns: PointColumns | None = None
     _calibrations: CalibrationTable | None = None
+    _groups: list[Group] | None = None
 
     def apply(self, config: SiteConfig) -> None:
         """Replace the site's configuration. Known devices and points keep their numbers."""
@@ -124,12 +146,16 @@ class Plan:
         previous = [d.number for d in self.devices if d.site == config.site]
         self.active.difference_update(previous)
         self.sites[config.site] = config
-        known = self._known_points(set(previous))
+        self._columns = self._groups = None
+        area_tags = {area.name: area.tags for area in config.areas}
+        changed: list[tuple[int | None, str, DeviceSpec, tuple[str, ...]]] = []
         for spec in config.devices:
-            profile = config.profiles[spec.profile]
-            for name in spec.names():
-                self._place(config, name, spec, profile, known)
-        self._columns, self._calibrations = None, self._compute_calibrations()
+            tags = (*spec.tags, *area_tags[spec.area])
+            changed += [(number, name, spec, tags) for number, name in self._changed(config, spec, tags)]
+        known = self._known_points({number for number, *_ in changed if number is not None})
+        for number, name, spec, tags in changed:
+            self._place(config, name, spec, tags, known.get(-1 if number is None else number, {}))
+        self._calibrations = self._compute_calibrations()
 
     def _replace_rules(self, config: SiteConfig) -> None:
         """The common change, in a moment also for 10,000 devices: no number and no limit moves."""
@@ -138,27 +164,46 @@ class Plan:
             device = self.devices[number]
             if device.site == config.site:
                 device.profile = config.profiles[device.profile.name]
+        for group in self._groups or ():
+            if group.is_active and group.site == config.site:
+                group.profile = config.profiles[group.profile.name]
+
+    def _changed(self, config: SiteConfig, spec: DeviceSpec, tags: tuple[str, ...]) -> Iterator[tuple[int | None, str]]:
+        """Number and name of devices of a line that are new or not what they were; the others are active again, with the new rules."""
+        profile, parent, origin, area = config.profiles[spec.profile], spec.parent or "", config.origin, spec.area
+        points, fits = [p.name for p in profile.points], dict[int, bool]()
+        for name in spec.names():
+            number = self.device_number.get(f"{config.site}/{name}")
+            if number is None:
+                yield None, name
+                continue
+            device = self.devices[number]
+            old = id(device.profile)
+            if old not in fits:
+                fits[old] = [p.name for p in device.profile.points] == points
+            if fits[old] and (device.area, device.parent, device.tags, device.origin) == (area, parent, tags, origin):
+                device.profile = profile
+                self.active.add(number)
+            else:
+                yield number, name
 
     def _known_points(self, devices: set[int]) -> dict[int, dict[str, int]]:
         """Every point ever numbered of these devices, by name."""
         known: dict[int, dict[str, int]] = {}
         if devices:
-            for number, (owner, name) in enumerate(self.point_owner):
-                if owner in devices:
-                    known.setdefault(owner, {})[name] = number
+            owners = self.point_owner.device_numbers()
+            for number in np.flatnonzero(np.isin(owners, np.fromiter(devices, np.int32, len(devices)))).tolist():
+                owner, name = self.point_owner[number]
+                known.setdefault(owner, {})[name] = number
         return known
 
-    def _place(
-        self, config: SiteConfig, name: str, spec: DeviceSpec, profile: Profile, numbered: dict[int, dict[str, int]]
-    ) -> None:
-        key = f"{config.site}/{name}"
+    def _place(self, config: SiteConfig, name: str, spec: DeviceSpec, tags: tuple[str, ...], known: dict[str, int]) -> None:
+        key, profile = f"{config.site}/{name}", config.profiles[spec.profile]
         number = self.device_number.get(key)
         if number is None:
             number = len(self.devices)
             self.device_number[key] = number
-        known = numbered.get(number, {})
         numbers = [known[p.name] if p.name in known else self._new_point(number, p.name) for p in profile.points]
-        tags = (*spec.tags, *next(area.tags for area in config.areas if area.name == spec.area))
         block = range(numbers[0], numbers[0] + len(numbers)) if numbers else range(0)
         points = block if list(block) == numbers else tuple(numbers)  # a range: 10,000 devices of 10 points are 5 MB less
         device = Device(number, config.site, name, spec.area, profile, config.origin, points, spec.parent or "", tags)
@@ -188,6 +233,17 @@ class Plan:
         return next((p for p in self.devices[owner].profile.points if p.name == name), None)
 
     @property
+    def groups(self) -> list[Group]:
+        """All devices, by site and profile, in order of the first of each; computed once per list of devices."""
+        if self._groups is None:
+            found: dict[tuple[int, str, bool], list[Device]] = {}
+            active = self.active
+            for d in self.devices:
+                found.setdefault((id(d.profile), d.site, d.number in active), []).append(d)
+            self._groups = [_group(site, devices, is_active=is_active) for (_, site, is_active), devices in found.items()]
+        return self._groups
+
+    @property
     def columns(self) -> PointColumns:
         """Limits by point number; computed once per configuration."""
         if self._columns is None:
@@ -196,15 +252,14 @@ class Plan:
 
     def _compute_columns(self) -> PointColumns:
         count = len(self.point_owner)
-        device = np.fromiter((owner for owner, _ in self.point_owner), np.int32, count)
         low, high = np.full(count, -np.inf), np.full(count, np.inf)
         rate, stuck = np.full(count, np.inf), np.zeros(count, np.int64)
-        for d in self.devices:
-            for spec, number in zip(d.profile.points, d.points, strict=True):
-                low[number], high[number] = spec.low, spec.high
-                rate[number] = np.inf if spec.rate_per_min is None else spec.rate_per_min / 60.0
-                stuck[number] = 0 if spec.stuck_s is None else int(spec.stuck_s * NS_PER_S)
-        return PointColumns(device, low, high, rate, stuck)
+        for group in self.groups:
+            for spec, numbers in zip(group.profile.points, group.points.T, strict=True):
+                low[numbers], high[numbers] = spec.low, spec.high
+                rate[numbers] = np.inf if spec.rate_per_min is None else spec.rate_per_min / 60.0
+                stuck[numbers] = 0 if spec.stuck_s is None else int(spec.stuck_s * NS_PER_S)
+        return PointColumns(self.point_owner.device_numbers(), low, high, rate, stuck)
 
     @property
     def calibrations(self) -> CalibrationTable | None:
@@ -248,6 +303,20 @@ class Plan:
         for config in configs.values():
             plan.apply(config)
         return plan
+
+
+def _group(site: str, devices: list[Device], *, is_active: bool) -> Group:
+    n, count, profile = len(devices), len(devices[0].points), devices[0].profile
+    points: NDArray[np.int32]
+    if all(type(d.points) is range for d in devices):  # as they mostly are: 10,000 of them are not unrolled one by one
+        points = np.add.outer(
+            np.fromiter((d.points[0] if count else 0 for d in devices), np.int32, n), np.arange(count, dtype=np.int32)
+        )
+    else:
+        points = np.array([d.points for d in devices], np.int32).reshape(n, count)
+    number = np.fromiter((d.number for d in devices), np.int32, n)
+    place = dict(zip(number.tolist(), range(n), strict=True))
+    return Group(site, profile, is_active, devices, number, points, [d.area for d in devices], place)
 
 
 def _differs_in_rules_only(old: SiteConfig, new: SiteConfig) -> bool:

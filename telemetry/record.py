@@ -31,7 +31,7 @@ class Request(msgspec.Struct, frozen=True, tag="request", tag_field="t"):
 
     kind: acknowledge {alarm}, shelve {alarm, seconds, reason}, unshelve {alarm}, reset {alarm}, out_of_service {alarm},
     in_service {alarm}, comment {alarm, text}, assign {alarm, to}, override {actuator, value, seconds, reason}, release {actuator},
-    config {text}, mode {area, mode}, batch {area, day, name} or {area, ends}, alarm_test {}: only answered, and notify sends the
+    config {text, warm?}, mode {area, mode}, batch {area, day, name} or {area, ends}, alarm_test {}: only answered, and notify sends the
     test when it reads the answer. `alarm` is "rule@site/device", `actuator` is "site/device/actuator", `area` is "site/area".
     """
 
@@ -41,13 +41,17 @@ class Request(msgspec.Struct, frozen=True, tag="request", tag_field="t"):
     body: dict[str, Any] = {}
 
 
-class Config(msgspec.Struct, frozen=True, tag="config", tag_field="t"):
-    """A site's whole configuration as canonical JSON (`telemetry.site.SiteConfig`), named by its SHA-256."""
+class Config(msgspec.Struct, frozen=True, tag="config", tag_field="t", omit_defaults=True):
+    """A site's whole configuration as canonical JSON (`telemetry.site.SiteConfig`), named by its SHA-256.
+
+    warm: memory of windows that are new in it, computed from history (`rules.warm_start`); empty = they begin with nothing.
+    """
 
     site: str
     sha256: str
     text: str
     author: str = ""
+    warm: bytes = b""
 
 
 class Clock(msgspec.Struct, frozen=True, tag="clock", tag_field="t"):

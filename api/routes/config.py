@@ -1,17 +1,20 @@
-"""A site's configuration as one JSON document: taken out, and put in through the journal."""
+"""A site's configuration as one JSON document: taken out, and put in through the journal, with what its new windows remember."""
 
+import base64
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import Field, ValidationError
+from pydantic import Field, StringConstraints, ValidationError
 
 from api import problem
 from api.auth import GuardedRoute, Principal, Requires
-from api.parts import RequestId, UseParts
-from api.problem import FieldError, ProblemError, field_errors
+from api.parts import Parts, RequestId, UseParts
+from api.problem import FieldError, ProblemError, field_errors, not_found
 from api.routes.sites import Viewer, site_config
 from api.views import View
+from api.warmings import Warmings, WarmingState
 from rules.check import site_mistakes
+from telemetry.errors import CallerError
 from telemetry.site import SiteConfig
 
 router = APIRouter(tags=["configuration"], route_class=GuardedRoute)
@@ -33,6 +36,28 @@ class ConfigSubmitted(View):
     sha256: str = Field(examples=["9f86d081884c7d65"])
 
 
+class WarmingView(View):
+    """How far the memory of a configuration's new windows is."""
+
+    id: str = Field(examples=["4f1c2a7b9d3e8a60"])
+    author: str = Field(examples=["wang"])
+    state: str = Field(examples=["running"], description="running, done, cancelled, failed")
+    sha256: str = Field(examples=["9f86d081884c7d65"], description="The configuration it is for")
+    start_ms: int = Field(examples=[1767225600000], description="History is read from here")
+    end_ms: int = Field(examples=[1767227400000], description="When it was ordered; it goes on to the present")
+    reached_ms: int = Field(examples=[1767226500000])
+    samples: int = Field(examples=[120000])
+    windows: int = Field(examples=[3], description="How many are new; of 0 there is nothing to compute")
+    bytes: int = Field(examples=[52000], description="Of the result")
+    problem: str = Field(examples=[""])
+
+
+WarmingId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+BODY: dict[str, Any] = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/SiteConfig"}}}}
+}
+
+
 @router.get("/sites/{site}/config", responses=problem.documented(401, 404, 503, 504))
 async def export(site: str, parts: UseParts, principal: Viewer) -> ConfigView:
     """The whole configuration of a site, as it can be posted again."""
@@ -48,10 +73,13 @@ def invalid(errors: list[FieldError], what: str = "configuration") -> ProblemErr
 
 
 def _checked(text: bytes, site: str) -> tuple[str, str]:
-    """(canonical text, hash) of a configuration, or 422 with every mistake found: its form, then what `fieldloom check` says of its rules.
+    """Its canonical text and hash."""
+    config = _validated(text, site)
+    return config.canonical(), config.sha256()
 
-    Blocking for large ones: runs in a query thread.
-    """
+
+def _validated(text: bytes, site: str) -> SiteConfig:
+    """A configuration that the site may have; 422 names every mistake."""
     try:
         config = SiteConfig.model_validate_json(text)
     except ValidationError as error:
@@ -61,22 +89,78 @@ def _checked(text: bytes, site: str) -> tuple[str, str]:
     mistakes = site_mistakes(config)
     if mistakes:
         raise invalid([FieldError(path=".".join(map(str, ("body", *path))), message=message) for path, message in mistakes])
-    return config.canonical(), config.sha256()
+    return config
 
 
 @router.post(
     "/sites/{site}/config",
     status_code=202,
     responses=problem.documented(401, 403, 404, 422, 503, 504),
-    openapi_extra={
-        "requestBody": {"required": True, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/SiteConfig"}}}}
-    },
+    openapi_extra=BODY,
 )
 async def put_config(
-    site: str, request: Request, parts: UseParts, principal: Engineer, key: RequestId | None = None
+    site: str, request: Request, parts: UseParts, principal: Engineer, key: RequestId | None = None, warm: WarmingId | None = None
 ) -> ConfigSubmitted:
-    """Replace a site's configuration, or begin a new site within your scope. The body is a `SiteConfig`."""
+    """Replace a site's configuration, or begin a new site within your scope. The body is a `SiteConfig`.
+
+    warm: a warming of this very configuration that is done, since a minute at most; 422 otherwise.
+    """
     text = await request.body()
     canonical, sha256 = await parts.queries.run(lambda: _checked(text, site))
-    kept, is_new = await parts.desk.put(principal, "config", {"site": site, "text": canonical}, key)
+    body = {"site": site, "text": canonical}
+    if warm is not None:
+        result = _warmings(parts).result(site, warm, sha256)
+        if result is None:
+            message = "That warming is not done, older than a minute, or of another configuration; order a new one."
+            raise ProblemError(422, "invalid-request", message)
+        body["warm"] = base64.b64encode(result).decode()
+    kept, is_new = await parts.desk.put(principal, "config", body, key)
     return ConfigSubmitted(request=kept, is_new=is_new, sha256=sha256)
+
+
+# -- memory of new windows -----------------------------------------------------------------------------------------------------
+
+
+def _warmings(parts: Parts) -> Warmings:
+    if parts.warmings is None:
+        raise ProblemError(503, "unavailable", "This service computes no memory of windows.")
+    return parts.warmings
+
+
+def _warming_view(state: WarmingState | None) -> WarmingView:
+    if state is None:
+        raise not_found("warming")
+    return WarmingView(**{name: getattr(state, name) for name in WarmingView.model_fields})
+
+
+@router.post(
+    "/sites/{site}/warmings", status_code=202, responses=problem.documented(401, 403, 404, 422, 503, 504), openapi_extra=BODY
+)
+async def start_warming(site: str, request: Request, parts: UseParts, principal: Engineer) -> WarmingView:
+    """Compute from history what the new windows of a configuration remember, at low priority; then post it with `?warm=` and the id.
+    503 while another one runs."""
+    site_config(parts, site)
+    text, desk = await request.body(), _warmings(parts)
+    try:
+        state = await parts.queries.run(lambda: desk.start(principal.person, _validated(text, site)))
+    except CallerError as error:
+        raise ProblemError(422, "invalid-request", str(error)) from error
+    if state is None:
+        raise ProblemError(503, "unavailable", "Another warming runs. Wait for it, or cancel it.", headers={"Retry-After": "30"})
+    return _warming_view(state)
+
+
+@router.get("/sites/{site}/warmings/{warming}", responses=problem.documented(401, 404))
+async def warming_state(site: str, warming: str, parts: UseParts, principal: Viewer) -> WarmingView:
+    """How far it is."""
+    del principal
+    site_config(parts, site)
+    return _warming_view(_warmings(parts).state(site, warming))
+
+
+@router.delete("/sites/{site}/warmings/{warming}", responses=problem.documented(401, 403, 404))
+async def cancel_warming(site: str, warming: str, parts: UseParts, principal: Engineer) -> WarmingView:
+    """End it."""
+    del principal
+    site_config(parts, site)
+    return _warming_view(_warmings(parts).cancel(site, warming))

@@ -20,7 +20,7 @@ STOP_S: Final = 10.0
 TRIES: Final = 3
 
 
-class _Patient:
+class Patient:
     """`Scan` of the service's history. A read that was stopped with somebody else's query is tried again."""
 
     def __init__(self, history: History) -> None:
@@ -62,7 +62,7 @@ class BacktestDesk:
             with_people=asked.people,
         )  # fmt: skip
         state = BacktestState(secrets.token_hex(8), author, "running", job.start_ms, job.end_ms, job.start_ms, 0)
-        run = _Run(site, state, Backtest(job, file=None, history=_Patient(self._history), processes=1))
+        run = _Run(site, state, Backtest(job, file=None, history=Patient(self._history), processes=1))
         collector = Collector(job.variants, job.start_ms, job.end_ms)
         run.thread = threading.Thread(target=self._work, args=(run, collector, asked, faults), name="backtest", daemon=True)
         with self._lock:

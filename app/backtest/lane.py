@@ -65,7 +65,7 @@ def run(job: Job, source: Scan, seconds: Seconds, *, block_rows: int = BLOCK_ROW
     waiting = [engine.step(opening(job.start_ms * NS_PER_MS)).decisions for engine in engines]
     first, told = 1, 0
     seconds.lap()
-    for start_ms, end_ms, rows in _blocks(job, source, low, high, block_rows):
+    for start_ms, end_ms, rows in blocks(job, source, low, high, block_rows):
         seconds.reading += seconds.lap()
         until = told
         while until < len(job.requests) and job.requests[until][0] < end_ms * NS_PER_MS:
@@ -97,7 +97,7 @@ def by_time(decision: Decision) -> tuple[int, int, str]:
     return decision.time_ns, decision.stage, decision.subject
 
 
-def _blocks(job: Job, source: Scan, low: int, high: int, aim: int) -> Iterator[tuple[int, int, Rows]]:
+def blocks(job: Job, source: Scan, low: int, high: int, aim: int) -> Iterator[tuple[int, int, Rows]]:
     """(start, end, rows) one after another. All ends but the last stand at ticks: then no timer of a block fires after it."""
     at, width = job.start_ms, TICK_MS
     limit = max(BLOCK_ROWS_MAX, 2 * aim)

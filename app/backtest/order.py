@@ -37,9 +37,9 @@ def make_job(
     configs = past.records(kind="config", site=site, limit=RECORDS_MAX) if plan is not None else []
     if plan is None or not configs:
         raise CallerError(f"history knows no site {site!r}; it has what `web` has written since the site was applied")
-    config = _config(configs[0].body)
+    config = config_of(configs[0].body)
     chosen = [_chosen(rules, config, configs)] + ([] if against is None else [_chosen(against, config, configs)])
-    people = _people(past, config, start_ms * 1_000_000, end_ms * 1_000_000) if with_people else ()
+    people = people_of(past, config, start_ms * 1_000_000, end_ms * 1_000_000) if with_people else ()
     variants = tuple(with_rules(config, own) for own in chosen)
     job = Job(site, decode_plan(plan).snapshot(), variants, start_ms, end_ms, people)
     wrong = faults(job)
@@ -53,10 +53,11 @@ def make_job(
 def zone_of(past: Past, site: str) -> str:
     """The site's time zone; UTC of one that history does not know, which `make_job` tells."""
     configs = past.records(kind="config", site=site, limit=1)
-    return _config(configs[0].body).zone if configs else "UTC"
+    return config_of(configs[0].body).zone if configs else "UTC"
 
 
-def _config(body: str) -> SiteConfig:
+def config_of(body: str) -> SiteConfig:
+    """The configuration of a record of history."""
     return SiteConfig.model_validate(msgspec.json.decode(body)["config"])
 
 
@@ -71,10 +72,10 @@ def _chosen(rules: Rules, newest: SiteConfig, configs: Sequence[Any]) -> list[Ru
             f"{row.subject[:10]} ({datetime.fromtimestamp(row.time_ns / 1e9, UTC):%Y-%m-%d %H:%M})" for row in configs[:5]
         )
         raise CallerError(f"{rules!r} is no rule file, and no version of this site's configuration; the newest are {known}")
-    return all_rules(_config(next(iter(found.values())).body))
+    return all_rules(config_of(next(iter(found.values())).body))
 
 
-def _people(past: Past, config: SiteConfig, start_ns: int, end_ns: int) -> tuple[tuple[int, Request], ...]:
+def people_of(past: Past, config: SiteConfig, start_ns: int, end_ns: int) -> tuple[tuple[int, Request], ...]:
     """What people said in the interval, and at its start the modes and batches that held then."""
     before: dict[tuple[str, str], Request] = {}
     inside: list[tuple[int, Request]] = []

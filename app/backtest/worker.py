@@ -9,7 +9,7 @@ import heapq
 import os
 import signal
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import connection, get_context, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -38,7 +38,7 @@ class Spent(NamedTuple):
     rss_mb: float
 
 
-class _Asked:
+class Asked:
     """`Scan` of a process whose parent reads."""
 
     def __init__(self, pipe: "Connection[Any, Any]") -> None:
@@ -51,14 +51,19 @@ class _Asked:
         return rows
 
 
-def _work(pipe: "Connection[Any, Any]", job: Job, file: Path | None) -> None:
-    """What a process does; it says "block" .. "block" "done", or "failed"."""
+def stand_back() -> None:
+    """What a process of low priority does first."""
     os.nice(NICE)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _work(pipe: "Connection[Any, Any]", job: Job, file: Path | None) -> None:
+    """What a process does; it says "block" .. "block" "done", or "failed"."""
+    stand_back()
     seconds = Seconds()
     try:
-        source: Scan = _Asked(pipe) if file is None else FileScan(file)
+        source: Scan = Asked(pipe) if file is None else FileScan(file)
         for block in run(job, source, seconds):
             pipe.send(
                 ("block", (block.reached_ms, block.samples, [encode_decisions(made) for made in block.decisions], block.told))
@@ -100,14 +105,14 @@ class Backtest:
         if not self.jobs:
             return
         with contextlib.ExitStack() as stack:
-            pipes = [stack.enter_context(_started(job, self._file)) for job in self.jobs]
+            pipes = [stack.enter_context(started(_work, job, self._file)) for job in self.jobs]
             merge = _Merge(len(pipes), len(self.jobs[0].variants))
             open_pipes = dict(zip(pipes, range(len(pipes)), strict=True))
             while open_pipes and not self._cancelled.is_set():
                 for pipe in connection.wait(list(open_pipes), POLL_S):
                     assert isinstance(pipe, Connection)
                     part = open_pipes[pipe]
-                    word, what = _heard(pipe)
+                    word, what = heard(pipe)
                     if word == "rows":
                         assert self._history is not None
                         pipe.send(self._history.scan(*what[:4], limit=what[4]))
@@ -125,22 +130,23 @@ class Backtest:
         self.spent = slowest._replace(rss_mb=self.spent.rss_mb + spent.rss_mb)
 
 
-def _heard(pipe: "Connection[Any, Any]") -> tuple[str, Any]:
+def heard(pipe: "Connection[Any, Any]") -> tuple[str, Any]:
+    """What a process says. Raises the FieldloomError that it met, EnvironmentFault when it is gone."""
     try:
         word, what = pipe.recv()
     except EOFError:
-        raise EnvironmentFault("a process of the backtest was ended from outside; is there enough memory?") from None
+        raise EnvironmentFault("a process that reads history was ended from outside; is there enough memory?") from None
     if word == "failed":
         raise what if isinstance(what, FieldloomError) else StoreError(str(what))
     return word, what
 
 
 @contextlib.contextmanager
-def _started(job: Job, file: Path | None) -> Iterator["Connection[Any, Any]"]:
-    """A process and the pipe to it; it is gone when the block is left."""
+def started(work: Callable[..., None], *arguments: Any) -> Iterator["Connection[Any, Any]"]:
+    """A process that runs `work(pipe, *arguments)`, and the pipe to it; it is gone when the block is left."""
     context = get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, job, file), daemon=True)
+    process = context.Process(target=work, args=(theirs, *arguments), daemon=True)
     try:
         with _deaf():
             process.start()

@@ -1,8 +1,9 @@
 """Commands about a site's configuration: check the files, send them to the service, take them back out."""
 
 import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 import yaml
@@ -11,8 +12,10 @@ from app.settings import Settings, load_settings
 from app.words import say
 
 if TYPE_CHECKING:
+    from app.client import Client
     from telemetry.site import SiteConfig
 
+WARMING_POLL_S: Final = 0.3
 SiteDirectory = Annotated[Path, typer.Argument(help="Directory with site.yaml.", file_okay=False)]
 
 
@@ -38,7 +41,12 @@ def check(site: SiteDirectory) -> None:
     print(f"{config.site}: {len(config.areas)} areas, {len(names)} devices, {rules} rules; sha256 {config.sha256()}")
 
 
-def apply(site: SiteDirectory) -> None:
+def apply(
+    site: SiteDirectory,
+    warm: Annotated[
+        bool, typer.Option("--warm", help="First compute from history what windows remember that are new in it (docs/rules.md).")
+    ] = False,
+) -> None:
     """Check a site's files and put them in force: journaled, with your name, from one journal position on."""
     from app.client import connect
     from app.site_files import load_site, notes
@@ -53,11 +61,42 @@ def apply(site: SiteDirectory) -> None:
         print(f"note: {note}", file=sys.stderr)
     speed = _speed(settings, config)
     config = at_speed(config, speed)
-    with connect(settings) as client, slow_progress(say("putting {site} in force", site=config.site)):
-        client.post(f"/sites/{config.site}/config", config.model_dump(mode="json"))
-        client.wait_in_force(config.site, config.sha256())
+    with connect(settings) as client:
+        end = f"?warm={_warmed(client, config)}" if warm else ""
+        with slow_progress(say("putting {site} in force", site=config.site)):
+            client.post(f"/sites/{config.site}/config{end}", config.model_dump(mode="json"))
+            client.wait_in_force(config.site, config.sha256())
     note = f" (times as for plants that live {speed:g} times as fast)" if speed != 1 else ""
     print(f"{config.site} is in force: sha256 {config.sha256()}{note}")
+
+
+def _warmed(client: "Client", config: "SiteConfig") -> str:
+    """The id of a warming of this configuration that is done. Raises CallerError with the reason when it cannot be; then, and when
+    Ctrl-C ends it, nothing is in force."""
+    from app.tables import slow_progress
+    from telemetry.errors import CallerError
+
+    state = client.post(f"/sites/{config.site}/warmings", config.model_dump(mode="json"))
+    path = f"/sites/{config.site}/warmings/{state['id']}"
+    with slow_progress(say("computing what new windows remember"), state["end_ms"] - state["start_ms"]) as advance:
+        try:
+            while state["state"] == "running":
+                time.sleep(WARMING_POLL_S)
+                state = client.get(path)
+                advance(state["reached_ms"] - state["start_ms"])
+        except KeyboardInterrupt:
+            client.delete(path)
+            raise
+    if state["state"] != "done":
+        raise CallerError(state["problem"] or "it was cancelled; nothing is in force")
+    told = say(
+        "{windows} new windows, {samples:,} samples, {size:,} bytes",
+        windows=state["windows"],
+        samples=state["samples"],
+        size=state["bytes"],
+    )
+    print(told)
+    return str(state["id"])
 
 
 def _speed(settings: Settings, config: "SiteConfig") -> float:

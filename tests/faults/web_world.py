@@ -15,6 +15,7 @@ from api.feed import FeedHub
 from api.limits import LoginLimit, QueryPool
 from api.parts import Parts, RequestDesk
 from api.state import Delta, LiveState, parse
+from api.warmings import WarmingState
 from people.delivery import DeliveryJournal, Outgoing, PathTest, Work
 from store.duckdb_history import DuckDBHistory
 from store.history import History
@@ -219,6 +220,26 @@ class MemoryBacktests:
         pass
 
 
+class MemoryWarmings:
+    """`api.warmings.Warmings` that computes nothing; each site has one that has ended."""
+
+    def start(self, author: str, config: SiteConfig) -> WarmingState | None:
+        return WarmingState(f"{config.site}-w2", author, "running", config.sha256(), 0, 60_000, 0, 0, 1)
+
+    def state(self, site: str, warming: str) -> WarmingState | None:
+        known = WarmingState(warming, f"{site}-person", "done", "00", 0, 60_000, 60_000, 7, 1, 4)
+        return known if warming == f"{site}-w1" else None
+
+    def result(self, site: str, warming: str, sha256: str) -> bytes | None:
+        return b"warm" if self.state(site, warming) is not None and len(sha256) == 64 else None
+
+    def cancel(self, site: str, warming: str) -> WarmingState | None:
+        return self.state(site, warming)
+
+    def close(self) -> None:
+        pass
+
+
 def make_world(directory: Path, history: History | None = None) -> World:
     """Two sites: `north` and `south`, with values, alarms, commands and rejects in both; over DuckDB when no history is given."""
     clock, inbox, state = ManualClock(START_NS), MemoryInbox(), LiveState()
@@ -235,6 +256,7 @@ def make_world(directory: Path, history: History | None = None) -> World:
         hosts=frozenset({"testserver", "127.0.0.1", "localhost"}),
         notify=directory / "notify.sqlite",
         backtests=MemoryBacktests(),
+        warmings=MemoryWarmings(),
     )
     world = World(parts, Writer(), clock, inbox, Projector(history, now_s=lambda: clock.now_ns() / 1e9))
     world.write(records=[Start(1, "test"), config_record(site("north")), config_record(site("south"))])

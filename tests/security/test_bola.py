@@ -38,6 +38,7 @@ PATH_VALUES = {
     "command": "{site}/house-0/roof_vent:1",
     "request": "{site}-person.request1",
     "backtest": "{site}-b1",
+    "warming": "{site}-w1",
 }
 BODIES: dict[str, Any] = {
     "override": {"value": 50, "seconds": 60, "reason": "test"},
@@ -69,6 +70,8 @@ NEEDS: dict[tuple[str, str], Role] = {
     ("POST", "tests"): "operator",
     ("POST", "backtests"): "engineer",
     ("DELETE", "{backtest}"): "engineer",
+    ("POST", "warmings"): "engineer",
+    ("DELETE", "{warming}"): "engineer",
     ("POST", "tokens"): "admin",
     ("GET", "tokens"): "admin",
     ("DELETE", "{session}"): "admin",
@@ -117,7 +120,7 @@ def address(template: str, name: str, **values: str) -> str:
 def body(template: str, name: str) -> Any:
     """A good body for an operation on a site; None when it takes none."""
     last = template.rsplit("/", 1)[1]
-    if last == "config":
+    if last in {"config", "warmings"}:
         return site(name).model_dump(mode="json")
     return json.loads(json.dumps(BODIES.get(last)).replace("{site}", name))
 

@@ -34,7 +34,9 @@ PEOPLE: dict[str, Any] = {
 # What no JSON schema can say: a configuration must fit together, a range begins before it ends, only shelving takes seconds, a batch
 # that ends has no day, an actuator has its own limits, and a rule's texts have a grammar. There a request that the schema allows may
 # be 422.
-FURTHER_RULES = ("/config", "/history", "/{action}", "/override", "/batch", "/measures", "/shadow", "/backtests", "/rules/{rule}")
+FURTHER_RULES = (
+    "/config", "/history", "/{action}", "/override", "/batch", "/measures", "/shadow", "/backtests", "/warmings", "/rules/{rule}",
+)  # fmt: skip
 # Its own look at bodies cannot read arrays of fixed length, see `mistakes`; and what it made wrong on purpose we put right again, in
 # paths and in the header that says who asks.
 REPLACED = (response_schema_conformance, negative_data_rejection)

@@ -1,5 +1,6 @@
 """Functions over time against their definitions, one sample at a time with whole lists."""
 
+import hashlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -280,3 +281,39 @@ def test_limits_of_time_and_of_counting(fn: int) -> None:
     for _ in range(70_000):
         many.take(T0, 1.0)
     assert many.take(T0 + 48 * PANE_NS, 1.0) == panes.COUNT_MAX + 1
+
+
+PARAMETERS: dict[int, tuple[float, ...]] = {
+    QUANTILE: (0.5, LOW, SPAN), ROBUST_Z: (0.5, LOW, SPAN), HELD: (30.0, 100.0), EWMA: (0.0, 600.0), CUSUM_HIGH: (20.0, 1.0, 0.5),
+    CUSUM_LOW: (20.0, 1.0, 0.5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fn", sorted(SIZES))
+def test_unknown_until_four_fifths_of_the_window_are_covered(fn: int) -> None:
+    """Of `held` only "no" must wait; `ewma` and `cusum` have no window."""
+    column = Column(fn, PARAMETERS.get(fn, ()))
+    x = 0.0 if fn == HELD else 20.0
+    said = [column.take(T0 // PANE_NS * PANE_NS + pane * PANE_NS + 1, x) for pane in range(PANES)]
+    first = {EWMA: 0, CUSUM_HIGH: 1, CUSUM_LOW: 1}.get(fn, COVERED)
+    assert [math.isnan(value) for value in said] == [True] * first + [False] * (PANES - first)
+    gone = column.take(T0 + 3 * PANES * PANE_NS, x)  # a gap as long as the window starts this anew
+    assert math.isnan(gone) == (first == COVERED)
+
+
+def test_held_long_enough_is_true_before_the_window_is_covered() -> None:
+    column = Column(HELD, PARAMETERS[HELD])
+    said = [column.take(T0 + k * PANE_NS, 1.0) for k in range(6)]
+    assert [math.isnan(value) for value in said] == [True, True, True, False, False, False]
+    assert said[-1] == 1.0
+
+
+def test_a_changed_layout_has_a_new_number() -> None:
+    """Configurations in journals carry the state of windows: when this changes, raise panes.LAYOUT."""
+    log = hashlib.sha256()
+    for fn in sorted(set(SIZES) - {EWMA, CUSUM_HIGH, CUSUM_LOW}):
+        column = Column(fn, PARAMETERS.get(fn, ()))
+        for k in range(200):
+            column.take(T0 + k * 7 * PANE_NS // 10, float(k % 2) if fn == HELD else float(k * 37 % 101) - 50)
+        log.update(column.state[1].tobytes())
+    assert (panes.LAYOUT, log.hexdigest()[:16]) == (2, "9cc29ae6786d9021")

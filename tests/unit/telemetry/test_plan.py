@@ -1,5 +1,8 @@
 """Numbers of devices and points: given once, in order of appearance, never reused."""
 
+import random
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -70,3 +73,50 @@ def test_limits_by_number_follow_the_configuration() -> None:
     assert columns.device.tolist() == [0, 0, 1]
     plan.apply(site(low=5.0))
     assert plan.columns.low.tolist() == [5, 5, -1]
+
+
+def random_site(rng: random.Random) -> SiteConfig:
+    """Devices that come, go, move, change profile, and belong to others; now and then only rules differ."""
+    tags = [rng.choice(["x", "y"])] if rng.random() < 0.3 else []
+    areas = [AreaSpec(name="a", tags=tags), AreaSpec(name="b")]
+    made = [DeviceSpec(name="row", profile="p", area=rng.choice("ab"), count=rng.randint(1, 6))]
+    for name in rng.sample(["d", "e", "f", "g"], rng.randint(0, 4)):
+        parent = "row-0" if rng.random() < 0.3 else None
+        made.append(DeviceSpec(name=name, profile=rng.choice("pq"), area=rng.choice("ab"), parent=parent))
+    points = tuple(rng.choice([["a", "b"], ["a", "b"], ["b"], ["new", "b", "a"]]))
+    base = site(points=points, low=rng.choice([0.0, 1.0]))
+    return base.model_copy(update={"areas": areas, "devices": made, "origin": rng.choice(["LIVE", "LIVE", "SIMULATED"])})
+
+
+def seen(plan: Plan) -> Any:
+    """Everything a plan says of its active devices."""
+    devices = [
+        (d.number, d.key, d.area, d.origin, d.parent, d.tags, list(d.points)) for d in plan.devices if d.number in plan.active
+    ]
+    groups = [
+        (g.site, g.profile.name, g.number.tolist(), g.points.tolist(), g.areas, [d.number for d in g.devices], g.place)
+        for g in plan.groups
+        if g.is_active
+    ]
+    limits = [plan.columns.low[points].tolist() for _, _, _, points, _, _, _ in groups]
+    return devices, groups, limits, {d.number for d in plan.devices if d.profile is plan.sites[d.site].profiles.get(d.profile.name)}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_any_change_leaves_the_plan_that_a_restart_makes(seed: int) -> None:
+    rng, plan = random.Random(seed), Plan()
+    for step in range(12):
+        plan.apply(site("t"))
+        plan.apply(random_site(rng))
+        if step % 3 == 0:
+            assert plan.groups is plan.groups
+        if step % 4 == 1:
+            same = plan.sites["s"].model_copy(
+                update={"rules": [], "profiles": {n: p.model_copy() for n, p in plan.sites["s"].profiles.items()}}
+            )
+            plan.apply(same)
+        again = Plan.from_snapshot(plan.snapshot())
+        found, want = seen(plan), seen(again)
+        assert found[:3] == want[:3]
+        assert plan.active <= found[3]
+        assert (numbers(again), again.active) == (numbers(plan), plan.active)

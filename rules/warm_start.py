@@ -1,0 +1,217 @@
+"""Memory of windows that a configuration brings along: computed from history by a worker, carried inside the CONFIG entry.
+
+A window that a configuration asks for the first time would be unknown until four fifths of it are covered. `missing` says which
+columns that are and how far back their samples lie, `collect` takes their memory out of an engine that has seen these, `take` gives
+it to the engine that applies the entry. What a column remembers of its own is never replaced, and windows of rules with a demand
+begin empty: history does not say what of it had come in time, and what came late never moves an actuator.
+"""
+
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from rules import calculate, loop, panes
+from rules.cohort import Cohort, Rulebook, Virtual
+from rules.condition import Conditions
+from telemetry.errors import CallerError, CorruptError
+from telemetry.plan import NS_PER_S, Plan
+
+MEMORY_MAX: Final = 16 << 20  # bytes of memory in one configuration: core copies them while it does nothing else
+LOOK_BACK: Final = 2  # window lengths: a sample of the one before the last decides whether the last counts as covered
+NAMED: Final = 3  # columns that a message names
+
+
+class Column(msgspec.Struct, array_like=True, frozen=True):
+    """A virtual column of some devices. Its memory is (devices, words) int64, of which most may be 0: `mask` has a bit for each that is
+    not (numpy.packbits), `state` their bytes, little-endian."""
+
+    cohort: str
+    key: str
+    words: int
+    devices: list[str]
+    mask: bytes
+    state: bytes
+
+    @property
+    def size(self) -> int:
+        """Words of its memory."""
+        return self.words * len(self.devices)
+
+    def memory(self) -> NDArray[np.int64]:
+        """(devices, words)."""
+        whole = np.zeros(self.size, np.int64)
+        there = np.unpackbits(np.frombuffer(self.mask, np.uint8), count=self.size).view(np.bool_)
+        whole[there] = np.frombuffer(self.state, np.int64)
+        return whole.reshape(len(self.devices), self.words)
+
+
+class WarmStart(msgspec.Struct, array_like=True, frozen=True):
+    """Everything one CONFIG brings. layout: that of the program that made it; reached_ms: history was read up to there."""
+
+    layout: int
+    reached_ms: int
+    columns: list[Column]
+
+
+_decoder = msgspec.msgpack.Decoder(WarmStart)
+
+
+def encode(found: WarmStart) -> bytes:
+    """What `Config.warm` carries: msgpack."""
+    return msgspec.msgpack.encode(found)
+
+
+def decode(data: bytes) -> WarmStart:
+    """Inverse of `encode`. Raises CorruptError for anything else."""
+    try:
+        made = _decoder.decode(data)
+    except msgspec.DecodeError as error:
+        raise CorruptError(f"the memory of windows cannot be read: {error}") from error
+    for column in made.columns:
+        filled = int(np.bitwise_count(np.frombuffer(column.mask, np.uint8)).sum())
+        if column.words <= 0 or len(column.mask) != -(-column.size // 8) or len(column.state) != 8 * filled:
+            raise CorruptError(f"the memory of {column.key} does not fit its {len(column.devices)} devices")
+    if sum(8 * column.size for column in made.columns) > MEMORY_MAX:
+        raise CorruptError(f"the memory of windows is larger than {MEMORY_MAX >> 20} MiB")
+    return made
+
+
+# -- what is missing -----------------------------------------------------------------------------------------------------------
+
+
+class Missing(NamedTuple):
+    """Columns of the new configuration without a memory in the running one: device numbers by (cohort, key).
+
+    reach_ns: how far back their samples lie; cohorts: whose samples they are made of.
+    """
+
+    columns: dict[tuple[str, str], set[int]]
+    reach_ns: int
+    cohorts: frozenset[str]
+
+
+def missing(before: Plan, old: Rulebook, new: Rulebook, site: str) -> Missing:
+    """Raises CallerError when their memory is larger than a configuration may bring. before: the plan of `old`."""
+    known = {
+        (cohort.name, made.key): set(cohort.place) for cohort in old.cohorts for made in cohort.virtual if made.kind == loop.PANES
+    }
+    found: dict[tuple[str, str], set[int]] = {}
+    sizes: dict[str, int] = {}
+    reach, cohorts, reaches = 0, set[str](), _Reaches()
+    for cohort in (c for c in new.cohorts if c.site == site):
+        there = {number for number in cohort.place if number < len(before.devices)}
+        for made in (v for v in cohort.virtual if v.kind == loop.PANES and not v.live_only):
+            seats = there - known.get((cohort.name, made.key), set())
+            back = reaches.of(cohort, made.column) if seats else None
+            if back is not None:
+                found[cohort.name, made.key] = seats
+                sizes[f"{made.key} of {cohort.name}"] = 8 * panes.words(made.fn) * len(seats)
+                reach, cohorts = max(reach, back[0]), cohorts | back[1]
+    _check_size(sizes)
+    return Missing(found, reach, frozenset(cohorts))
+
+
+def _check_size(sizes: dict[str, int]) -> None:
+    total = sum(sizes.values())
+    if total > MEMORY_MAX:
+        largest = sorted(sizes, key=lambda name: -sizes[name])[:NAMED]
+        raise CallerError(
+            f"the memory of {len(sizes)} new windows is {total / (1 << 20):.0f} MiB, a configuration brings at most "
+            f"{MEMORY_MAX >> 20} MiB; the largest are {', '.join(f'{name} ({sizes[name] / (1 << 20):.1f} MiB)' for name in largest)}; "
+            "put fewer of these rules in force at a time, or leave out --warm"
+        )
+
+
+class _Reaches:
+    """How far back columns look [ns] and at whose samples, by column; None = without an end (`ewma`, `cusum`)."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int], tuple[int, frozenset[str]] | None] = {}
+
+    def of(self, cohort: Cohort, column: int) -> tuple[int, frozenset[str]] | None:
+        key = (id(cohort), column)
+        if key not in self._known:
+            self._known[key] = self._of(cohort, column)
+        return self._known[key]
+
+    def _of(self, cohort: Cohort, column: int) -> tuple[int, frozenset[str]] | None:
+        made = next((v for v in cohort.virtual if v.column == column), None)
+        sources = dict(cohort.imports).get(column)
+        if made is None:
+            if sources is None:
+                return 0, frozenset([cohort.name])
+            return self._most(self._elsewhere(sources, (cohort, column)), 0)
+        if made.kind == loop.EXPRESSION:
+            return self._most([(cohort, argument) for op, argument in made.code if op in calculate.READS], 0)
+        if made.kind == loop.GROUP:
+            return self._most(self._elsewhere((s for group in made.sources for s in group), None), 0)
+        if made.kind == loop.SILENT:
+            return made.length_ns, frozenset([cohort.name])
+        if made.kind == loop.STALE:
+            return self._most([(cohort, made.follows)], made.length_ns)
+        if made.fn in (panes.EWMA, panes.CUSUM_HIGH, panes.CUSUM_LOW):
+            return None
+        return self._most([(cohort, made.follows)], LOOK_BACK * panes.PANES * made.pane_ns + _gap_ns(made))
+
+    @staticmethod
+    def _elsewhere(sources: Iterable[tuple[Cohort, int, int]], but: tuple[Cohort, int] | None) -> list[tuple[Cohort, int]]:
+        """Each column once that some seats import; not the one that stands for "no link"."""
+        found = {(id(home), column): (home, column) for home, column, _ in sources}
+        if but is not None:
+            found.pop((id(but[0]), but[1]), None)
+        return list(found.values())
+
+    def _most(self, columns: list[tuple[Cohort, int]], more_ns: int) -> tuple[int, frozenset[str]] | None:
+        reach, cohorts = 0, frozenset[str]()
+        for cohort, column in columns:
+            back = self.of(cohort, column)
+            if back is None:
+                return None
+            reach, cohorts = max(reach, back[0]), cohorts | back[1]
+        return reach + more_ns, cohorts
+
+
+def _gap_ns(made: Virtual) -> int:
+    return int(made.parameters[1] * NS_PER_S) if made.fn == panes.HELD else 0
+
+
+# -- out of one engine, into another -------------------------------------------------------------------------------------------
+
+
+def collect(stage: Conditions, columns: dict[tuple[str, str], set[int]], reached_ms: int) -> WarmStart:
+    """The memory of columns (device numbers by cohort and key), as far as they have seen anything."""
+    made = []
+    for cohort, virtual, state in stage.windows():
+        numbers = columns.get((cohort.name, virtual.key))
+        if numbers is None:
+            continue
+        seats = [k for k, device in enumerate(cohort.devices) if device.number in numbers and state[k, 0] != panes.NONE]
+        if seats:
+            names = [cohort.devices[k].name for k in seats]
+            memory = state[seats].reshape(-1)
+            there = memory != 0
+            mask = np.packbits(there).tobytes()
+            made.append(Column(cohort.name, virtual.key, state.shape[1], names, mask, memory[there].tobytes()))
+    return WarmStart(panes.LAYOUT, reached_ms, made)
+
+
+def take(stage: Conditions, plan: Plan, given: WarmStart) -> None:
+    """Fill what has seen nothing yet. No condition changes before the next sample: a column's value stays unknown until then.
+
+    What a program with another layout made is left alone: its journal is read, with these windows cold.
+    """
+    if given.layout != panes.LAYOUT:
+        return
+    wanted = {(column.cohort, column.key): column for column in given.columns}
+    for cohort, virtual, state in stage.windows():
+        column = wanted.get((cohort.name, virtual.key))
+        if column is None or virtual.live_only or column.words != state.shape[1]:
+            continue
+        numbers = [plan.device_number.get(f"{cohort.site}/{name}", -1) for name in column.devices]
+        place = np.array([cohort.place.get(number, -1) for number in numbers], np.int64)
+        rows = np.flatnonzero(place >= 0)
+        rows = rows[state[place[rows], 0] == panes.NONE]
+        state[place[rows]] = column.memory()[rows]
