@@ -79,7 +79,10 @@ def _checked(text: bytes, site: str) -> tuple[str, str]:
 
 
 def _validated(text: bytes, site: str) -> SiteConfig:
-    """A configuration that the site may have; 422 names every mistake."""
+    """A configuration the site may have, or 422 with every mistake found: its form, then what `fieldloom check` says of its rules.
+
+    Blocking for large ones: runs in a query thread.
+    """
     try:
         config = SiteConfig.model_validate_json(text)
     except ValidationError as error:
