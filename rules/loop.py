@@ -513,7 +513,9 @@ def _judge_touched(b: Book, m: Memory, w: Work, out: Output, entry: int, phase: 
         while done < n and w.t_seat[done] == seat:
             column = w.t_column[done]
             x = m.latest[_cell(b, column, cohort, local)]
-            for k in range(b.reader_r_ptr[column], b.reader_r_ptr[column + 1]):
+            busy = m.busy[b.base[cohort] + column * b.width[cohort] + local]
+            is_calm = busy == 0 and b.plain_from[column] < x < b.plain_to[column]
+            for k in range(b.reader_r_ptr[column], b.plain_ptr[column] if is_calm else b.reader_r_ptr[column + 1]):
                 rule = b.reader_r[k]
                 if k >= b.plain_ptr[column] and _goes_on(b, m, rule, local, x):
                     continue

@@ -102,7 +102,7 @@ def _blocks(job: Job, source: Scan, low: int, high: int, aim: int) -> Iterator[t
     at, width = job.start_ms, TICK_MS
     limit = max(BLOCK_ROWS_MAX, 2 * aim)
     while at < job.end_ms:
-        end = min((at + width) // TICK_MS * TICK_MS, job.end_ms)
+        end = min(_aligned(at + width, width), job.end_ms)
         rows = source.scan(low, high, at, end, limit=limit)
         count = len(rows[0])
         if count >= limit and end - at > TICK_MS:
@@ -112,8 +112,14 @@ def _blocks(job: Job, source: Scan, low: int, high: int, aim: int) -> Iterator[t
             rows = source.scan(low, high, at, end, limit=1 << 40)
         yield at, end, rows
         growth = aim / count if count else 8.0
-        width = int(min(max(width * min(growth, 8.0), TICK_MS), WIDTH_MAX_MS)) // TICK_MS * TICK_MS
+        width = int(min(max((end - at) * min(growth, 8.0), TICK_MS), WIDTH_MAX_MS)) // TICK_MS * TICK_MS
         at = end
+
+
+def _aligned(end_ms: int, width_ms: int) -> int:
+    """The last border before an end: a day or its half, quarter .. as history packs them, so that a pack is read once; or a tick."""
+    part = next((DAY_MS >> k for k in range(5) if DAY_MS >> k <= width_ms), TICK_MS)
+    return end_ms // part * part
 
 
 class Feedback:
