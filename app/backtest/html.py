@@ -23,8 +23,9 @@ table{border-collapse:collapse;width:100%;margin:.5rem 0 1.5rem}
 th,td{padding:.25rem .6rem;border-bottom:1px solid var(--line);text-align:left}
 th{color:var(--dim);font-weight:500}.n{text-align:right;font-variant-numeric:tabular-nums}
 .notice{border-left:4px solid var(--other);padding:.3rem .8rem}
-svg{width:100%;height:auto}svg text{fill:var(--dim);font-size:10px}.bar{fill:var(--bar)}.told{stroke:var(--bar)}.did{stroke:var(--other)}
-.told,.did{fill:none;stroke-width:1.5}.axis{stroke:var(--line)}.dim{color:var(--dim)}
+svg{width:100%;height:auto}svg text{fill:var(--dim);font-size:10px}.bar{fill:var(--bar)}
+.told{stroke:var(--dim);stroke-dasharray:3 3}.stood{stroke:var(--bar)}
+.did{stroke:var(--other)}.told,.stood,.did{fill:none;stroke-width:1.5}.axis{stroke:var(--line)}.dim{color:var(--dim)}
 """
 
 
@@ -97,11 +98,20 @@ def _rules(report: Report) -> str:
     return _table([say("rule"), *columns(report)], [[rule.rule, *cells(rule, report)] for rule in report.rules], 1)
 
 
+def actuator_columns() -> list[str]:
+    """Headings of the table of actuators, the name apart."""
+    return [say("changes"), say("moves"), say("told, mean"), say("stood, mean"), say("measured, mean"), say("mean difference")]
+
+
+def actuator_cells(actuator: ActuatorReport) -> list[str]:
+    """A row under `actuator_columns`."""
+    means = (actuator.told_mean, actuator.stood_mean, actuator.measured_mean, actuator.difference_mean)
+    return [f"{actuator.changes:,}", f"{actuator.moves:,}", *("-" if x is None else number(x, 1) for x in means)]
+
+
 def _actuator(actuator: ActuatorReport) -> str:
-    numbers = [actuator.told_mean, actuator.measured_mean, actuator.difference_mean]
-    row = [f"{actuator.changes:,}", *("-" if x is None else number(x, 1) for x in numbers)]
-    head = [say("changes"), say("told, mean"), say("measured, mean"), say("mean difference")]
-    return f"<h2>{escape(actuator.actuator)}</h2>{_table(head, [row], 0)}{lines(actuator.by_day)}"
+    table = _table(actuator_columns(), [actuator_cells(actuator)], 0)
+    return f"<h2>{escape(actuator.actuator)}</h2>{table}{lines(actuator.by_day)}"
 
 
 def _alarms(report: Report) -> str:
@@ -132,8 +142,8 @@ def bars(counts: Sequence[int], first_day: int, title: str) -> str:
     return _svg(drawn, f"{title}, max {most}", first_day, first_day + len(counts) - 1)
 
 
-def lines(days: Sequence[tuple[int, float, float]]) -> str:
-    """Daily means of what was told (first colour) and measured (second colour)."""
+def lines(days: Sequence[tuple[int, float, float, float]]) -> str:
+    """Daily means of the target (dashed), of where it would have stood (first colour) and of what was measured (second colour)."""
     if not days:
         return ""
     low, high = (choose(min(row[1:]) if choose is min else max(row[1:]) for row in days) for choose in (min, max))
@@ -146,8 +156,8 @@ def lines(days: Sequence[tuple[int, float, float]]) -> str:
         )
         return f'<polyline class="{name}" points="{spots}"/>'
 
-    title = say("told (green) and measured (orange), mean of a day, {low:.1f} to {high:.1f}", low=low, high=high)
-    return _svg(drawn(1, "told") + drawn(2, "did"), title, days[0][0], days[-1][0])
+    title = say("told (dashed), stood (green), measured (orange), mean of a day, {low:.1f} to {high:.1f}", low=low, high=high)
+    return _svg(drawn(1, "told") + drawn(2, "stood") + drawn(3, "did"), title, days[0][0], days[-1][0])
 
 
 def _svg(drawn: str, title: str, first_day: int, last_day: int) -> str:
