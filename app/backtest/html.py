@@ -136,8 +136,9 @@ def bars(counts: Sequence[int], first_day: int, title: str) -> str:
     group = -(-len(counts) // 366)
     sums = [sum(counts[k : k + group]) for k in range(0, len(counts), group)]
     most, step = max(*sums, 1), WIDTH / len(sums)
+    width = min(max(step - 0.5, 0.5), BAR_MAX)
     drawn = "".join(
-        f'<rect class="bar" x="{k * step:.1f}" y="{HEIGHT * (1 - count / most):.1f}" width="{min(max(step - 0.5, 0.5), BAR_MAX):.1f}" '
+        f'<rect class="bar" x="{k * step + (step - width) / 2:.1f}" y="{HEIGHT * (1 - count / most):.1f}" width="{width:.1f}" '
         f'height="{HEIGHT * count / most:.1f}"><title>{_day(first_day + k * group)}: {count}</title></rect>'
         for k, count in enumerate(sums)
         if count
