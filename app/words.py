@@ -298,10 +298,12 @@ ZH: Final[dict[str, str]] = {
     "event": "事件",
     "actuator": "执行器",
     "changes": "变化次数",
+    "moves": "动作次数",
     "told, mean": "指令均值",
+    "stood, mean": "推算位置均值",
     "measured, mean": "实测均值",
     "mean difference": "平均差",
-    "told (green) and measured (orange), mean of a day, {low:.1f} to {high:.1f}": "指令（绿）与实测（橙），日均值，{low:.1f} 至 {high:.1f}",
+    "told (dashed), stood (green), measured (orange), mean of a day, {low:.1f} to {high:.1f}": "指令（虚线）、推算位置（绿）、实测（橙），日均值，{low:.1f} 至 {high:.1f}",
     "decisions": "个决策",
     "cannot run: {fault}": "无法运行：{fault}",
     # measures of alarms

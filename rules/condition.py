@@ -267,7 +267,7 @@ class Conditions:
             q, *self._arrays(frames), minutes, clock_values(self._plan, span.areas, self._book.clock, minutes),
             *self._said(span),
         )  # fmt: skip
-        return Input._make([*map(_frozen, columns), int(self._was_blind)])
+        return Input._make([*map(frozen, columns), int(self._was_blind)])
 
     def _arrays(self, frames: Frames) -> tuple[Array, Array, Array, Array]:
         """Arrays that some rule reads, as one row of numbers: arrays of each frame, their points, where each begins, all members."""
@@ -530,7 +530,7 @@ def _only_on(part: dict[str, Any]) -> dict[str, Any]:
     return kept | {"phase": np.full(len(rows), loop.ON, np.uint8), "due": np.full(len(rows), NEVER)}
 
 
-def _frozen(column: Array) -> Array:
+def frozen(column: Array) -> Array:
     """A read-only contiguous view: another kind of array would have the loop compiled anew, for a minute, while it should run."""
     view = np.ascontiguousarray(column).view()
     view.flags.writeable = False

@@ -1,7 +1,8 @@
 """Rows of history as the frames they once were: all samples of one device with one time are one frame, in order of (time, device).
 
-History keeps rows in the order of its flushes, sorted by point inside each. A counting sort over whole seconds, and a look inside
-each second, orders a block in linear time where a general sort would cost more than evaluating its rules.
+History keeps rows in the order of its flushes, sorted by point inside each. Each row goes straight to its second; rows of a second are
+then few runs that are sorted already, mostly one. So a block is ordered in linear time, where a general sort would cost more than
+evaluating its rules.
 """
 
 from typing import Any, Final, NamedTuple
@@ -10,6 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from rules.condition import frozen
 from rules.lane import READ_BACK, TICK_NS
 from telemetry.frame import Entries, Frames, Kind, no_frames
 from telemetry.plan import Plan
@@ -18,7 +20,6 @@ from telemetry.record import Record
 Array = NDArray[Any]
 NS_PER_MS: Final = 1_000_000
 BUCKET_MS: Final = 1_000
-SWAP_MAX: Final = 64  # rows of an unsorted second that are inserted one by one; more are sorted in general
 _compile = njit(cache=True, nogil=True)
 
 
@@ -45,61 +46,91 @@ def places(plan: Plan) -> Places:
 
 
 @_compile
-def _ordered(point: Array, ts_ms: Array, rank: Array, ranks: int, start_ms: int, buckets: int) -> Array:
-    """Indices of the rows that are read, by (time, rank)."""
-    at = np.zeros(buckets + 1, np.int64)
-    for k in range(len(point)):
-        if point[k] < len(rank) and rank[point[k]] >= 0:  # summaries of members have numbers beyond
-            at[(ts_ms[k] - start_ms) // BUCKET_MS + 1] += 1
-    for b in range(buckets):
-        at[b + 1] += at[b]
-    order = np.empty(at[buckets], np.int64)
-    key = np.empty(at[buckets], np.int64)
-    for k in range(len(point)):
-        if point[k] < len(rank) and rank[point[k]] >= 0:
-            b = (ts_ms[k] - start_ms) // BUCKET_MS
-            order[at[b]] = k
-            key[at[b]] = (ts_ms[k] - start_ms) * ranks + rank[point[k]]
-            at[b] += 1
-    low = 0
-    for b in range(buckets):
-        high = at[b]  # one past the bucket, after the loop above
-        is_sorted = True
-        for j in range(low + 1, high):
-            if key[j] < key[j - 1]:
-                is_sorted = False
-                break
-        if not is_sorted and high - low > SWAP_MAX:
-            chosen = np.argsort(key[low:high], kind="mergesort")
-            order[low:high] = order[low:high][chosen]
-        elif not is_sorted:
-            for j in range(low + 1, high):
-                x, y, i = key[j], order[j], j
-                while i > low and key[i - 1] > x:
-                    key[i], order[i] = key[i - 1], order[i - 1]
-                    i -= 1
-                key[i], order[i] = x, y
-        low = high
-    return order
+def _sort(key: Array, order: Array, spare_key: Array, spare_order: Array, n: int) -> None:
+    """Sort the first n keys with their order, stable, by joining runs that are sorted already, two at a time."""
+    while True:
+        low = runs = 0
+        while low < n:
+            middle = low + 1
+            while middle < n and key[middle - 1] <= key[middle]:
+                middle += 1
+            high = middle + 1 if middle < n else n
+            while high < n and key[high - 1] <= key[high]:
+                high += 1
+            a, b = low, middle
+            for k in range(low, high):
+                if b >= high or (a < middle and key[a] <= key[b]):
+                    spare_key[k], spare_order[k] = key[a], order[a]
+                    a += 1
+                else:
+                    spare_key[k], spare_order[k] = key[b], order[b]
+                    b += 1
+            low, runs = high, runs + 1
+        key[:n], order[:n] = spare_key[:n], spare_order[:n]
+        if runs <= 1:
+            return
 
 
 @_compile
-def _framed(order: Array, point: Array, ts_ms: Array, value: Array, quality: Array, rank: Array, device_of: Array) -> Any:
-    """Columns of frames: device, time, offsets; point, value, quality."""
-    m = len(order)
+def _count(point: Array, ts_ms: Array, rank: Array, start_ms: int, at: Array) -> None:
+    """Where the rows of each second begin, of those that are read. at: (seconds + 1,) of zeros."""
+    for k in range(len(point)):
+        if point[k] < len(rank) and rank[point[k]] >= 0:  # summaries of members have numbers beyond
+            at[(ts_ms[k] - start_ms) // BUCKET_MS + 1] += 1
+    for b in range(1, len(at)):
+        at[b] += at[b - 1]
+
+
+@_compile
+def _spread(
+    rows: Any, rank: Array, start_ms: int, at: Array, points: Array, past_ms: Array, values: Array, qualities: Array
+) -> None:
+    """Put rows that are read into their seconds; each second's place moves to its end."""
+    point, ts_ms, value, quality = rows
+    for k in range(len(point)):
+        if point[k] < len(rank) and rank[point[k]] >= 0:
+            since_ms = ts_ms[k] - start_ms
+            b = since_ms // BUCKET_MS
+            j = at[b]
+            points[j], past_ms[j], values[j], qualities[j] = point[k], since_ms - b * BUCKET_MS, value[k], quality[k]
+            at[b] = j + 1
+
+
+@_compile
+def _frame(
+    ends: Array, points: Array, past_ms: Array, values: Array, qualities: Array, rank: Array, device_of: Array, start_ms: int
+) -> Any:
+    """Bring rows of each second into the order of (time, rank), in place; device, time and first sample of each frame, and the end."""
+    m, ranks, most, low = len(points), len(device_of), 0, 0
+    for high in ends:
+        most, low = max(most, high - low), high
+    key, spare_key, order, spare_order = np.empty((4, most), np.int64)
     device, ts_ns, offsets = np.empty(m, np.int32), np.empty(m, np.int64), np.empty(m + 1, np.int64)
-    points, values, qualities = np.empty(m, np.int32), np.empty(m, np.float64), np.empty(m, np.uint16)
-    n, last_device, last_ms = 0, -1, 0
-    for j in range(m):
-        k = order[j]
-        d, t = device_of[rank[point[k]]], ts_ms[k]
-        if d != last_device or t != last_ms:
-            device[n], ts_ns[n], offsets[n] = d, t * NS_PER_MS, j
-            n += 1
-            last_device, last_ms = d, t
-        points[j], values[j], qualities[j] = point[k], value[k], quality[k]
-    offsets[n] = m
-    return device[:n].copy(), ts_ns[:n].copy(), offsets[: n + 1].copy(), points, values, qualities
+    frames, low = 0, 0
+    for b in range(len(ends)):
+        high, is_sorted = ends[b], True
+        n = high - low
+        for j in range(n):
+            key[j] = int(past_ms[low + j]) * ranks + rank[points[low + j]]
+            is_sorted &= j == 0 or key[j - 1] <= key[j]
+        if not is_sorted:
+            for j in range(n):
+                order[j] = low + j
+            _sort(key, order, spare_key, spare_order, n)
+            points[low:high] = points[order[:n]]
+            past_ms[low:high] = past_ms[order[:n]]
+            values[low:high] = values[order[:n]]
+            qualities[low:high] = qualities[order[:n]]
+        last_device, last_ms = -1, -1
+        for j in range(low, high):
+            d, t = device_of[rank[points[j]]], int(past_ms[j])
+            if d != last_device or t != last_ms:
+                last_device, last_ms = d, t
+                device[frames], ts_ns[frames], offsets[frames] = d, (start_ms + b * BUCKET_MS + t) * NS_PER_MS, j
+                frames += 1
+        low = high
+    offsets[frames] = m
+    return device[:frames].copy(), ts_ns[:frames].copy(), offsets[: frames + 1].copy()
 
 
 def recorded_entries(
@@ -116,10 +147,13 @@ def recorded_entries(
     rows: point int32, ts_ms int64, value float64, quality uint16, all (m,) in any order, all inside the interval. records: (time in
     ns, record, kind) inside it, in order of time. Where times are equal, a tick comes first, then a record, then frames.
     """
-    point, ts_ms, value, quality = rows
-    buckets = max(1, -(-(end_ms - start_ms) // BUCKET_MS))
-    order = _ordered(point, ts_ms, where.rank, len(where.device), start_ms, buckets)
-    device, ts_ns, offsets, points, values, qualities = _framed(order, point, ts_ms, value, quality, where.rank, where.device)
+    given = tuple(map(frozen, rows))
+    at = np.zeros(max(1, -(-(end_ms - start_ms) // BUCKET_MS)) + 1, np.int64)
+    _count(given[0], given[1], where.rank, start_ms, at)
+    # Made here and not in compiled code, because numpy asks for huge pages: rows go to many places at once.
+    points, past_ms, values, qualities = (np.empty(at[-1], kind) for kind in (np.int32, np.uint16, np.float64, np.uint16))
+    _spread(given, where.rank, start_ms, at, points, past_ms, values, qualities)
+    device, ts_ns, offsets = _frame(at[:-1], points, past_ms, values, qualities, where.rank, where.device, start_ms)
     start_ns, end_ns, n = start_ms * NS_PER_MS, end_ms * NS_PER_MS, len(device)
     ticks = np.append(np.arange(start_ns // TICK_NS + 1, (end_ns - 1) // TICK_NS + 1, dtype=np.int64) * TICK_NS, end_ns)
     told_ns = np.array([time_ns for time_ns, _, _ in records], np.int64)

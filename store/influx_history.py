@@ -191,15 +191,19 @@ class InfluxHistory:
         return _sample_rows(point, self._whole_columns([statement])[0])
 
     def scan(self, low: int, high: int, start_ms: int, end_ms: int, *, limit: int) -> Rows:
-        """See store.scan.Scan. One statement per point."""
+        """See store.scan.Scan. One statement per point, or several where it has more than one may return."""
         parts, left = [], limit
         for point in sorted(number for number in self._series if low <= number <= high):
-            parts.append(self.read(point, start_ms, end_ms, limit=min(max(left, 1), READ_ROWS_MAX)))
-            left -= len(parts[-1])
-            if left <= 0:
-                break
+            at_ms = start_ms
+            while left > 0:
+                asked = min(left, READ_ROWS_MAX)
+                parts.append(self.read(point, at_ms, end_ms, limit=asked))
+                left -= len(parts[-1])
+                if len(parts[-1]) < asked:
+                    break
+                at_ms = int(parts[-1].ts_ms[-1]) + 1
         rows = join_rows(parts)
-        return rows.point[:limit], rows.ts_ms[:limit], rows.value[:limit], rows.quality[:limit]
+        return rows.point, rows.ts_ms, rows.value, rows.quality
 
     def latest(self, points: Sequence[int], at_ms: int) -> SampleRows:
         """See History. One statement per point."""

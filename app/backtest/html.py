@@ -13,18 +13,21 @@ from app.tables import number, site_time
 from app.words import language, say, text_of
 
 LISTED: Final = 2_000  # alarms in the list; the CSV file has all
-WIDTH, HEIGHT = 720, 90
+WIDTH, HEIGHT = 720, 80  # of a chart's own units; it is drawn as wide as the page
+BAR_MAX: Final = 48
 STYLE: Final = """
 :root{color-scheme:light dark;--ink:#1c2321;--dim:#6b7672;--line:#d9dedb;--bar:#2f7d5b;--other:#b4622d;--page:#fff}
 @media(prefers-color-scheme:dark){:root{--ink:#e4e9e6;--dim:#98a39e;--line:#39423e;--bar:#5fbd92;--other:#e0965f;--page:#161b19}}
 body{font:15px/1.5 system-ui,"Noto Sans CJK SC",sans-serif;color:var(--ink);background:var(--page);
 max-width:62rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse;width:100%;margin:.5rem 0 1.5rem}
-th,td{padding:.25rem .6rem;border-bottom:1px solid var(--line);text-align:left}
+.wide{overflow-x:auto;margin:.5rem 0 1.5rem}table{border-collapse:collapse;min-width:100%}
+th,td{padding:.25rem .6rem;border-bottom:1px solid var(--line);text-align:left;white-space:nowrap}
 th{color:var(--dim);font-weight:500}.n{text-align:right;font-variant-numeric:tabular-nums}
-.notice{border-left:4px solid var(--other);padding:.3rem .8rem}
-svg{width:100%;height:auto}svg text{fill:var(--dim);font-size:10px}.bar{fill:var(--bar)}.told{stroke:var(--bar)}.did{stroke:var(--other)}
-.told,.did{fill:none;stroke-width:1.5}.axis{stroke:var(--line)}.dim{color:var(--dim)}
+.notice{border-left:4px solid var(--other);padding:.3rem .8rem}h1,h2,p{overflow-wrap:anywhere}
+figure{margin:.3rem 0 1.5rem}figcaption,.ends{color:var(--dim);font-size:.8rem}.ends{display:flex;justify-content:space-between}
+svg{display:block;width:100%;height:5rem}svg *{vector-effect:non-scaling-stroke}.bar{fill:var(--bar)}
+.told{stroke:var(--dim);stroke-dasharray:3 3}.stood{stroke:var(--bar)}
+.did{stroke:var(--other)}.told,.stood,.did{fill:none;stroke-width:2}.axis{stroke:var(--line)}.dim{color:var(--dim)}
 """
 
 
@@ -40,7 +43,8 @@ def page(report: Report) -> str:
             parts.append(bars(rule.by_day, report.start_ms // DAY_MS, say("alarms a day")))
     parts += [_actuator(actuator) for actuator in report.actuators]
     parts.append(_alarms(report))
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title><style>{STYLE}</style>'
+    view = '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
+    head = f"{view}<title>{escape(title)}</title><style>{STYLE}</style>"
     return f'<!doctype html><html lang="{language()}"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
 
 
@@ -90,18 +94,27 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], words: int) -> st
         return "".join(f"<{tag}{'' if k < words else ' class=n'}>{escape(text)}</{tag}>" for k, text in enumerate(row))
 
     body = "".join(f"<tr>{line('td', row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{line('th', head)}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="wide"><table><thead><tr>{line("th", head)}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _rules(report: Report) -> str:
     return _table([say("rule"), *columns(report)], [[rule.rule, *cells(rule, report)] for rule in report.rules], 1)
 
 
+def actuator_columns() -> list[str]:
+    """Headings of the table of actuators, the name apart."""
+    return [say("changes"), say("moves"), say("told, mean"), say("stood, mean"), say("measured, mean"), say("mean difference")]
+
+
+def actuator_cells(actuator: ActuatorReport) -> list[str]:
+    """A row under `actuator_columns`."""
+    means = (actuator.told_mean, actuator.stood_mean, actuator.measured_mean, actuator.difference_mean)
+    return [f"{actuator.changes:,}", f"{actuator.moves:,}", *("-" if x is None else number(x, 1) for x in means)]
+
+
 def _actuator(actuator: ActuatorReport) -> str:
-    numbers = [actuator.told_mean, actuator.measured_mean, actuator.difference_mean]
-    row = [f"{actuator.changes:,}", *("-" if x is None else number(x, 1) for x in numbers)]
-    head = [say("changes"), say("told, mean"), say("measured, mean"), say("mean difference")]
-    return f"<h2>{escape(actuator.actuator)}</h2>{_table(head, [row], 0)}{lines(actuator.by_day)}"
+    table = _table(actuator_columns(), [actuator_cells(actuator)], 0)
+    return f"<h2>{escape(actuator.actuator)}</h2>{table}{lines(actuator.by_day)}"
 
 
 def _alarms(report: Report) -> str:
@@ -123,17 +136,18 @@ def bars(counts: Sequence[int], first_day: int, title: str) -> str:
     group = -(-len(counts) // 366)
     sums = [sum(counts[k : k + group]) for k in range(0, len(counts), group)]
     most, step = max(*sums, 1), WIDTH / len(sums)
+    width = min(max(step - 0.5, 0.5), BAR_MAX)
     drawn = "".join(
-        f'<rect class="bar" x="{k * step:.1f}" y="{HEIGHT - 12 - (HEIGHT - 26) * count / most:.1f}" width="{max(step - 0.5, 0.5):.1f}" '
-        f'height="{(HEIGHT - 26) * count / most:.1f}"><title>{_day(first_day + k * group)}: {count}</title></rect>'
+        f'<rect class="bar" x="{k * step + (step - width) / 2:.1f}" y="{HEIGHT * (1 - count / most):.1f}" width="{width:.1f}" '
+        f'height="{HEIGHT * count / most:.1f}"><title>{_day(first_day + k * group)}: {count}</title></rect>'
         for k, count in enumerate(sums)
         if count
     )
-    return _svg(drawn, f"{title}, max {most}", first_day, first_day + len(counts) - 1)
+    return _chart(drawn, f"{title}, max {most}", first_day, first_day + len(counts) - 1)
 
 
-def lines(days: Sequence[tuple[int, float, float]]) -> str:
-    """Daily means of what was told (first colour) and measured (second colour)."""
+def lines(days: Sequence[tuple[int, float, float, float]]) -> str:
+    """Daily means of the target (dashed), of where it would have stood (first colour) and of what was measured (second colour)."""
     if not days:
         return ""
     low, high = (choose(min(row[1:]) if choose is min else max(row[1:]) for row in days) for choose in (min, max))
@@ -141,20 +155,21 @@ def lines(days: Sequence[tuple[int, float, float]]) -> str:
 
     def drawn(column: int, name: str) -> str:
         spots = " ".join(
-            f"{WIDTH * (row[0] - days[0][0]) / reach:.1f},{HEIGHT - 12 - (HEIGHT - 26) * (row[column] - low) / span:.1f}"
+            f"{WIDTH * (row[0] - days[0][0]) / reach:.1f},{HEIGHT - 2 - (HEIGHT - 4) * (row[column] - low) / span:.1f}"
             for row in days
         )
         return f'<polyline class="{name}" points="{spots}"/>'
 
-    title = say("told (green) and measured (orange), mean of a day, {low:.1f} to {high:.1f}", low=low, high=high)
-    return _svg(drawn(1, "told") + drawn(2, "did"), title, days[0][0], days[-1][0])
+    title = say("told (dashed), stood (green), measured (orange), mean of a day, {low:.1f} to {high:.1f}", low=low, high=high)
+    return _chart(drawn(1, "told") + drawn(2, "stood") + drawn(3, "did"), title, days[0][0], days[-1][0])
 
 
-def _svg(drawn: str, title: str, first_day: int, last_day: int) -> str:
-    axis = f'<line class="axis" x1="0" x2="{WIDTH}" y1="{HEIGHT - 12}" y2="{HEIGHT - 12}"/>'
-    texts = f'<text x="0" y="9">{escape(title)}</text><text x="0" y="{HEIGHT - 1}">{_day(first_day)}</text>'
-    texts += f'<text x="{WIDTH}" y="{HEIGHT - 1}" text-anchor="end">{_day(last_day)}</text>'
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{axis}{drawn}{texts}</svg>'
+def _chart(drawn: str, title: str, first_day: int, last_day: int) -> str:
+    """Words stand outside the drawing, which is stretched to the page: they stay readable on a telephone."""
+    axis = f'<line class="axis" x1="0" x2="{WIDTH}" y1="{HEIGHT}" y2="{HEIGHT}"/>'
+    svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img" aria-label="{escape(title)}">{axis}{drawn}</svg>'
+    ends = f'<div class="ends"><span>{_day(first_day)}</span><span>{_day(last_day)}</span></div>'
+    return f"<figure><figcaption>{escape(title)}</figcaption>{svg}{ends}</figure>"
 
 
 def _day(day: int) -> str:

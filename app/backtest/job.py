@@ -19,6 +19,7 @@ from telemetry.record import Request
 from telemetry.site import RuleSpec, SiteConfig
 
 SPAN_MAX_MS: Final = 20 * 366 * 86_400_000
+UNEVEN_MAX: Final = 1.1  # how much larger than the evenest the largest share may be, for the sake of reading
 PEOPLE: Final = ("mode", "batch", "override", "release")  # acknowledgements would be of alarms that never were
 
 
@@ -81,11 +82,39 @@ def split(job: Job, parts: int) -> list[Job]:
     weight: dict[str, int] = defaultdict(int)
     for device in job.variants[0].devices:
         weight[joined.root(device.area)] += len(device.names()) * len(job.variants[0].profiles[device.profile].points)
-    shares: list[tuple[int, list[str]]] = [(0, []) for _ in range(parts)]
-    for root in sorted(groups, key=lambda root: (-weight[root], root)):
-        least = min(range(parts), key=lambda k: shares[k][0])
-        shares[least] = (shares[least][0] + weight[root], shares[least][1] + groups[root])
-    return [_part(job, frozenset(areas)) for points, areas in shares if points]
+    # Points that lie together are read together: shares in the order of points, unless that makes one much larger.
+    plan = job.plan(job.variants[0])
+    first: dict[str, int] = {}
+    for number in sorted(plan.active):
+        first.setdefault(joined.root(plan.devices[number].area), number)
+    in_order = _in_order(sorted(groups, key=lambda root: (first.get(root, 0), root)), weight, parts)
+    even = _even(sorted(groups, key=lambda root: (-weight[root], root)), weight, parts)
+    chosen = in_order if _largest(in_order, weight) <= UNEVEN_MAX * _largest(even, weight) else even
+    return [
+        _part(job, frozenset(name for root in roots for name in groups[root])) for roots in chosen if any(weight[r] for r in roots)
+    ]
+
+
+def _in_order(roots: list[str], weight: dict[str, int], parts: int) -> list[list[str]]:
+    """Cut where an equal share ends."""
+    shares: list[list[str]] = [[] for _ in range(parts)]
+    total, done = max(sum(weight[root] for root in roots), 1), 0
+    for root in roots:
+        shares[min((2 * done + weight[root]) * parts // (2 * total), parts - 1)].append(root)
+        done += weight[root]
+    return shares
+
+
+def _even(roots: list[str], weight: dict[str, int], parts: int) -> list[list[str]]:
+    """Largest first, each to the smallest share."""
+    shares: list[list[str]] = [[] for _ in range(parts)]
+    for root in roots:
+        min(shares, key=lambda share: sum(weight[r] for r in share)).append(root)
+    return shares
+
+
+def _largest(shares: list[list[str]], weight: dict[str, int]) -> int:
+    return max(sum(weight[root] for root in share) for share in shares)
 
 
 def _part(job: Job, areas: frozenset[str]) -> Job:

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.backtest.job import Job
+from app.backtest.position import Feedback, Told
 from rules.lane import TICK_NS
 from rules.recorded import NS_PER_MS, opening, places, recorded_entries
 from store.history import Rows
 from store.scan import Scan
 from telemetry.decision import Decision
-from telemetry.frame import Entries, Kind
-from telemetry.plan import Plan
+from telemetry.frame import Kind
 
 BLOCK_ROWS: Final = 1_000_000  # aimed at; 100 MB while it is worked on
 BLOCK_ROWS_MAX: Final = 2_000_000
@@ -27,7 +27,6 @@ TICK_MS: Final = TICK_NS // NS_PER_MS
 WIDTH_MAX_MS: Final = 30 * 86_400_000
 DAY_MS: Final = 86_400_000
 Array = NDArray[Any]
-Told = dict[tuple[str, int], list[float]]  # (actuator, day) -> [samples, sum told, sum measured, sum of absolute differences]
 
 
 class Block(NamedTuple):
@@ -102,7 +101,7 @@ def blocks(job: Job, source: Scan, low: int, high: int, aim: int) -> Iterator[tu
     at, width = job.start_ms, TICK_MS
     limit = max(BLOCK_ROWS_MAX, 2 * aim)
     while at < job.end_ms:
-        end = min((at + width) // TICK_MS * TICK_MS, job.end_ms)
+        end = min(_aligned(at + width, width), job.end_ms)
         rows = source.scan(low, high, at, end, limit=limit)
         count = len(rows[0])
         if count >= limit and end - at > TICK_MS:
@@ -112,60 +111,11 @@ def blocks(job: Job, source: Scan, low: int, high: int, aim: int) -> Iterator[tu
             rows = source.scan(low, high, at, end, limit=1 << 40)
         yield at, end, rows
         growth = aim / count if count else 8.0
-        width = int(min(max(width * min(growth, 8.0), TICK_MS), WIDTH_MAX_MS)) // TICK_MS * TICK_MS
+        width = int(min(max((end - at) * min(growth, 8.0), TICK_MS), WIDTH_MAX_MS)) // TICK_MS * TICK_MS
         at = end
 
 
-class Feedback:
-    """What actuators were told in a backtest beside what their feedback points measured, by actuator and day (UTC)."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._actuator = np.full(len(plan.point_owner), -1, np.int32)
-        self._names: list[str] = []
-        self._number: dict[str, int] = {}
-        told: list[float] = []
-        for number in sorted(plan.active):
-            device = plan.devices[number]
-            for actuator in device.profile.actuators:
-                point = None if actuator.feedback is None else device.point(actuator.feedback)
-                if point is not None:
-                    name = f"{device.key}/{actuator.name}"
-                    self._actuator[point] = self._number[name] = len(self._names)
-                    self._names.append(name)
-                    told.append(actuator.rest)
-        self._told = np.array(told)
-        self._is_asked = np.zeros(len(told), np.bool_)  # only of actuators that were told something is anything said
-
-    def compare(self, entries: Entries, decisions: list[Decision]) -> Told:
-        """Samples of feedback points in these entries against what held at their times."""
-        changes: dict[int, tuple[list[int], list[float]]] = {}
-        for decision in decisions:
-            k = self._number.get(decision.subject) if decision.kind == "demand" else None
-            if k is not None:
-                self._is_asked[k] = True
-                times, values = changes.setdefault(k, ([], []))
-                times.append(decision.time_ns)
-                values.append(float(decision.body["value"]))
-        found: Told = {}
-        if self._is_asked.any() and len(entries.frames.point):
-            self._sum(entries, changes, found)
-        for k, (_, values) in changes.items():
-            self._told[k] = values[-1]
-        return found
-
-    def _sum(self, entries: Entries, changes: dict[int, tuple[list[int], list[float]]], found: Told) -> None:
-        frames = entries.frames
-        whose = self._actuator[frames.point]
-        sample = np.flatnonzero((whose >= 0) & self._is_asked[whose] & np.isfinite(frames.value))
-        order = sample[np.argsort(whose[sample], kind="stable")]
-        owner, value, ts_ns = whose[order], frames.value[order], frames.ts_ns[frames.frame_of_sample[order]]
-        told = self._told[owner]
-        for k, (times, values) in changes.items():
-            lo, hi = np.searchsorted(owner, [k, k + 1])
-            place = np.searchsorted(np.array(times), ts_ns[lo:hi], side="right")
-            told[lo:hi] = np.concatenate([self._told[k : k + 1], np.array(values)])[place]
-        day = ts_ns // (DAY_MS * NS_PER_MS)
-        group, inverse = np.unique(owner.astype(np.int64) << 32 | day, return_inverse=True)
-        sums = [np.bincount(inverse, weights, len(group)) for weights in (None, told, value, np.abs(told - value))]
-        for g, key in enumerate(group.tolist()):
-            found[self._names[key >> 32], key & 0xFFFFFFFF] = [float(column[g]) for column in sums]
+def _aligned(end_ms: int, width_ms: int) -> int:
+    """The last border before an end: a day or its half, quarter .. as history packs them, so that a pack is read once; or a tick."""
+    part = next((DAY_MS >> k for k in range(5) if DAY_MS >> k <= width_ms), TICK_MS)
+    return end_ms // part * part

@@ -9,7 +9,8 @@ from typing import Final
 
 import msgspec
 
-from app.backtest.lane import DAY_MS, Block, Told
+from app.backtest.lane import DAY_MS, Block
+from app.backtest.position import SUMS, Told
 from telemetry.decision import Decision, LogHash
 from telemetry.site import RuleSpec, SiteConfig
 
@@ -69,15 +70,19 @@ class RuleReport(msgspec.Struct):
 
 
 class ActuatorReport(msgspec.Struct):
-    """An actuator. Means over the samples of its feedback point, in its unit; by_day: [day, told, measured], days since 1970 (UTC)."""
+    """An actuator. changes of its target, moves it would have been sent; means over the samples of its feedback point, in its unit: of the
+    target, of where it would have stood, of what was measured, of how far the last two are apart. by_day: [day, told, stood, measured],
+    days since 1970 (UTC)."""
 
     actuator: str
     changes: int
+    moves: int
     samples: int
     told_mean: float | None
+    stood_mean: float | None
     measured_mean: float | None
     difference_mean: float | None
-    by_day: list[tuple[int, float, float]]
+    by_day: list[tuple[int, float, float, float]]
 
 
 class Report(msgspec.Struct):
@@ -222,11 +227,18 @@ class Collector:
             days[actuator].append((day, sums))
         found = []
         for actuator, changes in sorted(self._heard[0].changes.items()):
-            own = days.get(actuator, [])
-            n, told, measured, apart = (sum(sums[k] for _, sums in own) for k in range(4))
-            by_day = [(day, sums[1] / sums[0], sums[2] / sums[0]) for day, sums in own]
-            means = [total / n if n else None for total in (told, measured, apart)]
-            found.append(ActuatorReport(actuator.partition("/")[2], changes, int(n), means[0], means[1], means[2], by_day))
+            own = [(day, dict(zip(SUMS, sums, strict=True))) for day, sums in days.get(actuator, [])]
+            n, moves = (int(sum(sums[name] for _, sums in own)) for name in ("samples", "moves"))
+            told, stood, measured, apart = (
+                sum(sums[name] for _, sums in own) / n if n else None for name in ("told", "stood", "measured", "apart")
+            )
+            by_day = [
+                (day, sums["told"] / sums["samples"], sums["stood"] / sums["samples"], sums["measured"] / sums["samples"])
+                for day, sums in own
+                if sums["samples"]
+            ]
+            name = actuator.partition("/")[2]
+            found.append(ActuatorReport(name, changes, moves, n, told, stood, measured, apart, by_day))
         return found
 
 

@@ -17,7 +17,8 @@ from threading import Event
 from typing import Any, Final, NamedTuple
 
 from app.backtest.job import Job, split
-from app.backtest.lane import Block, Seconds, Told, by_time, run
+from app.backtest.lane import Block, Seconds, by_time, run
+from app.backtest.position import Told
 from store.history import Rows
 from store.scan import FileScan, Scan
 from telemetry.decision import Decision, decode_decisions, encode_decisions

@@ -160,8 +160,8 @@ def _remote(client: Any, site: str, asked: dict[str, Any]) -> "Report":
 
 
 def _print(report: "Report") -> None:
-    from app.backtest.html import alarm_cells, cells, columns, notices
-    from app.tables import console, grid, heading, number, site_time
+    from app.backtest.html import actuator_cells, actuator_columns, alarm_cells, cells, columns, notices
+    from app.tables import console, grid, heading, site_time
 
     screen = console()
     for sentence in notices(report):
@@ -186,10 +186,9 @@ def _print(report: "Report") -> None:
         screen.print(say("the newest {count}:", count=len(shown)))
         screen.print(table)
     if report.actuators:
-        table = grid(say("actuator"), say("changes"), say("told, mean"), say("measured, mean"), say("mean difference"))
-        for a in report.actuators:
-            numbers = (a.told_mean, a.measured_mean, a.difference_mean)
-            table.add_row(a.actuator, f"{a.changes:,}", *("-" if x is None else number(x, 1) for x in numbers))
+        table = grid(say("actuator"), *actuator_columns())
+        for actuator in report.actuators:
+            table.add_row(actuator.actuator, *actuator_cells(actuator))
         screen.print()
         screen.print(table)
     screen.print(f"{report.decisions:,} {say('decisions')}, sha256 {report.sha256}")

@@ -191,6 +191,24 @@ def test_number_keeps_its_name_but_may_change_its_unit(history):
     assert history.series()[3].point == "air_temp_3"
 
 
+def test_scan_gives_every_row_of_a_band_of_points_and_a_stretch_of_time(history, monkeypatch):
+    monkeypatch.setattr("store.influx_history.READ_ROWS_MAX", 70)  # a series may be longer than one read returns
+    given = [make_rows([p] * 200, np.arange(200) * 3 + T0 + p, np.arange(200.0) + p, p) for p in (3, 1, 2, 5)]
+    for position, rows in enumerate(given):
+        history.append(rows, [], position)
+    found = history.scan(1, 3, T0 + 30, T0 + 600, limit=10_000)
+    assert [column.dtype for column in found] == [np.int32, np.int64, np.float64, np.uint16]
+    wanted = {(p, T0 + p + 3 * k, float(k + p), p) for p in (1, 2, 3) for k in range(200) if 30 <= p + 3 * k < 600}
+    rows = list(zip(*(column.tolist() for column in found), strict=True))
+    assert set(rows) == wanted
+    assert len(rows) == len(wanted)
+    for limit in (1, 70, 140, 250, len(wanted), len(wanted) + 1):  # as many as asked for: then there may be more
+        rows = list(zip(*(column.tolist() for column in history.scan(1, 3, T0 + 30, T0 + 600, limit=limit)), strict=True))
+        assert len(rows) == len(set(rows)) == min(limit, len(wanted))
+        assert set(rows) <= wanted
+    assert [len(column) for column in history.scan(6, 50, T0, FOREVER, limit=9)] == [0, 0, 0, 0]
+
+
 def test_latest_is_the_last_sample_at_or_before_the_time(history):
     history.append(make_rows([0, 0, 1, 2], [T0, T0 + 10, T0 + 20, T0 + 1], [1.0, 2.0, 3.0, np.nan], [0, 1, 0, BAD]), [], 1)
     got = history.latest([2, 1, 0, 63], T0 + 15)

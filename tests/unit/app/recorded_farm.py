@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from store.duckdb_history import DuckDBHistory
+from store.history import History
 from store.projection import Projector
 from telemetry.frame import Admission, Entries, Flag, Kind, Verdict, make_frames, no_frames
 from telemetry.record import Config, Record, Request
@@ -81,8 +82,15 @@ def samples(seed: int = 3) -> list[tuple[int, int, int, float]]:
 
 
 def write_farm(file: Path, config: SiteConfig | None = None) -> None:
+    """`fill_farm` of a DuckDB file."""
+    history = DuckDBHistory(file)
+    fill_farm(history, config)
+    history.close()
+
+
+def fill_farm(history: History, config: SiteConfig | None = None) -> None:
     """The history, with people's words; every hundredth frame comes an hour late, as a device that was offline brings it."""
-    history, config = DuckDBHistory(file), config or farm()
+    config = config or farm()
     projector = Projector(history, now_s=lambda: 0.0)
     applied = Config("farm", config.sha256(), config.canonical(), "anna")
     before = Request("r1", "mode", "anna", {"area": "farm/a", "mode": "OCCUPIED"})
@@ -97,7 +105,6 @@ def write_farm(file: Path, config: SiteConfig | None = None) -> None:
     again = Request("r2", "mode", "anna", {"area": "farm/b", "mode": "OCCUPIED"})
     projector.take(records(projector.position + 1, [(T0_MS + 86_400_000, again, Kind.REQUEST)]))
     projector.flush()
-    history.close()
 
 
 def _frames(first: int, part: list[tuple[tuple[int, int], list[tuple[int, float]]]]) -> Transaction:

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import itertools
 import json
 import os
 import select
@@ -27,6 +28,8 @@ from app.backtest.lane import Seconds, by_time, run
 from app.backtest.order import make_job, read_labels, time_ms
 from app.backtest.report import Collector, Label, Report, Standing, peak
 from app.backtest.worker import Backtest
+from app.wiring import build_engine
+from ingest.decode import Directory, Gather
 from rules.lane import on_data_clock
 from rules.recorded import opening
 from store.duckdb_history import DuckDBHistory
@@ -34,7 +37,8 @@ from store.scan import FileScan
 from telemetry.decision import Decision, LogHash
 from telemetry.errors import CallerError, ConfigError
 from telemetry.frame import Kind, slice_entries
-from telemetry.record import Request
+from telemetry.plan import Plan
+from telemetry.record import Config, Request
 from telemetry.site import RuleSpec
 from tests.unit.app.recorded_farm import END_MS, MINUTE_MS, RULES, T0_MS, farm, samples, write_farm
 
@@ -92,6 +96,40 @@ def test_decides_what_a_lane_over_the_same_frames_decides(scan: FileScan) -> Non
     found = blocks(job, scan)
     assert [msgspec.structs.replace(d, position=0) for d in found] == [msgspec.structs.replace(d, position=0) for d in expected]
     assert sha(found) == sha(expected)
+
+
+def test_decides_what_a_live_core_decided_when_nothing_came_late(scan: FileScan) -> None:
+    """The whole live engine, with commands, fed frame by frame as they came and cut anywhere, with a tick each 10 s."""
+    job = job_of(scan, people=False)
+    end_ms = T0_MS + 86_400_000
+    directory, engine = Directory(Plan()), build_engine()
+    gather, config = Gather(directory), job.variants[0]
+    gather.add(Config(config.site, config.sha256(), config.canonical(), "anna"), T0_MS * 1_000_000)
+    made = engine.step(gather.build(0, T0_MS * 1_000_000, T0_MS * 1_000_000)).decisions
+    gather.directory = Directory(engine.plan)
+    by_time_of_frame = itertools.groupby(samples(), key=lambda row: row[:2])
+    frames = [(ts, engine.plan.devices[d], [row[2:] for row in rows]) for (ts, d), rows in by_time_of_frame if ts < end_ms]
+    coming = [
+        *((ts, 1, device, own) for ts, device, own in frames),
+        *((ts, 0, None, []) for ts in range(T0_MS, end_ms + 1, 10_000)),
+    ]
+    rng = np.random.default_rng(2)
+    for seq, (ts_ms, _, device, own) in enumerate(sorted(coming, key=lambda row: row[:2])):
+        if device is None:
+            gather.tick(ts_ms * 1_000_000)
+        else:
+            values = {engine.plan.point_owner[point][1]: value for point, value in own}
+            body = msgspec.json.encode({"v": 1, "boot": 1, "seq": seq, "ts": ts_ms, "p": values})
+            gather.take(f"fl/{device.key}/telemetry", body, False, ts_ms * 1_000_000)
+        if rng.random() < 0.05 or ts_ms == end_ms:
+            made += engine.step(gather.build(engine.position + 1, ts_ms * 1_000_000, engine.last_time_ns)).decisions
+    live = sorted((d for d in made if d.kind in {"alarm", "demand"} and d.time_ns < end_ms * 1_000_000), key=by_time)
+    found = [
+        d for d in blocks(replace(job, end_ms=end_ms), scan) if d.kind in {"alarm", "demand"} and d.time_ns < end_ms * 1_000_000
+    ]
+    assert len(live) > 300
+    assert [msgspec.structs.replace(d, position=0) for d in found] == [msgspec.structs.replace(d, position=0) for d in live]
+    assert sha(found) == sha(live)
 
 
 def test_the_hash_sees_one_changed_bit_and_one_lost_frame(scan: FileScan) -> None:
@@ -260,6 +298,8 @@ def test_actuators_told_beside_measured(scan: FileScan) -> None:
     assert set(told) == {f"house-{x}/vent" for x in "abc"}
     for k, name in enumerate(sorted(told)):
         assert told[name].measured_mean == pytest.approx(10 * k)
+        assert told[name].stood_mean == pytest.approx(told[name].told_mean)  # a vent without a travel time stands where it is told
+        assert 0 < told[name].moves <= told[name].changes
         assert 0 < (told[name].told_mean or 0) < 100
     assert not report_of(scan, hot(28)).control
 
