@@ -236,7 +236,10 @@ class Admit:
         messages, duplicates = int(first.sum()), int((first & twice).sum())
         members = sum(len(array.values) for array in frames.arrays)
         members_twice = sum(len(array.values) for array in frames.arrays if twice[array.frame])
-        samples_twice = int((twice[frames.frame_of_sample] | ((q & quality.REPEATED) != 0)).sum()) + members_twice
+        repeated = (q & quality.REPEATED) != 0
+        if twice.any():
+            repeated |= twice[frames.frame_of_sample]
+        samples_twice = int(np.count_nonzero(repeated)) + members_twice
         samples = len(frames.point) + members
         a.received += messages
         a.duplicate += duplicates

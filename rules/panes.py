@@ -199,12 +199,14 @@ def _advance_stacked(fn: int, pane: int, f: Array, fo: int, i: Array, io: int, u
                 u[uo + k] = 0
         return
     if fn == MEAN or fn == STD:
-        u[uo + head % PANES] = i[io + 3]
+        slot, left = head % PANES, 0
+        u[uo + slot] = i[io + 3]
         i[io + 3] = 0
-        for p in range(head + 1, pane + 1):
-            slot = p % PANES
-            i[io + 2] -= u[uo + slot]
+        for _ in range(pane - head):
+            slot = slot + 1 if slot < PANES - 1 else 0
+            left += int(u[uo + slot])
             u[uo + slot] = 0
+        i[io + 2] -= left  # once: each time through memory would wait for the last
     _move_on(fn, f, io + OPEN, first, head, pane)
     if fn == STD:
         _move_on(fn, f, fo, first + PANES, head, pane)
