@@ -26,6 +26,6 @@ WORKDIR /data
 VOLUME /data
 EXPOSE 8080
 HEALTHCHECK --interval=30s --timeout=10s --start-period=30s --retries=3 CMD ["fieldloom", "doctor"]
-# numba uses compiled kernels only where it could write new ones: without the copy core would compile for a minute at each start.
+# numba uses compiled kernels only where it could write new ones: without the copy core would compile for one to two minutes at each start.
 ENTRYPOINT ["/bin/sh", "-c", "cp -r /opt/fieldloom/kernels \"$NUMBA_CACHE_DIR\"; exec fieldloom \"$@\"", "fieldloom"]
 CMD ["serve", "core"]

@@ -109,25 +109,32 @@ def place_kernels() -> None:
     root, given = Path(__file__).parents[1], os.environ.get("NUMBA_CACHE_DIR")
     sources = sorted(path for package in ("rules", "ingest") for path in (root / package).glob("*.py"))
     code = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
-    if given is None or Path(given).name != code:  # a child process has it from its parent
-        os.environ["NUMBA_CACHE_DIR"] = str((Path(given) if given is not None else _kernels(root)) / code)
+    place = None if given is None else Path(given)
+    if place is not None and place.name == code:  # a child process has it from its parent
+        place = place.parent
+    if place is None or not _can_write(place):
+        place = _kernels(root)
+    os.environ["NUMBA_CACHE_DIR"] = str(place / code)
 
 
 def _kernels(root: Path) -> Path:
     """Where something can be kept: beside the program, for the user, with the data, or until the end of this process."""
-    if os.access(root / "rules", os.W_OK):
-        return root / "rules" / "__pycache__" / "kernels"
     caches = (os.environ.get("XDG_CACHE_HOME"), f"{os.environ['HOME']}/.cache" if "HOME" in os.environ else None)
-    for place in (Path(name) for name in caches if name):
-        if os.access(place if place.is_dir() else place.parent, os.W_OK):
-            return place / "fieldloom" / "kernels"
+    places = [root / "rules" / "__pycache__" / "kernels", *(Path(name) / "fieldloom" / "kernels" for name in caches if name)]
     with contextlib.suppress(ConfigError):
-        data_dir = load_settings().data_dir
-        if os.access(data_dir if data_dir.is_dir() else data_dir.parent, os.W_OK):
-            return data_dir.resolve() / "kernels"
+        places.append(load_settings().data_dir.resolve() / "kernels")
+    for place in places:
+        if _can_write(place):
+            return place
     scratch = tempfile.mkdtemp(prefix="fieldloom-kernels-")
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)
     return Path(scratch)
+
+
+def _can_write(place: Path) -> bool:
+    """There, or in the first folder above it that exists."""
+    there = next((path for path in (place, *place.parents) if os.access(path, os.F_OK)), Path("/"))
+    return os.access(there, os.W_OK)
 
 
 def usage(error: typer.TyperException) -> str:

@@ -24,7 +24,7 @@ from telemetry.errors import EnvironmentFault
 
 log = structlog.get_logger()
 
-READY_S: Final = 120.0  # the compiled loop loads within 2 s from its cache, and compiles within a minute without
+READY_S: Final = 300.0  # the compiled loop loads within 2 s from its cache, and compiles within two minutes without
 STOP_S: Final = 8.0
 BACKOFF_S: Final = (0.2, 10.0)  # first and longest pause before a restart
 CALM_S: Final = 30.0  # a child that lived so long starts with the first pause again

@@ -1,7 +1,7 @@
 """Compiles every kernel into its cache at installation, by sending one message through the whole decision path of the demo site and
 one recorded row through that of a backtest.
 
-Without it the first start of core takes most of a minute instead of 1 s.
+Without it the first start of core takes one to two minutes instead of 1 s.
 """
 
 import os

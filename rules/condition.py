@@ -123,7 +123,7 @@ class Conditions:
         seats, timers, points = len(book.device_of_seat), len(book.arrays.timer_v), len(book.arrays.point_of)
         touched, judged = book.room
         pool = max(POOL_MIN, 2 * judged)
-        state = np.zeros(book.words, np.int64)
+        state = _aligned(book.words)
         self._memory = Memory(
             latest=np.full(book.cells, np.nan), member=np.full(book.members, np.nan), quality=np.zeros(book.cells, np.uint16),
             low=np.full(book.cells, np.inf), high=np.full(book.cells, -np.inf), last_ns=np.zeros(book.cells, np.int64),
@@ -535,6 +535,13 @@ def frozen(column: Array) -> Array:
     view = np.ascontiguousarray(column).view()
     view.flags.writeable = False
     return view
+
+
+def _aligned(words: int) -> Array:
+    """Zeros that begin at a cache line: what lies in one line of a window's memory is not to lie in two."""
+    wide = np.zeros(words + 8, np.int64)
+    skip = -wide.ctypes.data % 64 // 8
+    return wide[skip : skip + words]
 
 
 def _pool(size: int) -> dict[str, Array]:

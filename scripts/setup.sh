@@ -58,7 +58,7 @@ install() {
     say "installing the locked packages into $VENV: about 300 MB to load and 900 MB on disk, once"
     pip --require-hashes -r requirements.lock
     pip --no-deps --no-build-isolation -e .
-    say "compiling the rule loop and its like: a minute, once"
+    say "compiling the rule loop and its like: one to two minutes, once"
     "$VENV/bin/fieldloom" warm
     touch "$VENV/.installed"
 }

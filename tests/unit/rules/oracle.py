@@ -215,9 +215,8 @@ class Oracle:
                 self.latest[point], self.last_ns[point] = value, ts
                 changed |= {("point", point)} | self.count(point, ts, value)
             changed = self.derive(position, ts, changed, is_sample=True)
-            read = self.read_arrays()
             for point, members in arrays:
-                if point in read and self.last_ns.get(point) != ts:  # the same time again is a repetition
+                if point in self.read_arrays and self.last_ns.get(point) != ts:  # the same time again is a repetition
                     self.arrays[point], self.last_ns[point] = members, ts
                     changed.add(("point", point))
             changed |= self.look(ts, changed)
@@ -309,13 +308,6 @@ class Oracle:
         spec = self.plan.point_spec(point)
         return x if spec is not None and math.isfinite(x) and spec.low <= x <= spec.high else NAN
 
-    def member_groups(self) -> list[tuple[Condition, Group]]:
-        """Groups over members that conditions read, inner ones before those that read them."""
-        return [(c, g) for c in self.conditions for node in self.nodes(c) for g in inner_first(node)]
-
-    def read_arrays(self) -> set[int]:
-        return {c.device.point(name) or 0 for c, g in self.member_groups() for name in self.array_names(g, c.device)}
-
     @staticmethod
     def array_names(node: Node, device: Device) -> list[str]:
         """Arrays that one group looks at, those of groups inside it left out."""
@@ -326,7 +318,7 @@ class Oracle:
         """Groups that read an array which came (or, without a time, grew old) take their values of this moment."""
         news: set[Any] = set()
         done: set[Any] = set()
-        for c, group in self.member_groups():
+        for c, group in self.member_groups:
             key = (c.device.number, text(group), c.live_only)
             points = {("point", c.device.point(name)) for name in self.array_names(group, c.device)}
             if key in done or not points & changed:
@@ -583,16 +575,17 @@ class Oracle:
         self.windows = {key: self.windows.get(key, []) for key in wanted}
         fns = {(w.fn, self.number(w.arg, c), w.length_ns, c.live_only) for w, c in leaf_of if isinstance(w, Window)}
         self.stats = {key: value for key, value in self.stats.items() if key in fns}
-        groups = [(c, g) for c, g in self.member_groups()]
+        # Groups over members that conditions read, inner ones before those that read them.
+        groups = self.member_groups = [(c, g) for c in self.conditions for node in self.nodes(c) for g in inner_first(node)]
         asked = {(c.device.number, text(g), c.live_only) for c, g in groups}
         self.groups = {key: value for key, value in self.groups.items() if key in asked}
         kept = {(c.device.number, text(k), c.live_only) for c, g in groups for k in kept_of(g.arg)}
         self.looks = {key: value for key, value in self.looks.items() if key in kept}
         self.blanks = {key: value for key, value in self.blanks.items() if key in kept}
-        read = self.read_arrays()
+        self.read_arrays = {c.device.point(name) or 0 for c, g in groups for name in self.array_names(g, c.device)}
         for device in self.plan.devices:
             for spec, point in zip(device.profile.points, device.points, strict=True):
-                if spec.members is not None and (point not in read or device.number not in self.plan.active):
+                if spec.members is not None and (point not in self.read_arrays or device.number not in self.plan.active):
                     self.arrays.pop(point, None)
                     self.last_ns.pop(point, None)
         silences = {(c.device.number, s.length_ns) for s, c in leaf_of if isinstance(s, Silent)}
