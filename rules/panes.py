@@ -142,9 +142,9 @@ def _join(fn: int, a: float, b: float) -> float:
 
 
 @_compile
-def _move_on(fn: int, f: Array, h: int, at: int, head: int, pane: int) -> None:
-    """From the newest pane `head` to `pane`, less than a window later. Slots up to it hold panes, those after it sums of old ones."""
-    nothing, was, slot = _nothing(fn), head % PANES, pane % PANES
+def _move_on(fn: int, f: Array, h: int, at: int, was: int, slot: int) -> None:
+    """From the newest pane's slot to another, less than a window later. Slots up to it hold panes, those after it sums of old ones."""
+    nothing = _nothing(fn)
     f[at + was], f[h] = f[h], nothing
     if slot > was:
         for k in range(was + 1, slot):
@@ -198,18 +198,21 @@ def _advance_stacked(fn: int, pane: int, f: Array, fo: int, i: Array, io: int, u
             for k in range(PANES):
                 u[uo + k] = 0
         return
+    was = head % PANES
+    slot, left = was, 0
     if fn == MEAN or fn == STD:
-        slot, left = head % PANES, 0
-        u[uo + slot] = i[io + 3]
+        u[uo + was] = i[io + 3]
         i[io + 3] = 0
         for _ in range(pane - head):
             slot = slot + 1 if slot < PANES - 1 else 0
             left += int(u[uo + slot])
             u[uo + slot] = 0
         i[io + 2] -= left  # once: each time through memory would wait for the last
-    _move_on(fn, f, io + OPEN, first, head, pane)
+    else:
+        slot = pane % PANES
+    _move_on(fn, f, io + OPEN, first, was, slot)
     if fn == STD:
-        _move_on(fn, f, fo, first + PANES, head, pane)
+        _move_on(fn, f, fo, first + PANES, was, slot)
 
 
 @_compile
@@ -296,6 +299,18 @@ def _bin(x: float, parameter: Array) -> int:
 
 
 @_compile
+def _pane_of(head: int, time_ns: int, length_ns: int) -> int:
+    """The pane of a time: mostly the newest one, or one not far beyond it, for which a division of floats is exact and quicker."""
+    if head != NONE:
+        beyond = time_ns - head * length_ns
+        if 0 <= beyond < length_ns:
+            return head
+        if 0 < beyond < 1 << 52:
+            return head + int(beyond / length_ns)
+    return time_ns // length_ns
+
+
+@_compile
 def update_column(
     spec: Array, parameter: Array, f: Array, i: Array, u: Array, local: int, time_ns: int, x: float, decides: bool
 ) -> float:
@@ -310,9 +325,7 @@ def update_column(
         return _smooth(parameter, f, fo, i, io, time_ns, x)
     if fn == CUSUM_HIGH or fn == CUSUM_LOW:
         return _cusum(fn, spec[1], parameter, f, fo, i, io, time_ns, x)
-    pane = i[io]
-    if pane == NONE or time_ns < pane * spec[1] or time_ns - pane * spec[1] >= spec[1]:
-        pane = time_ns // spec[1]
+    pane = _pane_of(i[io], time_ns, spec[1])
     if fn == HELD:
         return _held(spec, parameter, f, fo, i, io, u, uo, time_ns, pane, x)
     if pane > i[io]:
