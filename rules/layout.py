@@ -122,7 +122,9 @@ def _columns(cohorts: list[Cohort], virtual: list[tuple[Cohort, Any]], rules: li
                     )
                     for home, source, place in group
                 ]
-    v_reads = [(c.first_column + column, n) for n, (c, v) in enumerate(virtual) for column in _inputs(v)]
+    direct = [_reads_measured(c, v) for c, v in virtual]
+    v_reads = [(c.first_column + column, n) for n, (c, v) in enumerate(virtual) if not direct[n] for column in _inputs(v)]
+    w_reads = [(c.first_column + v.follows, n) for n, (c, v) in enumerate(virtual) if direct[n]]
     r_reads = [
         (r.cohort.first_column + column, n)
         for n, r in enumerate(rules)
@@ -130,23 +132,32 @@ def _columns(cohorts: list[Cohort], virtual: list[tuple[Cohort, Any]], rules: li
     ]
     reader_v_ptr, reader_v = _grouped(v_reads, count)
     reader_r_ptr, reader_r = _grouped(r_reads, count)
+    window_ptr, window_v = _grouped(w_reads, count)
+    are_read = (np.diff(reader_v_ptr) > 0) | (np.diff(reader_r_ptr) > 0) | (np.diff(window_ptr) > 0)
     exported = {e[1] for e in exports}
     for cohort in cohorts:
         for number, point in enumerate(cohort.profile.points if cohort.profile is not None else (), cohort.first_column):
-            is_read = reader_v_ptr[number] < reader_v_ptr[number + 1] or reader_r_ptr[number] < reader_r_ptr[number + 1]
             if point.heartbeat_s is None or point.is_virtual:  # what is computed is as old as what it is computed of
                 continue
-            if is_read or number in exported:  # nobody minds the age of what nobody reads
+            if are_read[number] or number in exported:  # nobody minds the age of what nobody reads
                 stale[number] = int(STALE_HEARTBEATS * point.heartbeat_s * NS_PER_S)
     seats = sum(c.width for c in cohorts)
     export_ptr, order = _order([e[0] for e in exports], seats)
     columns = np.array(exports, np.int64).reshape(-1, 4)[order]
     return {
         "import_at": import_at, "import_cells": np.array(cells, np.int64), "stale_ns": stale,
+        "window_ptr": window_ptr, "window_v": window_v,
+        "has_windows": np.array([any(d for d, (home, _) in zip(direct, virtual, strict=True) if home is c) for c in cohorts], np.uint8),
         "reader_v_ptr": reader_v_ptr, "reader_v": reader_v, "reader_r_ptr": reader_r_ptr, "reader_r": reader_r,
         "export_ptr": export_ptr, "export_seat": columns[:, 2].astype(np.int32), "export_from": columns[:, 1].astype(np.int32),
         "export_to": columns[:, 3].astype(np.int32),
     }  # fmt: skip
+
+
+def _reads_measured(cohort: Cohort, made: Any) -> bool:
+    """Whether it is a function over time of nothing but a measured point of the device itself."""
+    points = cohort.profile.points if cohort.profile is not None else []
+    return bool(made.kind == loop.PANES and 0 <= made.follows < len(points) and points[made.follows].is_measured)
 
 
 def _inputs(made: Any) -> list[int]:
@@ -378,7 +389,8 @@ def _room(book: loop.Book, cohorts: list[Cohort]) -> tuple[int, int]:
     is_fed = np.zeros(count, np.bool_)  # by other seats: stands on the level of what feeds it, and so before it
     is_fed[book.export_to] = True
     for number in np.lexsort((~is_fed, -level_of)):
-        made = book.v_out[book.reader_v[book.reader_v_ptr[number] : book.reader_v_ptr[number + 1]]]
+        waiting = book.reader_v[book.reader_v_ptr[number] : book.reader_v_ptr[number + 1]]
+        made = book.v_out[np.append(waiting, book.window_v[book.window_ptr[number] : book.window_ptr[number + 1]])]
         touched[number] = 1 + touched[made].sum() + sum(n * touched[to] for to, n in degree.get(int(number), ()))
         judged[number] = own_judged[number] + judged[made].sum() + sum(n * judged[to] for to, n in degree.get(int(number), ()))
     best = (1, 1)

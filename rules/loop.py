@@ -50,6 +50,7 @@ class Book(NamedTuple):
     local_of: Array  # (seats,) int32
     base: Array  # (cohorts,) int64, such that a column's first cell is base + g * width
     width: Array  # (cohorts,) int64
+    has_windows: Array  # (cohorts,) uint8: over measured columns
     real: Array  # (cohorts, 2) int32: first and one past the last column that measurements fill
     import_at: Array  # (g,) int64 into import_cells, -1: the column is the cohort's own
     import_cells: Array  # int64
@@ -59,7 +60,9 @@ class Book(NamedTuple):
     stale_ns: Array  # (g,) int64; 0 = values never grow old
     is_read: Array  # (g,) uint8: 0 by nobody, 1 by plain rules only, 2 by others too
     reader_v_ptr: Array  # (g+1,) int32
-    reader_v: Array  # virtual columns that read a column
+    reader_v: Array  # virtual columns that read a column, and wait for their turn
+    window_ptr: Array  # (g+1,) int32
+    window_v: Array  # functions over time of a measured column: they need not wait, since they read nothing else
     reader_r_ptr: Array
     reader_r: Array  # rules that read a column
     plain_ptr: Array  # (g,) int32: where among reader_r the plain rules of a column begin, which compare it with a number by < or >
@@ -718,25 +721,18 @@ def _frame(b: Book, m: Memory, i: Input, w: Work, f: int, entry: int) -> int:
         return time_ns
     if _hear(b, m, w, seat, i.time_ns[entry]):
         time_ns = max(time_ns, i.time_ns[entry])
-    if i.use[f] == COUNTS:
-        _count_late(b, m, i, f, seat)
-    elif i.use[f] == DECIDES:
+    decides = i.use[f] == DECIDES
+    if decides:
         _take(b, m, i, w, f, seat)
+    cohort = b.cohort_of[seat]
+    if b.has_windows[cohort] and (decides or i.use[f] == COUNTS):
+        _count(b, m, i, w, f, seat, decides)
     return time_ns
 
 
 @_compile
-def _look_ahead(b: Book, m: Memory, column: int, local: int, ts_ns: int) -> None:
-    """Windows over a column will be brought up to date once the whole frame is taken: let their memory come meanwhile."""
-    for k in range(b.reader_v_ptr[column], b.reader_v_ptr[column + 1]):
-        v = b.reader_v[k]
-        if b.v_kind[v] == PANES:
-            look_ahead(b.v_pane[v], m.pane_i, local, ts_ns)
-
-
-@_compile
 def _take(b: Book, m: Memory, i: Input, w: Work, f: int, seat: int) -> None:
-    """Samples of a frame that decides, into their cells."""
+    """Samples of a frame that decides, into their cells. The memory of windows over them is called for meanwhile."""
     cohort, local, ts_ns, soonest = b.cohort_of[seat], b.local_of[seat], i.ts_ns[f], NEVER
     is_exporting = b.export_ptr[seat + 1] > b.export_ptr[seat]
     for s in range(i.offsets[f], i.offsets[f + 1]):
@@ -749,7 +745,8 @@ def _take(b: Book, m: Memory, i: Input, w: Work, f: int, seat: int) -> None:
             soonest = min(soonest, ts_ns + b.stale_ns[column])
         if _is_news(b, m, column, cell, i.value[s]):
             _touch(b, m, w, seat, column)
-            _look_ahead(b, m, column, local, ts_ns)
+        for k in range(b.window_ptr[column], b.window_ptr[column + 1]):
+            look_ahead(b.v_pane[b.window_v[k]], m.pane_i, local, ts_ns)
         if is_exporting:
             _export(b, m, w, seat, column)
     for a in range(i.array_ptr[f], i.array_ptr[f + 1]):
@@ -771,17 +768,23 @@ def _take(b: Book, m: Memory, i: Input, w: Work, f: int, seat: int) -> None:
 
 
 @_compile
-def _count_late(b: Book, m: Memory, i: Input, f: int, seat: int) -> None:
-    """A late sample goes into windows that still hold its time, where it may be counted at all."""
-    local = b.local_of[seat]
+def _count(b: Book, m: Memory, i: Input, w: Work, f: int, seat: int, decides: bool) -> None:
+    """Samples of a frame into the windows over their points. A late one only where it may be counted, and it decides nothing."""
+    cohort, local = b.cohort_of[seat], b.local_of[seat]
     for s in range(i.offsets[f], i.offsets[f + 1]):
         column = b.column_of_point[i.point[s]] if i.point[s] >= 0 else -1
         if column < 0:
             continue
-        for k in range(b.reader_v_ptr[column], b.reader_v_ptr[column + 1]):
-            v = b.reader_v[k]
-            if b.v_kind[v] == PANES and not b.v_live_only[v]:
-                update_column(b.v_pane[v], b.v_parameter[v], m.pane_f, m.pane_i, m.pane_u, local, i.ts_ns[f], i.value[s], False)
+        for k in range(b.window_ptr[column], b.window_ptr[column + 1]):
+            v = b.window_v[k]
+            if b.v_live_only[v] and not decides:
+                continue
+            value = update_column(
+                b.v_pane[v], b.v_parameter[v], m.pane_f, m.pane_i, m.pane_u, local, i.ts_ns[f], i.value[s], decides
+            )
+            if decides:
+                _weigh(b, m, v, cohort, local, value)
+                _fill(b, m, w, seat, b.v_out[v], value)
 
 
 @_entry
