@@ -29,10 +29,10 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/pytest -q --durations=0 tests/unit/test_arrows.py
 
-# In two parts: side by side on both cores, then what measures times of real processes, one by one.
+# In two parts: what measures times of real processes, one by one, then the rest side by side on both cores.
 test: tools
-	$(BIN)/pytest tests -n 2 --dist loadfile -m "not (torture or alone)"
 	$(BIN)/pytest tests -m "alone and not torture"
+	$(BIN)/pytest tests -n 2 --dist loadfile -m "not (torture or alone)"
 
 torture: tools
 	$(BIN)/pytest -m torture --timeout 3600 tests
