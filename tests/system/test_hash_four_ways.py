@@ -92,7 +92,10 @@ class Farm:
     def end(self) -> None:
         """Stop everything, once the history has all that the journal has."""
         self.devices.close()
-        time.sleep(3)  # nothing but ticks: delays end at one
+        self.frames()
+        last = self._position - 1
+        ticks = lambda: sum(int((t.read_entries().kind == Kind.TICK).sum()) for t in self.core.transactions(last))  # noqa: E731
+        wait_until(lambda: ticks() >= 3, deadline_s=60, what="ticks, at which delays end")
         assert self.core.stop() == 0
         wait_until(lambda: b"behind" not in decisions(self.core, ["--history"])[1], deadline_s=120, what="history has it all")
         self.web.terminate()
