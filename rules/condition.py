@@ -50,6 +50,9 @@ class Changes(NamedTuple):
     leaf: Array
 
 
+NO_CHANGES: Final = Changes._make([*(np.zeros(0, np.int64) for _ in range(9)), np.zeros((0, loop.LEAVES))])
+
+
 class Conditions:
     """The stage."""
 
@@ -148,6 +151,7 @@ class Conditions:
             t_seat=np.zeros(touched, np.int32), t_column=np.zeros(touched, np.int32), w_v=np.zeros(touched, np.int32),
             w_seat=np.zeros(touched, np.int32), w_next=np.zeros(touched, np.int32), head=np.full(17, -1, np.int32),
             tail=np.full(17, -1, np.int32), tally=np.array([0, 0, 0, 0, derived], np.int64), stack=np.zeros(STACK),
+            pane=np.zeros(1 + int(book.arrays.v_pane[:, 7].max(initial=0)), np.int64),
             known=np.zeros(max(GROUP_MAX, int(book.arrays.member_count.max(initial=0)))), rows=np.zeros((STACK, members.BLOCK)),
             d_entry=np.zeros(2 * derived, np.int32), d_at=np.zeros(2 * derived, np.int32), d_ns=np.zeros(2 * derived, np.int64),
             d_value=np.zeros(2 * derived), d_quality=np.zeros(2 * derived, np.uint16),
@@ -234,15 +238,17 @@ class Conditions:
         self._report_faults(span)
         self._report_withdrawn(span)
         if not len(span.entries):
-            span.transitions = _joined([], self._book)
+            span.transitions = NO_CHANGES
             return
         self._watch_silence(span)
         given, found, derived = self._input(span), [], []
         at = (0, 0, 0)
         while True:
             at = loop.run(self._book.arrays, self._memory, given, self._work, self._output, *at)
-            found.append(self._drain())
-            derived.append(self._drain_points())
+            if self._output.tally[0]:
+                found.append(self._drain())
+            if self._work.tally[2]:
+                derived.append(self._drain_points())
             if at[0] >= len(given.time_ns):
                 break
             self._make_room()
@@ -261,11 +267,14 @@ class Conditions:
         is_frame[frames.entry] = 1
         end_ns = int(entries.time_ns[-1])
         minutes = full_minutes(self._last_ns or end_ns - 1, end_ns) if self._book.clock else np.zeros(0, np.int64)
+        point, value, any_of = frames.point, frames.value, np.bitwise_or.reduce(q) if len(q) else 0
+        if any_of & quality.REPEATED:
+            point = np.where((q & quality.REPEATED) != 0, np.int32(-1), point)
+        if any_of & quality.BAD:
+            value = np.where(quality.is_bad(q), np.nan, value)
         columns = (
-            entries.time_ns, is_frame, frames.device, frames.ts_ns, use, frames.offsets,
-            np.where((q & quality.REPEATED) != 0, np.int32(-1), frames.point), np.where(quality.is_bad(q), np.nan, frames.value),
-            q, *self._arrays(frames), minutes, clock_values(self._plan, span.areas, self._book.clock, minutes),
-            *self._said(span),
+            entries.time_ns, is_frame, frames.device, frames.ts_ns, use, frames.offsets, point, value, q,
+            *self._arrays(frames), minutes, clock_values(self._plan, span.areas, self._book.clock, minutes), *self._said(span),
         )  # fmt: skip
         return Input._make([*map(frozen, columns), int(self._was_blind)])
 
@@ -327,9 +336,11 @@ class Conditions:
     # -- demands and faults ----------------------------------------------------------------------------------------------------
 
     def _demand(self, span: Span, changes: Changes) -> None:
+        if not len(changes.rule):
+            return
         rules = self._book.rules
         demanding = np.array([r.spec.demand is not None for r in rules], np.bool_)
-        for c in np.flatnonzero(demanding[changes.rule]) if len(changes.rule) else ():
+        for c in np.flatnonzero(demanding[changes.rule]):
             rule, device = rules[int(changes.rule[c])], self._plan.devices[int(changes.device[c])]
             asked = rule.spec.demand
             assert asked is not None
@@ -556,7 +567,7 @@ def _pool(size: int) -> dict[str, Array]:
 def _joined(found: list[tuple[Array, ...]], book: Rulebook) -> Changes:
     """All changes of a run in canonical order."""
     if not found:
-        return Changes._make([*(np.zeros(0, np.int64) for _ in range(9)), np.zeros((0, loop.LEAVES))])
+        return NO_CHANGES
     columns = [np.concatenate(parts) for parts in zip(*found, strict=True)]
     rule, seat, entry, phase, time_ns = columns[:5]
     order = np.lexsort((book.device_of_seat[seat], rule, np.where(phase == loop.TIMER, time_ns, 0), phase, entry))

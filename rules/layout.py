@@ -193,7 +193,7 @@ def _virtual(virtual: list[tuple[Cohort, Any]], codes: _Codes) -> dict[str, Any]
     )
     group_ptr, group_cells = [0], list[int]()
     timer_v, timer_seat = list[int](), list[int]()
-    words, instance = 0, 0
+    words, instance, clocks = 0, 0, dict[int, int]()
     for k, (cohort, made) in enumerate(virtual):
         start[k] = instance
         instance += cohort.width
@@ -201,7 +201,8 @@ def _virtual(virtual: list[tuple[Cohort, Any]], codes: _Codes) -> dict[str, Any]
         parameter[k, : len(made.parameters)] = made.parameters
         spec[k, 0] = made.fn
         if made.kind == loop.PANES:
-            spec[k] = panes.specification(made.fn, made.pane_ns, words)
+            clock = clocks.setdefault(made.pane_ns, len(clocks))
+            spec[k] = panes.specification(made.fn, made.pane_ns, words, clock)
             words += panes.words(made.fn) * cohort.width
         elif made.kind == loop.MEMBERS:
             spec[k, 4] = made.members

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rules import calculate, members
 from rules.calculate import evaluate
-from rules.panes import look_ahead, update_column
+from rules.panes import look_ahead, pane_at, update_column
 from telemetry import quality
 
 Array = NDArray[Any]
@@ -204,6 +204,7 @@ class Work(NamedTuple):
     tail: Array
     tally: Array  # touched, waiting, samples of virtual points, the entry, how many such samples one moment may make
     stack: Array
+    pane: Array  # (clocks,) int64 pane met last, of columns with panes of one length
     known: Array  # values of a group
     rows: Array  # (STACK, BLOCK) of expressions over members
     d_entry: Array  # samples of virtual points as they are made
@@ -393,7 +394,8 @@ def _settle(b: Book, m: Memory, w: Work, time_ns: int, is_sample: bool) -> None:
                 _fill(b, m, w, seat, b.v_out[v], value)
             elif kind == PANES and is_sample:
                 x = m.latest[_cell(b, b.v_in[v], cohort, local)]
-                value = update_column(b.v_pane[v], b.v_parameter[v], m.pane_f, m.pane_i, m.pane_u, local, time_ns, x, True)
+                spec, pane = b.v_pane[v], pane_at(b.v_pane[v], w.pane, time_ns)
+                value = update_column(spec, b.v_parameter[v], m.pane_f, m.pane_i, m.pane_u, local, time_ns, pane, x, True)
                 _weigh(b, m, v, cohort, local, value)
                 _fill(b, m, w, seat, b.v_out[v], value)
             elif kind == GROUP:
@@ -746,7 +748,8 @@ def _take(b: Book, m: Memory, i: Input, w: Work, f: int, seat: int) -> None:
         if _is_news(b, m, column, cell, i.value[s]):
             _touch(b, m, w, seat, column)
         for k in range(b.window_ptr[column], b.window_ptr[column + 1]):
-            look_ahead(b.v_pane[b.window_v[k]], m.pane_i, local, ts_ns)
+            spec = b.v_pane[b.window_v[k]]
+            look_ahead(spec, m.pane_i, local, pane_at(spec, w.pane, ts_ns))
         if is_exporting:
             _export(b, m, w, seat, column)
     for a in range(i.array_ptr[f], i.array_ptr[f + 1]):
@@ -779,8 +782,9 @@ def _count(b: Book, m: Memory, i: Input, w: Work, f: int, seat: int, decides: bo
             v = b.window_v[k]
             if b.v_live_only[v] and not decides:
                 continue
+            spec, pane = b.v_pane[v], pane_at(b.v_pane[v], w.pane, i.ts_ns[f])
             value = update_column(
-                b.v_pane[v], b.v_parameter[v], m.pane_f, m.pane_i, m.pane_u, local, i.ts_ns[f], i.value[s], decides
+                spec, b.v_parameter[v], m.pane_f, m.pane_i, m.pane_u, local, i.ts_ns[f], pane, i.value[s], decides
             )
             if decides:
                 _weigh(b, m, v, cohort, local, value)

@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import cgutils, types
+from numba.cpython.unsafe.numbers import leading_zeros, trailing_zeros
 from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
@@ -25,7 +26,7 @@ Array = NDArray[Any]
 _compile = calculate.inner
 
 LAYOUT: Final = (
-    2  # of a seat's state: raise it when its words mean something else, because journals carry them (rules/warm_start.py)
+    3  # of a seat's state: raise it when its words mean something else, because journals carry them (rules/warm_start.py)
 )
 PANES: Final = 60
 LEAVES: Final = 64  # a ring of panes where each is kept by itself
@@ -37,11 +38,11 @@ NONE: Final = np.iinfo(np.int64).min
 
 MEAN, MIN, MAX, STD, COUNT, RATE, DELTA, SLOPE, SHIFT, QUANTILE, ROBUST_Z, EWMA, CUSUM_HIGH, CUSUM_LOW, HELD, AGO = range(16)
 STACKED: Final = (MEAN, MIN, MAX, STD, RATE, HELD)
-# A seat's state begins with a cache line: newest pane, first counted pane, samples counted, those of the newest pane (HELD: time of the
-# last sample), then of a stack the newest pane's sum, young and old, and what RATE and HELD saw last. STD has a second line: of the stack
-# of squares the same three, and the centre.
+# A seat's state begins with a cache line: newest pane, first counted pane, samples counted (RATE and HELD: what they saw last), those of
+# the newest pane (HELD: time of the last sample), then of a stack the newest pane's sum, young and old, and which slots hold anything. STD
+# has a second line: of the stack of squares the same three, and the centre.
 HEADER: Final = 8
-OPEN, YOUNG, OLD, LAST, CENTRE = 4, 5, 6, 7, 3
+LAST, OPEN, YOUNG, OLD, MASK, CENTRE = 2, 4, 5, 6, 7, 3
 # Words of float64, and numbers of uint16, of a seat's state; int64 beyond the header.
 SIZES: Final = {
     MEAN: (PANES, PANES, 0),
@@ -70,10 +71,20 @@ def words(fn: int) -> int:
     return -(-(HEADER + i + f + u // 4) // 8) * 8
 
 
-def specification(fn: int, pane_ns: int, first_word: int) -> list[int]:
-    """What `update_column` needs to know of a column whose seats lie from `first_word` on."""
+def specification(fn: int, pane_ns: int, first_word: int, clock: int = 0) -> list[int]:
+    """What `update_column` needs to know of a column whose seats lie from `first_word` on. clock: which place of `pane_at` it uses."""
     f, _, i = SIZES[fn]
-    return [fn, pane_ns, first_word, words(fn), HEADER + i, 4 * (HEADER + i + f), int(fn in STACKED), 0]
+    return [fn, pane_ns, first_word, words(fn), HEADER + i, 4 * (HEADER + i + f), int(fn in STACKED), clock]
+
+
+@_compile
+def pane_at(spec: Array, clocks: Array, time_ns: int) -> int:
+    """The pane of a time. Columns with panes of one length share a place in `clocks`, where the last pane is found again: mostly it is
+    that one still, and a division costs as much as all the rest."""
+    pane = clocks[spec[7]]
+    if not 0 <= time_ns - pane * spec[1] < spec[1]:
+        pane = clocks[spec[7]] = time_ns // max(spec[1], 1)
+    return int(pane)
 
 
 def clean(fn: int, state: Array) -> None:
@@ -83,7 +94,7 @@ def clean(fn: int, state: Array) -> None:
     header = state[:, :HEADER].view(np.float64)
     state[...] = 0
     if fn in (MIN, MAX):
-        numbers[...] = header[:, OPEN : OLD + 1] = np.inf if fn == MIN else -np.inf
+        header[:, OPEN : OLD + 1] = np.inf if fn == MIN else -np.inf
     elif fn in (DELTA, AGO, EWMA):
         numbers[...] = np.nan
     if fn in (RATE, HELD):
@@ -118,17 +129,44 @@ def _compiled_fetch(words: Any, at: Any) -> Any:  # noqa: ARG001
 
 
 @_compile
-def look_ahead(spec: Array, i: Array, local: int, time_ns: int) -> None:
+def look_ahead(spec: Array, i: Array, local: int, pane: int) -> None:
     """Tell the processor what `update_column` will touch soon: windows of many devices lie in no cache."""
     io = spec[2] + local * spec[3]
     _fetch(i, io)
     if spec[6]:
-        slot = time_ns // spec[1] % PANES
+        slot = pane % PANES
         _fetch(i, io + spec[4] + slot)
         _fetch(i, io + (spec[5] + slot) // 4)
 
 
-# -- two stacks: h is where the header's three words lie (OPEN, YOUNG, OLD), at where the 60 panes do --------------------------------
+# -- two stacks: h is where the header's three words lie (OPEN, YOUNG, OLD), at where the 60 panes do. Which panes hold anything is a set
+# of bits by slot (MASK), so that empty ones cost nothing: neither a pane that is skipped nor one that leaves.
+
+
+def _lowest(bits: int) -> int:
+    """Number of the lowest bit that is set."""
+    return (int(bits) & -int(bits)).bit_length() - 1
+
+
+def _highest(bits: int) -> int:
+    """Number of the highest bit that is set."""
+    return int(bits).bit_length() - 1
+
+
+@overload(_lowest)
+def _compiled_lowest(bits: Any) -> Any:  # noqa: ARG001
+    def lowest(bits: Any) -> Any:
+        return trailing_zeros(bits)  # type: ignore[call-arg]
+
+    return lowest
+
+
+@overload(_highest)
+def _compiled_highest(bits: Any) -> Any:  # noqa: ARG001
+    def highest(bits: Any) -> Any:
+        return 63 - leading_zeros(bits)  # type: ignore[call-arg]
+
+    return highest
 
 
 @_compile
@@ -142,106 +180,114 @@ def _join(fn: int, a: float, b: float) -> float:
 
 
 @_compile
-def _move_on(fn: int, f: Array, h: int, at: int, was: int, slot: int) -> None:
-    """From the newest pane's slot to another, less than a window later. Slots up to it hold panes, those after it sums of old ones."""
-    nothing = _nothing(fn)
-    f[at + was], f[h] = f[h], nothing
-    if slot > was:
-        for k in range(was + 1, slot):
-            f[at + k] = nothing
-    else:  # 60 panes are over: from each of them to the last
-        total = nothing
-        for k in range(PANES - 1, -1, -1):
-            if k <= was:
-                total = _join(fn, f[at + k], total)
-            f[at + k] = total
-        for k in range(slot):
-            f[at + k] = nothing
-        f[h + 1] = nothing
-    f[h + 2] = f[at + slot + 1] if slot < PANES - 1 else nothing
+def _from(fn: int, f: Array, at: int, mask: int, slot: int) -> float:
+    """The sum of old panes from a slot on."""
+    later = mask >> slot
+    return f[at + slot + _lowest(later)] if later else _nothing(fn)
 
 
 @_compile
-def _add(fn: int, f: Array, h: int, at: int, head: int, pane: int, x: float) -> None:
-    """Put a number into a pane of the window."""
+def _move_on(fn: int, f: Array, h: int, at: int, mask: int, slot: int, is_over: bool) -> None:
+    """To another newest slot, less than a window later. Slots up to it hold panes, those after it sums of old ones."""
+    if is_over:  # 60 panes are over: from each of them to the last
+        total, left = _nothing(fn), mask
+        while left:
+            k = _highest(left)
+            left ^= 1 << k
+            total = _join(fn, f[at + k], total)
+            f[at + k] = total
+        f[h + 1] = _nothing(fn)
+    f[h] = _nothing(fn)
+    f[h + 2] = _from(fn, f, at, mask, slot + 1)
+
+
+@_compile
+def _add(fn: int, f: Array, h: int, at: int, mask: int, head: int, pane: int, x: float) -> None:
+    """Put a number into a pane of the window; the caller sets its bit."""
     slot, newest = pane % PANES, head % PANES
     if slot > newest:
-        for k in range(newest + 1, slot + 1):
+        left = mask >> (newest + 1) << (newest + 1) & (2 << slot) - 1
+        if not mask >> slot & 1:
+            f[at + slot] = _join(fn, _from(fn, f, at, mask, slot), x)
+        while left:
+            k = _lowest(left)
+            left &= left - 1
             f[at + k] = _join(fn, f[at + k], x)
         f[h + 2] = _join(fn, f[h + 2], x)
         return
     if slot == newest:
         f[h] = _join(fn, f[h], x)
     else:
-        f[at + slot] = _join(fn, f[at + slot], x)
+        f[at + slot] = _join(fn, f[at + slot], x) if mask >> slot & 1 else x
     f[h + 1] = _join(fn, f[h + 1], x)
 
 
 @_compile
 def _advance_stacked(fn: int, pane: int, f: Array, fo: int, i: Array, io: int, u: Array, uo: int) -> None:
     """Move the newest pane of a window on two stacks on."""
-    head, first = i[io], fo + HEADER if fn == STD else fo
+    head, mask, first, counts = i[io], i[io + MASK], fo + HEADER if fn == STD else fo, fn == MEAN or fn == STD
     i[io] = pane
     if head == NONE:
         return
     if pane - head >= PANES:
-        nothing = _nothing(fn)
-        i[io + 1] = NONE
-        for k in range(2 * PANES if fn == STD else PANES):
-            f[first + k] = nothing
+        i[io + 1], i[io + MASK] = NONE, 0
         for k in range(OPEN, OLD + 1):
-            f[io + k] = nothing
+            f[io + k] = _nothing(fn)
         if fn == STD:
             f[fo] = f[fo + 1] = f[fo + 2] = 0.0
-        if fn == MEAN or fn == STD:
+        if counts:
             i[io + 2], i[io + 3] = 0, 0
-            for k in range(PANES):
-                u[uo + k] = 0
         return
-    was = head % PANES
-    slot, left = was, 0
-    if fn == MEAN or fn == STD:
-        u[uo + was] = i[io + 3]
-        i[io + 3] = 0
-        for _ in range(pane - head):
-            slot = slot + 1 if slot < PANES - 1 else 0
-            left += int(u[uo + slot])
-            u[uo + slot] = 0
+    was, slot = head % PANES, pane % PANES
+    if i[io + 3] > 0 if counts else f[io + OPEN] != _nothing(fn):
+        f[first + was] = f[io + OPEN]
+        mask |= 1 << was
+        if fn == STD:
+            f[first + PANES + was] = f[fo]
+        if counts:
+            u[uo + was] = i[io + 3]
+            i[io + 3] = 0
+    stay = ~0 << (slot + 1) | (1 << (was + 1)) - 1 if slot > was else (2 << was) - (2 << slot)
+    if counts:
+        gone, left = mask & ~stay, 0
+        while gone:
+            left += int(u[uo + _lowest(gone)])
+            gone &= gone - 1
         i[io + 2] -= left  # once: each time through memory would wait for the last
-    else:
-        slot = pane % PANES
-    _move_on(fn, f, io + OPEN, first, was, slot)
+    mask &= stay
+    i[io + MASK] = mask
+    _move_on(fn, f, io + OPEN, first, mask, slot, slot < was)
     if fn == STD:
-        _move_on(fn, f, fo, first + PANES, was, slot)
+        _move_on(fn, f, fo, first + PANES, mask, slot, slot < was)
 
 
 @_compile
 def _insert_stacked(fn: int, pane: int, x: float, f: Array, fo: int, i: Array, io: int, u: Array, uo: int) -> None:
     """Count one finite sample in a pane of a window on two stacks."""
-    head = i[io]
+    head, mask, slot = i[io], i[io + MASK], pane % PANES
     if fn == RATE:
         last = f[io + LAST]
         f[io + LAST] = x
-        if x > last:  # a counter that fell was reset: what it counted meanwhile is not known
-            _add(fn, f, io + OPEN, fo, head, pane, x - last)
-        return
-    if fn == MIN or fn == MAX:
-        _add(fn, f, io + OPEN, fo, head, pane, x)
-        return
-    slot = pane % PANES
-    if (i[io + 3] if pane == head else u[uo + slot]) == COUNT_MAX:
-        return
-    if pane == head:
-        i[io + 3] += 1
-    else:
-        u[uo + slot] += 1
-    i[io + 2] += 1
+        if x <= last:  # a counter that fell was reset: what it counted meanwhile is not known
+            return
+        x -= last
+    elif fn == MEAN or fn == STD:
+        is_there = mask >> slot & 1
+        if (i[io + 3] if pane == head else u[uo + slot] * is_there) == COUNT_MAX:
+            return
+        if pane == head:
+            i[io + 3] += 1
+        else:
+            u[uo + slot] = u[uo + slot] * is_there + 1
+        i[io + 2] += 1
     if fn == STD:
-        d = x - f[fo + CENTRE]
-        _add(fn, f, io + OPEN, fo + HEADER, head, pane, d)
-        _add(fn, f, fo, fo + HEADER + PANES, head, pane, d * d)
+        x -= f[fo + CENTRE]
+        _add(fn, f, fo, fo + HEADER + PANES, mask, head, pane, x * x)
+        _add(fn, f, io + OPEN, fo + HEADER, mask, head, pane, x)
     else:
-        _add(fn, f, io + OPEN, fo, head, pane, x)
+        _add(fn, f, io + OPEN, fo, mask, head, pane, x)
+    if pane != head:
+        i[io + MASK] = mask | 1 << slot
 
 
 # -- panes kept one by one ----------------------------------------------------------------------------------------------------
@@ -299,22 +345,10 @@ def _bin(x: float, parameter: Array) -> int:
 
 
 @_compile
-def _pane_of(head: int, time_ns: int, length_ns: int) -> int:
-    """The pane of a time: mostly the newest one, or one not far beyond it, for which a division of floats is exact and quicker."""
-    if head != NONE:
-        beyond = time_ns - head * length_ns
-        if 0 <= beyond < length_ns:
-            return head
-        if 0 < beyond < 1 << 52:
-            return head + int(beyond / length_ns)
-    return time_ns // length_ns
-
-
-@_compile
 def update_column(
-    spec: Array, parameter: Array, f: Array, i: Array, u: Array, local: int, time_ns: int, x: float, decides: bool
+    spec: Array, parameter: Array, f: Array, i: Array, u: Array, local: int, time_ns: int, pane: int, x: float, decides: bool
 ) -> float:
-    """Take a sample of one seat, and give the function's value after it (NaN = unknown; always for one that does not decide).
+    """Take a sample of one seat in a pane, and give the function's value after it (NaN = unknown; always for one that does not decide).
 
     A sample that is not finite moves time on and is not counted. One that does not decide (late) is counted in its pane, if the
     window still holds that.
@@ -325,7 +359,6 @@ def update_column(
         return _smooth(parameter, f, fo, i, io, time_ns, x)
     if fn == CUSUM_HIGH or fn == CUSUM_LOW:
         return _cusum(fn, spec[1], parameter, f, fo, i, io, time_ns, x)
-    pane = _pane_of(i[io], time_ns, spec[1])
     if fn == HELD:
         return _held(spec, parameter, f, fo, i, io, u, uo, time_ns, pane, x)
     if pane > i[io]:
@@ -499,7 +532,9 @@ def _held(
         while at < time_ns:
             p = at // spec[1]
             until = min(time_ns, (p + 1) * spec[1])
-            _add(HELD, f, io + OPEN, fo, pane, p, float(until - at))
+            _add(HELD, f, io + OPEN, fo, i[io + MASK], pane, p, float(until - at))
+            if p != pane:
+                i[io + MASK] |= 1 << p % PANES
             at = until
     if time_ns >= last_ns or np.isnan(was):
         i[io + 3], f[io + LAST] = time_ns, x

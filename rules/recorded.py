@@ -20,14 +20,16 @@ from telemetry.record import Record
 Array = NDArray[Any]
 NS_PER_MS: Final = 1_000_000
 BUCKET_MS: Final = 1_000
+TIME, RANK, RANKS, QUALITY = 48, 16, (1 << 32) - 1, (1 << 16) - 1  # of a row's key: where time and rank begin, and what masks them
 _compile = njit(cache=True, nogil=True)
 
 
 class Places(NamedTuple):
     """Which points are read, and where they belong. rank (points,) int32 in order of (device, point), -1 = is not read;
-    device (ranks,) int32; ranks counts those that are read."""
+    point and device (ranks,) int32; ranks counts those that are read."""
 
     rank: Array
+    point: Array
     device: Array
 
 
@@ -42,7 +44,7 @@ def places(plan: Plan) -> Places:
     owners.sort()
     rank = np.full(len(plan.point_owner), -1, np.int32)
     rank[[point for _, point in owners]] = np.arange(len(owners))
-    return Places(rank, np.array([device for device, _ in owners], np.int32))
+    return Places(rank, np.array([point for _, point in owners], np.int32), np.array([device for device, _ in owners], np.int32))
 
 
 @_compile
@@ -82,55 +84,55 @@ def _count(point: Array, ts_ms: Array, rank: Array, start_ms: int, at: Array) ->
 
 
 @_compile
-def _spread(
-    rows: Any, rank: Array, start_ms: int, at: Array, points: Array, past_ms: Array, values: Array, qualities: Array
-) -> None:
-    """Put rows that are read into their seconds; each second's place moves to its end."""
-    point, ts_ms, value, quality = rows
+def _spread(rows: Any, rank: Array, start_ms: int, at: Array, key: Array, value: Array) -> None:
+    """Put rows that are read into their seconds; each second's place moves to its end.
+
+    What is needed of a row goes into two words that lie together, since rows go to many places at once: its key, which is time in the
+    second, rank and quality from the highest bits down, and its value. key (rows, 2) int64; value is the same memory as float64.
+    """
+    point, ts_ms, number, quality = rows
     for k in range(len(point)):
         if point[k] < len(rank) and rank[point[k]] >= 0:
             since_ms = ts_ms[k] - start_ms
             b = since_ms // BUCKET_MS
             j = at[b]
-            points[j], past_ms[j], values[j], qualities[j] = point[k], since_ms - b * BUCKET_MS, value[k], quality[k]
+            key[j, 0] = (since_ms - b * BUCKET_MS) << TIME | int(rank[point[k]]) << RANK | int(quality[k])
+            value[j, 1] = number[k]
             at[b] = j + 1
 
 
 @_compile
-def _frame(
-    ends: Array, points: Array, past_ms: Array, values: Array, qualities: Array, rank: Array, device_of: Array, start_ms: int
-) -> Any:
-    """Bring rows of each second into the order of (time, rank), in place; device, time and first sample of each frame, and the end."""
-    m, ranks, most, low = len(points), len(device_of), 0, 0
+def _frame(ends: Array, key: Array, value: Array, point_of: Array, device_of: Array, start_ms: int) -> Any:
+    """Rows of each second in order of (time, rank): device, time and first sample of each frame, and the end; points, values, qualities."""
+    m, most, low = len(key), 0, 0
     for high in ends:
         most, low = max(most, high - low), high
-    key, spare_key, order, spare_order = np.empty((4, most), np.int64)
+    now, spare_key, order, spare_order = np.empty((4, most), np.int64)
     device, ts_ns, offsets = np.empty(m, np.int32), np.empty(m, np.int64), np.empty(m + 1, np.int64)
+    points, values, qualities = np.empty(m, np.int32), np.empty(m), np.empty(m, np.uint16)
     frames, low = 0, 0
     for b in range(len(ends)):
         high, is_sorted = ends[b], True
         n = high - low
         for j in range(n):
-            key[j] = int(past_ms[low + j]) * ranks + rank[points[low + j]]
-            is_sorted &= j == 0 or key[j - 1] <= key[j]
+            now[j] = key[low + j, 0] >> RANK
+            order[j] = low + j
+            is_sorted &= j == 0 or now[j - 1] <= now[j]
         if not is_sorted:
-            for j in range(n):
-                order[j] = low + j
-            _sort(key, order, spare_key, spare_order, n)
-            points[low:high] = points[order[:n]]
-            past_ms[low:high] = past_ms[order[:n]]
-            values[low:high] = values[order[:n]]
-            qualities[low:high] = qualities[order[:n]]
+            _sort(now, order, spare_key, spare_order, n)
         last_device, last_ms = -1, -1
-        for j in range(low, high):
-            d, t = device_of[rank[points[j]]], int(past_ms[j])
+        for j in range(n):
+            row = order[j]
+            place, t = now[j] & RANKS, now[j] >> (TIME - RANK)
+            points[low + j], values[low + j], qualities[low + j] = point_of[place], value[row, 1], key[row, 0] & QUALITY
+            d = device_of[place]
             if d != last_device or t != last_ms:
                 last_device, last_ms = d, t
-                device[frames], ts_ns[frames], offsets[frames] = d, (start_ms + b * BUCKET_MS + t) * NS_PER_MS, j
+                device[frames], ts_ns[frames], offsets[frames] = d, (start_ms + b * BUCKET_MS + t) * NS_PER_MS, low + j
                 frames += 1
         low = high
     offsets[frames] = m
-    return device[:frames].copy(), ts_ns[:frames].copy(), offsets[: frames + 1].copy()
+    return (device[:frames].copy(), ts_ns[:frames].copy(), offsets[: frames + 1].copy()), (points, values, qualities)
 
 
 def recorded_entries(
@@ -150,10 +152,9 @@ def recorded_entries(
     given = tuple(map(frozen, rows))
     at = np.zeros(max(1, -(-(end_ms - start_ms) // BUCKET_MS)) + 1, np.int64)
     _count(given[0], given[1], where.rank, start_ms, at)
-    # Made here and not in compiled code, because numpy asks for huge pages: rows go to many places at once.
-    points, past_ms, values, qualities = (np.empty(at[-1], kind) for kind in (np.int32, np.uint16, np.float64, np.uint16))
-    _spread(given, where.rank, start_ms, at, points, past_ms, values, qualities)
-    device, ts_ns, offsets = _frame(at[:-1], points, past_ms, values, qualities, where.rank, where.device, start_ms)
+    key = np.empty((at[-1], 2), np.int64)  # made here and not in compiled code, because numpy asks for huge pages
+    _spread(given, where.rank, start_ms, at, key, key.view(np.float64))
+    (device, ts_ns, offsets), samples = _frame(at[:-1], key, key.view(np.float64), where.point, where.device, start_ms)
     start_ns, end_ns, n = start_ms * NS_PER_MS, end_ms * NS_PER_MS, len(device)
     ticks = np.append(np.arange(start_ns // TICK_NS + 1, (end_ns - 1) // TICK_NS + 1, dtype=np.int64) * TICK_NS, end_ns)
     told_ns = np.array([time_ns for time_ns, _, _ in records], np.int64)
@@ -167,8 +168,7 @@ def recorded_entries(
     kind[spot], time_ns[spot], time_ns[entry] = kinds, others, ts_ns
     zeros = np.zeros(n, np.uint32)
     frames = Frames(
-        entry.astype(np.int32), device, ts_ns, zeros, zeros.copy(), np.full(n, READ_BACK, np.uint8), offsets, points,
-        values, qualities,
+        entry.astype(np.int32), device, ts_ns, zeros, zeros.copy(), np.full(n, READ_BACK, np.uint8), offsets, *samples,
     )  # fmt: skip
     of_rank = np.empty(len(rank), np.int64)
     of_rank[rank] = spot

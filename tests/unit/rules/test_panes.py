@@ -39,9 +39,12 @@ BIN = SPAN / panes.BINS
 
 
 @calculate.bare(_nrt=False)
-def update(spec: Any, parameter: Any, f: Any, i: Any, u: Any, seat: int, time_ns: int, x: float, decides: bool) -> float:
+def update(
+    spec: Any, parameter: Any, clocks: Any, f: Any, i: Any, u: Any, seat: int, time_ns: int, x: float, decides: bool
+) -> float:
     """What only compiled code may call."""
-    value: float = panes.update_column(spec, parameter, f, i, u, seat, time_ns, x, decides)
+    pane = panes.pane_at(spec, clocks, time_ns)
+    value: float = panes.update_column(spec, parameter, f, i, u, seat, time_ns, pane, x, decides)
     return value
 
 
@@ -52,13 +55,14 @@ class Column:
         self.spec = np.array(panes.specification(fn, pane_ns, 0), np.int64)
         self.parameter = np.zeros(4)
         self.parameter[: len(parameters)] = parameters
+        self.clocks = np.zeros(1, np.int64)
         self.state = np.zeros((3, panes.words(fn)), np.int64)
         panes.clean(fn, self.state)
 
     def take(self, time_ns: int, x: float, *, decides: bool = True, seat: int = 1) -> float:
         flat = self.state.reshape(-1)
         views = (flat.view(np.float64), flat, flat.view(np.uint16))
-        return float(update(self.spec, self.parameter, *views, seat, time_ns, x, decides))
+        return float(update(self.spec, self.parameter, self.clocks, *views, seat, time_ns, x, decides))
 
 
 def samples(seed: int, count: int = 1_500, *, back: bool = True) -> list[tuple[int, float]]:
@@ -316,4 +320,4 @@ def test_a_changed_layout_has_a_new_number() -> None:
         for k in range(200):
             column.take(T0 + k * 7 * PANE_NS // 10, float(k % 2) if fn == HELD else float(k * 37 % 101) - 50)
         log.update(column.state[1].tobytes())
-    assert (panes.LAYOUT, log.hexdigest()[:16]) == (2, "dcdde7990b765a7a")
+    assert (panes.LAYOUT, log.hexdigest()[:16]) == (3, "d84554c1fbbd6493")
