@@ -5,6 +5,7 @@ then few runs that are sorted already, mostly one. So a block is ordered in line
 evaluating its rules.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from rules.condition import frozen
 from rules.lane import READ_BACK, TICK_NS
-from telemetry.frame import Entries, Frames, Kind, no_frames
+from telemetry.frame import Entries, Frames, Kind, MemberArray, no_frames
 from telemetry.plan import Plan
 from telemetry.record import Record
 
@@ -25,14 +26,21 @@ _compile = njit(cache=True, nogil=True)
 
 class Places(NamedTuple):
     """Which points are read, and where they belong. rank (points,) int32 in order of (device, point), -1 = is not read;
-    device (ranks,) int32; ranks counts those that are read."""
+    device (ranks,) int32; ranks counts those that are read. owner (points,) int32: the device of an array that is read, else -1."""
 
     rank: Array
     device: Array
+    owner: Array
+
+    @property
+    def arrays(self) -> list[int]:
+        """Points whose arrays are read."""
+        found: list[int] = np.flatnonzero(self.owner >= 0).tolist()
+        return found
 
 
-def places(plan: Plan) -> Places:
-    """Points of the active devices of a plan; points with members are not rows, virtual ones are computed anew: both are left out."""
+def places(plan: Plan, arrays: Iterable[int] = ()) -> Places:
+    """Points of the active devices of a plan, of those with members only `arrays`; virtual ones are computed anew."""
     owners = [
         (number, point)
         for number in sorted(plan.active)
@@ -42,7 +50,9 @@ def places(plan: Plan) -> Places:
     owners.sort()
     rank = np.full(len(plan.point_owner), -1, np.int32)
     rank[[point for _, point in owners]] = np.arange(len(owners))
-    return Places(rank, np.array([device for device, _ in owners], np.int32))
+    owner, chosen = np.full(len(plan.point_owner), -1, np.int32), np.array(list(arrays), np.int64)
+    owner[chosen] = plan.columns.device[chosen]
+    return Places(rank, np.array([device for device, _ in owners], np.int32), owner)
 
 
 @_compile
@@ -141,11 +151,13 @@ def recorded_entries(
     start_ms: int,
     end_ms: int,
     records: tuple[tuple[int, Record, Kind], ...] = (),
+    arrays: Sequence[tuple[int, int, Array]] = (),
 ) -> Entries:
     """Entries of [start, end) on the data's clock, with ticks in (start, end], the last one at its end.
 
     rows: point int32, ts_ms int64, value float64, quality uint16, all (m,) in any order, all inside the interval. records: (time in
-    ns, record, kind) inside it, in order of time. Where times are equal, a tick comes first, then a record, then frames.
+    ns, record, kind) inside it, in order of time; arrays: (point, ts_ms, members) inside it, in any order. Where times are equal, a tick
+    comes first, then a record, then frames.
     """
     given = tuple(map(frozen, rows))
     at = np.zeros(max(1, -(-(end_ms - start_ms) // BUCKET_MS)) + 1, np.int64)
@@ -154,6 +166,9 @@ def recorded_entries(
     points, past_ms, values, qualities = (np.empty(at[-1], kind) for kind in (np.int32, np.uint16, np.float64, np.uint16))
     _spread(given, where.rank, start_ms, at, points, past_ms, values, qualities)
     device, ts_ns, offsets = _frame(at[:-1], points, past_ms, values, qualities, where.rank, where.device, start_ms)
+    members: tuple[MemberArray, ...] = ()
+    if arrays:
+        device, ts_ns, offsets, members = _with_arrays(device, ts_ns, offsets, arrays, where.owner)
     start_ns, end_ns, n = start_ms * NS_PER_MS, end_ms * NS_PER_MS, len(device)
     ticks = np.append(np.arange(start_ns // TICK_NS + 1, (end_ns - 1) // TICK_NS + 1, dtype=np.int64) * TICK_NS, end_ns)
     told_ns = np.array([time_ns for time_ns, _, _ in records], np.int64)
@@ -168,12 +183,30 @@ def recorded_entries(
     zeros = np.zeros(n, np.uint32)
     frames = Frames(
         entry.astype(np.int32), device, ts_ns, zeros, zeros.copy(), np.full(n, READ_BACK, np.uint8), offsets, points,
-        values, qualities,
+        values, qualities, members,
     )  # fmt: skip
     of_rank = np.empty(len(rank), np.int64)
     of_rank[rank] = spot
     placed = tuple((int(of_rank[len(ticks) + k]), record) for k, (_, record, _) in enumerate(records))
     return Entries(first, kind, time_ns, frames, placed)
+
+
+def _with_arrays(
+    device: Array, ts_ns: Array, offsets: Array, arrays: Sequence[tuple[int, int, Array]], owner: Array
+) -> tuple[Array, Array, Array, tuple[MemberArray, ...]]:
+    """Frames with their arrays; one that came alone is a frame of its own."""
+    n = len(device)
+    point, ts_ms = (np.array([array[k] for array in arrays], np.int64) for k in (0, 1))
+    devices, times = np.append(device, owner[point]), np.append(ts_ns, ts_ms * NS_PER_MS)
+    order = np.lexsort((np.append(np.full(n, -1), point), devices, times))
+    is_first = np.append(True, (np.diff(devices[order]) != 0) | (np.diff(times[order]) != 0))
+    frame = np.empty(len(order), np.int64)
+    frame[order] = np.cumsum(is_first) - 1
+    sizes = np.zeros(int(is_first.sum()), np.int64)
+    sizes[frame[:n]] = np.diff(offsets)
+    first = order[is_first]
+    members = tuple(MemberArray(int(frame[k]), int(point[k - n]), arrays[k - n][2]) for k in order.tolist() if k >= n)
+    return devices[first].astype(np.int32), times[first], np.append(0, np.cumsum(sizes)), members
 
 
 def opening(time_ns: int) -> Entries:

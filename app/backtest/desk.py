@@ -11,29 +11,12 @@ from api.backtests import BacktestAsked, BacktestState
 from app.backtest.order import make_job
 from app.backtest.report import Collector, Label
 from app.backtest.worker import Backtest
-from store.history import History, QueryLimit, Rows
+from store.history import History
 from telemetry.errors import FieldloomError
 
 RUNNING_MAX: Final = 1  # each takes a core, and the service has two
 KEPT: Final = 16  # results in memory; the oldest goes first
 STOP_S: Final = 10.0
-TRIES: Final = 3
-
-
-class Patient:
-    """`Scan` of the service's history. A read that was stopped with somebody else's query is tried again."""
-
-    def __init__(self, history: History) -> None:
-        self._history = history
-
-    def scan(self, low: int, high: int, start_ms: int, end_ms: int, *, limit: int) -> Rows:
-        """See Scan."""
-        for _ in range(TRIES - 1):
-            try:
-                return self._history.scan(low, high, start_ms, end_ms, limit=limit)
-            except QueryLimit:
-                continue
-        return self._history.scan(low, high, start_ms, end_ms, limit=limit)
 
 
 @dataclass(slots=True)
@@ -62,7 +45,7 @@ class BacktestDesk:
             with_people=asked.people,
         )  # fmt: skip
         state = BacktestState(secrets.token_hex(8), author, "running", job.start_ms, job.end_ms, job.start_ms, 0)
-        run = _Run(site, state, Backtest(job, file=None, history=Patient(self._history), processes=1))
+        run = _Run(site, state, Backtest(job, file=None, history=self._history, processes=1))
         collector = Collector(job.variants, job.start_ms, job.end_ms)
         run.thread = threading.Thread(target=self._work, args=(run, collector, asked, faults), name="backtest", daemon=True)
         with self._lock:

@@ -15,14 +15,14 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from api.warmings import WarmingState
-from app.backtest.desk import Patient
 from app.backtest.job import Job, with_rules
-from app.backtest.lane import BLOCK_ROWS, blocks
+from app.backtest.lane import BLOCK_ROWS, arrays_read, blocks
 from app.backtest.order import config_of, people_of
-from app.backtest.worker import POLL_S, Asked, heard, stand_back, started
+from app.backtest.worker import POLL_S, Asked, answer, heard, stand_back, started
 from rules import warm_start
 from rules.book import bind
 from rules.condition import Conditions
+from rules.engine import Engine
 from rules.recorded import NS_PER_MS, Places, opening, places, recorded_entries
 from rules.warm_start import Missing, WarmStart
 from store.history import RECORDS_MAX, History, RecordRow
@@ -30,7 +30,6 @@ from store.projection import decode_plan
 from store.scan import Past, Scan
 from telemetry.errors import CallerError, FieldloomError
 from telemetry.frame import Kind
-from telemetry.plan import Plan
 from telemetry.site import SiteConfig
 
 SETTLE_MS: Final = 10_000  # history holds a sample within seconds; what is younger is read at the very end
@@ -92,35 +91,36 @@ def warm(order: WarmJob, source: Scan, now_ms: Callable[[], int]) -> Iterator[tu
     job, first, told = order.job, 1, 0
     engine = job.engine(job.variants[0])
     stage = next(stage for stage in engine.stages if isinstance(stage, Conditions))
-    where = _read(engine.plan, order)
-    read = np.flatnonzero(where.rank >= 0)
-    low, high = (int(read[0]), int(read[-1])) if len(read) else (0, -1)
+    where = _read(engine, order)
     engine.step(opening(job.start_ms * NS_PER_MS))
     at, is_last = job.start_ms, False
     while not is_last:
         end, is_last = now_ms() - SETTLE_MS, False
         if end - at < SETTLE_MS:
             end, is_last = max(now_ms(), at + 1), True
-        for start_ms, end_ms, rows in blocks(replace(job, start_ms=at, end_ms=end), source, low, high, BLOCK_ROWS):
+        for start_ms, end_ms, rows, arrays in blocks(replace(job, start_ms=at, end_ms=end), source, engine.plan, where, BLOCK_ROWS):
             until = told
             while until < len(job.requests) and job.requests[until][0] < end_ms * NS_PER_MS:
                 until += 1
             records = tuple((time_ns, request, Kind.REQUEST) for time_ns, request in job.requests[told:until])
-            entries = recorded_entries(rows, where, first=first, start_ms=start_ms, end_ms=end_ms, records=records)
+            entries = recorded_entries(
+                rows, where, first=first, start_ms=start_ms, end_ms=end_ms, records=records, arrays=arrays
+            )  # fmt: skip
             first, told = first + len(entries), until
             engine.step(entries)
-            yield end_ms, len(entries.frames.point), None
+            yield end_ms, len(entries.frames.point) + len(arrays), None
         at = end
     yield at, 0, warm_start.collect(stage, order.missing.columns, at)
 
 
-def _read(plan: Plan, order: WarmJob) -> Places:
+def _read(engine: Engine, order: WarmJob) -> Places:
     """Points of the devices that the new windows look at. Numbers that the past had not given may be another's by now."""
-    where = places(plan)
-    rank = where.rank
-    rank[len(order.job.numbers["points"][0]) :] = -1
+    plan = engine.plan
+    where = places(plan, arrays_read([engine]))
     wanted = np.array([f"{d.site}/{d.profile.name}" in order.missing.cohorts for d in plan.devices], np.bool_)
-    rank[~wanted[plan.columns.device]] = -1
+    for column in (where.rank, where.owner):
+        column[len(order.job.numbers["points"][0]) :] = -1
+        column[~wanted[plan.columns.device]] = -1
     return where
 
 
@@ -195,14 +195,13 @@ class WarmingDesk:
 
     def _follow(self, run: _Run, order: WarmJob) -> None:
         """Read for the process, and hear how far it is."""
-        history = Patient(self._history)
         with started(_work, order) as pipe:
             while not run.cancelled.is_set():
                 if not connection.wait([pipe], POLL_S):
                     continue
                 word, what = heard(pipe)
-                if word == "rows":
-                    pipe.send(history.scan(*what[:4], limit=what[4]))
+                if word == "read":
+                    answer(pipe, self._history, what)
                 elif word == "at":
                     run.state = replace(run.state, reached_ms=what[0], samples=run.state.samples + what[1])
                 else:

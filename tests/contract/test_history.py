@@ -35,6 +35,7 @@ from store.history import (
     no_rows,
 )
 from store.influx_history import InfluxHistory
+from store.members import MemberReplay
 from telemetry.decision import Decision, body_text, decode_decisions, encode_decisions, in_order, log_line
 from telemetry.quality import BAD, NOT_A_NUMBER, UNCERTAIN
 from tests.contract.conftest import INFLUX
@@ -365,6 +366,20 @@ def test_members_follow_their_chain_and_first_row_stays(history):
     assert history.members(5, T0 + 3).values.tolist() == [1, 5]
     state = history.member_state(5)
     assert (state.ts_ms, state.keyframe_ms, state.values.dtype, state.values.tolist()) == (T0 + 3, T0, np.float32, [1, 5])
+
+
+def test_member_rows_in_bulk_give_back_every_array(history):
+    def row(point, ts_ms, form, member, value):
+        return MemberRow(point, ts_ms, form, np.array(member, np.int32), np.array(value, np.float32))
+
+    chain = [row(5, T0, KEYFRAME, [0, 1], [1, 2]), row(6, T0 + 1, KEYFRAME, [0], [3]), row(5, T0 + 3, CHANGES, [1], [5])]
+    history.append(no_rows(), [], 1, members=[*chain, row(5, T0 + 2, ASIDE, [0, 1], [7, 7]), row(5, T0 + 4, CHANGES, [], [])])
+    rows, replay = history.member_rows([5, 7], T0, T0 + 4, limit=10), MemberReplay()
+    assert [(r.point, r.ts_ms, r.form) for r in rows] == [(5, T0, KEYFRAME), (5, T0 + 2, ASIDE), (5, T0 + 3, CHANGES)]
+    assert [replay.take(r).values.tolist() for r in rows] == [[1, 2], [7, 7], [1, 5]]
+    assert MemberReplay().take(rows[2]) is None  # nobody knows what the others were
+    assert history.member_rows([5, 6], T0, T0 + 9, limit=2) == history.member_rows([6, 5], T0, T0 + 2, limit=9)
+    assert history.member_rows([], T0, T0 + 9, limit=9) == []
 
 
 def test_reads_run_while_another_thread_appends(history):
