@@ -1,20 +1,18 @@
-"""Memory of windows that a new configuration asks for, out of history: a process of low priority, and who orders it in `web`.
+"""Memory of windows that a new configuration asks for, out of history: a process of low priority.
 
 It runs the same `step` as a backtest over as much of the past as the new windows look back, and then once more over what was written
 meanwhile, so that little is missed between what it read and the entry that applies the result. docs/rules.md says what is.
 """
 
-import secrets
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing import connection
+from threading import Event
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from api.warmings import WarmingState
 from app.backtest.job import Job, with_rules
 from app.backtest.lane import BLOCK_ROWS, arrays_read, blocks
 from app.backtest.order import config_of, people_of
@@ -25,7 +23,7 @@ from rules.condition import Conditions
 from rules.engine import Engine
 from rules.recorded import NS_PER_MS, Places, opening, places, recorded_entries
 from rules.warm_start import Missing, WarmStart
-from store.history import RECORDS_MAX, History, RecordRow
+from store.history import RECORDS_MAX, RecordRow
 from store.projection import decode_plan
 from store.scan import Past, Scan
 from telemetry.errors import CallerError, FieldloomError
@@ -33,8 +31,6 @@ from telemetry.frame import Kind
 from telemetry.site import SiteConfig
 
 SETTLE_MS: Final = 10_000  # history holds a sample within seconds; what is younger is read at the very end
-RESULT_S: Final = 60.0  # so long a result may wait for its configuration
-STOP_S: Final = 10.0
 
 
 class WarmJob(NamedTuple):
@@ -129,117 +125,23 @@ def _work(pipe: Any, order: WarmJob) -> None:
     stand_back()
     try:
         for reached_ms, samples, found in warm(order, Asked(pipe), lambda: time.time_ns() // NS_PER_MS):
-            pipe.send(("at", (reached_ms, samples)) if found is None else ("done", (reached_ms, warm_start.encode(found))))
+            pipe.send(("at", (reached_ms, samples, None)) if found is None else ("done", (reached_ms, 0, warm_start.encode(found))))
     except FieldloomError as error:
         pipe.send(("failed", error))
     except (BrokenPipeError, EOFError):
         return  # the parent is gone
 
 
-# -- who orders it -------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Run:
-    site: str
-    state: WarmingState
-    cancelled: threading.Event
-    thread: threading.Thread | None = None
-    result: bytes = b""
-    done_s: float = 0.0
-
-
-class WarmingDesk:
-    """`api.warmings.Warmings` over a history. Only the newest is known."""
-
-    def __init__(
-        self, history: History, *, now_s: Callable[[], float] = time.time, run_s: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._history, self._now_s, self._run_s = history, now_s, run_s
-        self._lock = threading.Lock()
-        self._run: _Run | None = None
-
-    def start(self, author: str, config: SiteConfig) -> WarmingState | None:
-        """See Warmings."""
-        if self._is_busy():
-            return None
-        order = make_warm_job(self._history, config, int(self._now_s() * 1000))
-        job = order.job
-        state = WarmingState(
-            secrets.token_hex(8), author, "running", config.sha256(), job.start_ms, job.end_ms, job.start_ms, 0,
-            len(order.missing.columns),
-        )  # fmt: skip
-        run = _Run(config.site, state, threading.Event())
-        run.thread = threading.Thread(target=self._watch, args=(run, order), name="warming", daemon=True)
-        with self._lock:
-            if self._is_busy():
-                return None
-            self._run = run
-        run.thread.start()
-        return state
-
-    def _is_busy(self) -> bool:
-        return self._run is not None and self._run.state.state == "running"
-
-    def _watch(self, run: _Run, order: WarmJob) -> None:
-        try:
-            if order.missing.columns:
-                self._follow(run, order)
-            else:
-                self._end(run, b"")
-        except (FieldloomError, OSError) as error:
-            run.state = replace(run.state, state="failed", problem=str(error))
-        finally:
-            if run.state.state == "running":  # a defect of ours: its traceback goes to the log, the order is not left open
-                run.state = replace(run.state, state="failed", problem="it ended by a defect; see the log of the web process")
-
-    def _follow(self, run: _Run, order: WarmJob) -> None:
-        """Read for the process, and hear how far it is."""
-        with started(_work, order) as pipe:
-            while not run.cancelled.is_set():
-                if not connection.wait([pipe], POLL_S):
-                    continue
-                word, what = heard(pipe)
-                if word == "read":
-                    answer(pipe, self._history, what)
-                elif word == "at":
-                    run.state = replace(run.state, reached_ms=what[0], samples=run.state.samples + what[1])
-                else:
-                    run.state = replace(run.state, reached_ms=what[0])
-                    self._end(run, what[1])
-                    return
-        run.state = replace(run.state, state="cancelled")
-
-    def _end(self, run: _Run, result: bytes) -> None:
-        run.result, run.done_s = result, self._run_s()
-        run.state = replace(run.state, state="done", bytes=len(result))
-
-    def _find(self, site: str, warming: str) -> _Run | None:
-        run = self._run
-        return run if run is not None and run.site == site and run.state.id == warming else None
-
-    def state(self, site: str, warming: str) -> WarmingState | None:
-        """See Warmings."""
-        run = self._find(site, warming)
-        return None if run is None else run.state
-
-    def result(self, site: str, warming: str, sha256: str) -> bytes | None:
-        """See Warmings."""
-        run = self._find(site, warming)
-        if run is None or run.state.state != "done" or run.state.sha256 != sha256 or self._run_s() - run.done_s > RESULT_S:
-            return None
-        return run.result
-
-    def cancel(self, site: str, warming: str) -> WarmingState | None:
-        """See Warmings."""
-        run = self._find(site, warming)
-        if run is not None:
-            run.cancelled.set()
-        return None if run is None else run.state
-
-    def close(self) -> None:
-        """See Warmings."""
-        run = self._run
-        if run is not None and run.thread is not None:
-            run.cancelled.set()
-            run.thread.join(STOP_S)
+def results(order: WarmJob, history: Scan, cancelled: Event) -> Iterator[tuple[int, int, bytes | None]]:
+    """(reached, samples) as such a process goes on, for which history is read here; with the last one the encoded result."""
+    with started(_work, order) as pipe:
+        while not cancelled.is_set():
+            if not connection.wait([pipe], POLL_S):
+                continue
+            word, what = heard(pipe)
+            if word == "read":
+                answer(pipe, history, what)
+                continue
+            yield what
+            if word == "done":
+                return

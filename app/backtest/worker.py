@@ -115,13 +115,16 @@ def _memory_mb() -> tuple[float, float]:
 class Backtest:
     """One run. `pieces` yields what is decided; afterwards `spent` says what it cost. Every way out of `pieces` ends the processes."""
 
-    def __init__(self, job: Job, *, file: Path | None, history: Scan | None = None, processes: int = 2) -> None:
-        """file: a history that nobody writes; without one, `history` is read here, in the thread that runs `pieces`."""
+    def __init__(
+        self, job: Job, *, file: Path | None, history: Scan | None = None, processes: int = 2, cancelled: Event | None = None
+    ) -> None:
+        """file: a history that nobody writes; without one, `history` is read here, in the thread that runs `pieces`. cancelled: what
+        `cancel` sets, where somebody else sets it, too."""
         assert (file is None) != (history is None)
         self._file, self._history = file, history
         self.jobs = split(job, processes)
         self.spent = Spent(0.0, 0.0, 0.0, 0.0)
-        self._cancelled = Event()
+        self._cancelled = cancelled or Event()
 
     def cancel(self) -> None:
         """End `pieces` soon; what it has yielded stands. From any thread."""

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import yaml
 
-from api.backtests import BacktestAsked
+from api.orders import BacktestAsked
 from app.backtest import lane as backtest_lane
 from app.backtest.desk import BacktestDesk
 from app.backtest.job import Job, split

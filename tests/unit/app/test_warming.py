@@ -17,8 +17,9 @@ import pytest
 from api.application import make_app
 from api.serve import Server
 from api.serve import bind as listen
+from app.backtest.desk import WarmingDesk
 from app.backtest.lane import arrays_read, blocks
-from app.backtest.warming import WarmingDesk, WarmJob, make_warm_job, warm
+from app.backtest.warming import WarmJob, make_warm_job, warm
 from app.client import Client
 from app.commands.sites import _warmed
 from app.core import Core
