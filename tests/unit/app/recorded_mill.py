@@ -112,10 +112,16 @@ class Live:
             self.projector.flush()
 
 
-def write_mill(file: Path, told: list[Message] | None = None) -> list[Decision]:
-    """A DuckDB file of the mill; what its core decided."""
-    history = DuckDBHistory(file)
+def fill_mill(history: History, told: list[Message] | None = None) -> list[Decision]:
+    """Six hours of the mill into a history; what its core decided."""
     live = Live(mill(), history)
     live.hear(messages() if told is None else told, END_MS)
-    history.close()
     return live.decisions
+
+
+def write_mill(file: Path, told: list[Message] | None = None) -> list[Decision]:
+    """`fill_mill` of a DuckDB file."""
+    history = DuckDBHistory(file)
+    decisions = fill_mill(history, told)
+    history.close()
+    return decisions
