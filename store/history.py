@@ -306,7 +306,9 @@ class History(Protocol):
         ...
 
     def member_rows(self, points: Sequence[int], start_ms: int, end_ms: int, *, limit: int) -> list[PackedMember]:
-        """The first `limit` rows of member arrays of some points in [start, end), in order of time; for bulk reading."""
+        """At most `limit` rows of member arrays of some points in [start, end), in any order; `limit` of them: there may be more.
+
+        For bulk reading: nothing is sorted, since a store would do that in memory."""
         ...
 
     def sent(self, after: int, start_ms: int, *, limit: int) -> list[Run]:

@@ -154,11 +154,8 @@ class RecordFile:
         return self._chain(point, ts_ms, only_at=form == ASIDE)
 
     def member_rows(self, points: Sequence[int], start_ms: int, end_ms: int, *, limit: int) -> list[PackedMember]:
-        """Member rows of some points in [start, end), in order of time."""
-        query = (
-            "SELECT * FROM members WHERE point IN (SELECT value FROM json_each(?)) AND ts_ms >= ? AND ts_ms < ? "
-            "ORDER BY ts_ms, point LIMIT ?"
-        )
+        """At most `limit` member rows of some points in [start, end)."""
+        query = "SELECT * FROM members WHERE point IN (SELECT value FROM json_each(?)) AND ts_ms >= ? AND ts_ms < ? LIMIT ?"
         asked = [str([int(point) for point in points]), start_ms, end_ms, limit]
         return [PackedMember(*row) for row in self._rows(query, asked)]
 

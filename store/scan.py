@@ -17,9 +17,7 @@ QUERY: Final = """
 SELECT point, ts_ms, value, quality FROM samples
 WHERE ts_ms >= $start AND ts_ms < $end AND point BETWEEN $low AND $high LIMIT $limit
 """
-MEMBERS: Final = """
-SELECT * FROM members WHERE point IN (SELECT unnest($points)) AND ts_ms >= $start AND ts_ms < $end ORDER BY ts_ms, point LIMIT $limit
-"""
+MEMBERS: Final = "SELECT * FROM members WHERE point IN (SELECT unnest($points)) AND ts_ms >= $start AND ts_ms < $end LIMIT $limit"
 # Runs are stored in order: the scan ends early, where ORDER BY would read all that follow.
 SENT: Final = "SELECT first, last, data FROM runs WHERE first > $after AND time_ns >= $start LIMIT $limit"
 

@@ -16,8 +16,8 @@ from store.scan import Scan
 from telemetry.plan import Plan
 
 STRETCH_MS: Final = 300_000
-RUNS: Final = 20  # read at once: a run may hold some MB
-MEMBERS_PER_ROW: Final = 4  # so many take the memory of one plain sample
+RUNS: Final = 8  # read at once: a run may hold some MB
+MEMBERS_PER_ROW: Final = 2  # so many take the memory of one plain sample
 ALL: Final = 1 << 40
 
 
@@ -44,7 +44,7 @@ class Arrays:
             return None
         if not self._is_begun:
             self._begin()
-        found = [(row, array) for row in rows if (array := self._replay.take(row)) is not None]
+        found = [(row, array) for row in _in_time(rows) if (array := self._replay.take(row)) is not None]
         return self._as_sent(found, start_ms, end_ms)
 
     def weight(self, arrays: Sequence[ArraySample]) -> int:
@@ -55,7 +55,7 @@ class Arrays:
         """What changes in the first stretch build on."""
         self._is_begun = True
         for at in range(self._start_ms - KEYFRAME_MS, self._start_ms, STRETCH_MS):
-            for row in self._source.member_rows(self._points, at, min(at + STRETCH_MS, self._start_ms), limit=ALL):
+            for row in _in_time(self._source.member_rows(self._points, at, min(at + STRETCH_MS, self._start_ms), limit=ALL)):
                 self._replay.take(row)
 
     def _as_sent(self, found: Sequence[tuple[PackedMember, ArraySample]], start_ms: int, end_ms: int) -> list[ArraySample]:
@@ -78,3 +78,7 @@ class Arrays:
             if len(runs) < RUNS or entries.time_ns[-1] >= until_ns:
                 break
         return arrays
+
+
+def _in_time(rows: list[PackedMember]) -> list[PackedMember]:
+    return sorted(rows, key=lambda row: (row.ts_ms, row.point))

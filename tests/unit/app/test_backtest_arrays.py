@@ -16,7 +16,8 @@ from app.backtest.lane import Seconds, by_time, run
 from app.backtest.order import make_job
 from app.backtest.worker import Backtest
 from store.duckdb_history import DuckDBHistory
-from store.scan import FileScan
+from store.history import CHANGES, KEYFRAME, MemberRow, no_rows
+from store.scan import MEMORY_MB, FileScan
 from telemetry.decision import Decision
 from telemetry.wire.message import encode_packed
 from tests.unit.app.recorded_farm import MINUTE_MS, T0_MS
@@ -125,6 +126,21 @@ def test_an_array_that_came_late_stands_at_its_own_time(tmp_path: Path) -> None:
     job = job_of(scan)
     assert not [d for d in live if d.subject == "SLOW@mill/frame-b" and d.time_ns == at * 1_000_000]
     assert [d for d in decided(job, scan) if d.subject == "SLOW@mill/frame-b" and d.time_ns == at * 1_000_000]
+    scan.close()
+
+
+def test_a_stretch_of_arrays_may_be_larger_than_what_the_store_holds_in_memory(tmp_path: Path) -> None:
+    history = DuckDBHistory(tmp_path / "history.duckdb")
+    everybody, values = np.arange(1_824, dtype=np.int32), np.random.default_rng(0).random(1_824)
+    for k in range(36):
+        rows = [MemberRow(point, T0_MS + 1_000 * k, CHANGES if k else KEYFRAME, everybody, values) for point in range(100)]
+        history.append(no_rows(), [], k + 1, members=rows)
+    history.close()
+    scan = FileScan(tmp_path / "history.duckdb")
+    found = scan.member_rows(range(100), T0_MS, T0_MS + 60_000, limit=1 << 40)
+    assert len(found) == 3_600
+    assert sum(len(row.value) + len(row.member) for row in found) > MEMORY_MB << 20
+    assert len(scan.member_rows(range(100), T0_MS, T0_MS + 60_000, limit=100)) == 100
     scan.close()
 
 
