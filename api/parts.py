@@ -12,12 +12,11 @@ from pydantic import StringConstraints
 from starlette.requests import HTTPConnection
 
 from api.auth import Gate, Principal
-from api.backtests import Backtests
 from api.feed import FeedHub
 from api.limits import LoginLimit, QueryPool
+from api.orders import Backtests, Warmings
 from api.problem import ProblemError
 from api.state import LiveState
-from api.warmings import Warmings
 from store.history import History
 from telemetry.clock import Clock
 from telemetry.errors import StoreError

@@ -15,14 +15,13 @@ from fastapi import FastAPI
 
 from api.application import make_app
 from api.auth import Gate, Sessions
-from api.backtests import Backtests
 from api.connections import FeedConnection, HttpConnection
 from api.feed import FeedHub
 from api.follower import CountingProjector, HistoryFollower, LiveFollower, probe_lag, tell_position
 from api.limits import LoginLimit, QueryPool
+from api.orders import Backtests, Warmings
 from api.parts import Lag, Parts, RequestDesk
 from api.state import LiveState
-from api.warmings import Warmings
 from store.history import History
 from store.inbox import Inbox
 from store.journal_reader import JournalReader

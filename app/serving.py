@@ -138,8 +138,7 @@ def last_epoch(directory: Path) -> int:
 async def serve_web(settings: Settings) -> int:
     """The web process until it is told to stop."""
     from api.serve import WebSettings, serve
-    from app.backtest.desk import BacktestDesk
-    from app.backtest.warming import WarmingDesk
+    from app.backtest.desk import BacktestDesk, WarmingDesk
 
     os.nice(WEB_NICE)
     allow_open_files()

@@ -34,7 +34,7 @@ def warm() -> None:
     gather.tick(now_ns)
     engine.step(gather.build(engine.position + 1, now_ns, now_ns))
     one_row = np.zeros(1, np.int32), np.zeros(1, np.int64), np.zeros(1), np.zeros(1, np.uint16)
-    recorded_entries(one_row, places(engine.plan), first=0, start_ms=0, end_ms=1)
+    recorded_entries([one_row], places(engine.plan), first=0, start_ms=0, end_ms=1)
     _forget_other_code()
 
 

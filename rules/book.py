@@ -448,7 +448,7 @@ class _Binder:
                 chosen = calculate.G_FIRST if fn == "worst" and is_condition(arg) else _GROUPS[fn]
                 return self._over_members(cohort, arg, live_only, Virtual(key, loop.MEMBERS, -1, fn=chosen))
             case Window("held" | "rise" as fn, arg, length_ns, ()):
-                made = Virtual(key, loop.MEMBERWISE, -1, fn=members.HELD if fn == "held" else members.RISE)
+                made = Virtual(key, loop.MEMBERWISE, -1, fn=members.HELD if fn == "held" else members.RISE, live_only=live_only)
                 made.length_ns, made.parameters = length_ns, (_gap_s(cohort, arg),)
                 return self._over_members(cohort, arg, live_only, made)
             case Group(fn, of, arg):
@@ -484,7 +484,7 @@ class _Binder:
         (made.members,) = sizes
         made.level = 1 + max(cohort.levels[column] for op, column in made.code if op in calculate.READS)
         if made.kind == loop.MEMBERWISE:
-            self._remember(cohort, made.key, 8 * cohort.width * members.words(made.fn, made.members))
+            self._remember(cohort, made.key, 8 * cohort.width * made.words)
         return made
 
     @staticmethod

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rules import loop
+from rules import loop, members, panes
 from rules.tree import Node, Number
 from telemetry.plan import Device
 from telemetry.site import ActuatorSpec, PointSpec, Profile, RuleSpec
@@ -45,6 +45,13 @@ class Virtual:
     sources: list[list[tuple["Cohort", int, int]]] = field(default_factory=list)  # by seat: (cohort, column, local)
     point: PointSpec | None = None  # the virtual point whose column it is
     members: int = 0  # of what it looks at
+
+    @property
+    def words(self) -> int:
+        """Length of what it remembers of one seat, in words of 8 bytes; 0 of what has no memory."""
+        if self.kind == loop.MEMBERWISE:
+            return members.words(self.fn, self.members)
+        return panes.words(self.fn) if self.kind == loop.PANES else 0
 
 
 @dataclass(slots=True)

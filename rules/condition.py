@@ -193,7 +193,7 @@ class Conditions:
         """Every function over time of every cohort, with its memory in place: (seats, words) int64."""
         for cohort in self._book.cohorts:
             for number, made in enumerate(cohort.virtual, self._first_virtual(cohort)):
-                if made.kind == loop.PANES:
+                if made.words:
                     yield cohort, made, self._state_of(cohort, number)
 
     def _first_virtual(self, cohort: Cohort) -> int:
@@ -435,7 +435,7 @@ class Conditions:
                 saved[made.key]["quality"] = m.quality[self._cells(cohort, made.column)]
             if made.point is not None:
                 saved[made.key] |= {"formula": made.point.formula, **self._said_of(cohort, number)}
-            if made.kind in (loop.PANES, loop.MEMBERWISE):
+            if made.words:
                 saved[made.key]["state"] = self._state_of(cohort, number)
             elif made.kind in (loop.STALE, loop.SILENT):
                 first = int(self._book.arrays.v_timer[number])
@@ -488,8 +488,7 @@ class Conditions:
             if made.point is not None and "formula" in kept:
                 for name, said in self._said_of(cohort, number).items():
                     said[to] = kept[name][source]
-            size = members.words(made.fn, made.members) if made.kind == loop.MEMBERWISE else panes.words(made.fn)
-            if "state" in kept and kept["state"].shape[1] == size:
+            if "state" in kept and kept["state"].shape[1] == made.words:
                 self._state_of(cohort, number)[to] = kept["state"][source]
             elif "due" in kept:
                 first = int(self._book.arrays.v_timer[number])

@@ -200,16 +200,15 @@ def _virtual(virtual: list[tuple[Cohort, Any]], codes: _Codes) -> dict[str, Any]
         code[k] = codes.add(cohort, made.code)
         parameter[k, : len(made.parameters)] = made.parameters
         spec[k, 0] = made.fn
+        first_word = words
+        words += made.words * cohort.width
         if made.kind == loop.PANES:
-            clock = clocks.setdefault(made.pane_ns, len(clocks))
-            spec[k] = panes.specification(made.fn, made.pane_ns, words, clock)
-            words += panes.words(made.fn) * cohort.width
+            spec[k] = panes.specification(made.fn, made.pane_ns, first_word, clocks.setdefault(made.pane_ns, len(clocks)))
         elif made.kind == loop.MEMBERS:
             spec[k, 4] = made.members
         elif made.kind == loop.MEMBERWISE:
             gap_ns = round(made.parameters[0] * NS_PER_S)
-            spec[k] = members.specification(made.fn, made.length_ns, words, made.members, gap_ns)
-            words += members.words(made.fn, made.members) * cohort.width
+            spec[k] = members.specification(made.fn, made.length_ns, first_word, made.members, gap_ns)
         elif made.kind == loop.GROUP:
             group[k] = len(group_ptr) - 1
             for sources in made.sources:

@@ -5,6 +5,7 @@ then few runs that are sorted already, mostly one. So a block is ordered in line
 evaluating its rules.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from rules.condition import frozen
 from rules.lane import READ_BACK, TICK_NS
-from telemetry.frame import Entries, Frames, Kind, no_frames
+from telemetry.frame import Entries, Frames, Kind, MemberArray, no_frames
 from telemetry.plan import Plan
 from telemetry.record import Record
 
@@ -26,15 +27,23 @@ _compile = njit(cache=True, nogil=True)
 
 class Places(NamedTuple):
     """Which points are read, and where they belong. rank (points,) int32 in order of (device, point), -1 = is not read;
-    point and device (ranks,) int32; ranks counts those that are read."""
+    point and device (ranks,) int32; ranks counts those that are read. owner (points,) int32: the device of an array that is read,
+    else -1."""
 
     rank: Array
     point: Array
     device: Array
+    owner: Array
+
+    @property
+    def arrays(self) -> list[int]:
+        """Points whose arrays are read."""
+        found: list[int] = np.flatnonzero(self.owner >= 0).tolist()
+        return found
 
 
-def places(plan: Plan) -> Places:
-    """Points of the active devices of a plan; points with members are not rows, virtual ones are computed anew: both are left out."""
+def places(plan: Plan, arrays: Iterable[int] = ()) -> Places:
+    """Points of the active devices of a plan, of those with members only `arrays`; virtual ones are computed anew."""
     owners = [
         (number, point)
         for number in sorted(plan.active)
@@ -44,7 +53,10 @@ def places(plan: Plan) -> Places:
     owners.sort()
     rank = np.full(len(plan.point_owner), -1, np.int32)
     rank[[point for _, point in owners]] = np.arange(len(owners))
-    return Places(rank, np.array([point for _, point in owners], np.int32), np.array([device for device, _ in owners], np.int32))
+    owner, chosen = np.full(len(plan.point_owner), -1, np.int32), np.array(list(arrays), np.int64)
+    owner[chosen] = plan.columns.device[chosen]
+    device, point = (np.array([pair[k] for pair in owners], np.int32) for k in (0, 1))
+    return Places(rank, point, device, owner)
 
 
 @_compile
@@ -74,13 +86,11 @@ def _sort(key: Array, order: Array, spare_key: Array, spare_order: Array, n: int
 
 
 @_compile
-def _count(point: Array, ts_ms: Array, rank: Array, start_ms: int, at: Array) -> None:
-    """Where the rows of each second begin, of those that are read. at: (seconds + 1,) of zeros."""
+def _count(point: Array, ts_ms: Array, rank: Array, start_ms: int, count: Array) -> None:
+    """Count the rows of each second, of those that are read. count: (seconds,)."""
     for k in range(len(point)):
         if point[k] < len(rank) and rank[point[k]] >= 0:  # summaries of members have numbers beyond
-            at[(ts_ms[k] - start_ms) // BUCKET_MS + 1] += 1
-    for b in range(1, len(at)):
-        at[b] += at[b - 1]
+            count[(ts_ms[k] - start_ms) // BUCKET_MS] += 1
 
 
 @_compile
@@ -136,25 +146,33 @@ def _frame(ends: Array, key: Array, value: Array, point_of: Array, device_of: Ar
 
 
 def recorded_entries(
-    rows: tuple[Array, Array, Array, Array],
+    rows: Sequence[tuple[Array, Array, Array, Array]],
     where: Places,
     *,
     first: int,
     start_ms: int,
     end_ms: int,
     records: tuple[tuple[int, Record, Kind], ...] = (),
+    arrays: Sequence[tuple[int, int, Array]] = (),
 ) -> Entries:
     """Entries of [start, end) on the data's clock, with ticks in (start, end], the last one at its end.
 
-    rows: point int32, ts_ms int64, value float64, quality uint16, all (m,) in any order, all inside the interval. records: (time in
-    ns, record, kind) inside it, in order of time. Where times are equal, a tick comes first, then a record, then frames.
+    rows, in parts: point int32, ts_ms int64, value float64, quality uint16, all (m,) in any order, all inside the interval. records: (time in
+    ns, record, kind) inside it, in order of time; arrays: (point, ts_ms, members) inside it, in any order. Where times are equal, a tick
+    comes first, then a record, then frames.
     """
-    given = tuple(map(frozen, rows))
+    given = [tuple(map(frozen, part)) for part in rows]
     at = np.zeros(max(1, -(-(end_ms - start_ms) // BUCKET_MS)) + 1, np.int64)
-    _count(given[0], given[1], where.rank, start_ms, at)
+    for point, ts_ms, *_ in given:
+        _count(point, ts_ms, where.rank, start_ms, at[1:])
+    at = np.cumsum(at)
     key = np.empty((at[-1], 2), np.int64)  # made here and not in compiled code, because numpy asks for huge pages
-    _spread(given, where.rank, start_ms, at, key, key.view(np.float64))
+    for part in given:
+        _spread(part, where.rank, start_ms, at, key, key.view(np.float64))
     (device, ts_ns, offsets), samples = _frame(at[:-1], key, key.view(np.float64), where.point, where.device, start_ms)
+    members: tuple[MemberArray, ...] = ()
+    if arrays:
+        device, ts_ns, offsets, members = _with_arrays(device, ts_ns, offsets, arrays, where.owner)
     start_ns, end_ns, n = start_ms * NS_PER_MS, end_ms * NS_PER_MS, len(device)
     ticks = np.append(np.arange(start_ns // TICK_NS + 1, (end_ns - 1) // TICK_NS + 1, dtype=np.int64) * TICK_NS, end_ns)
     told_ns = np.array([time_ns for time_ns, _, _ in records], np.int64)
@@ -168,12 +186,30 @@ def recorded_entries(
     kind[spot], time_ns[spot], time_ns[entry] = kinds, others, ts_ns
     zeros = np.zeros(n, np.uint32)
     frames = Frames(
-        entry.astype(np.int32), device, ts_ns, zeros, zeros.copy(), np.full(n, READ_BACK, np.uint8), offsets, *samples,
+        entry.astype(np.int32), device, ts_ns, zeros, zeros.copy(), np.full(n, READ_BACK, np.uint8), offsets, *samples, members,
     )  # fmt: skip
     of_rank = np.empty(len(rank), np.int64)
     of_rank[rank] = spot
     placed = tuple((int(of_rank[len(ticks) + k]), record) for k, (_, record, _) in enumerate(records))
     return Entries(first, kind, time_ns, frames, placed)
+
+
+def _with_arrays(
+    device: Array, ts_ns: Array, offsets: Array, arrays: Sequence[tuple[int, int, Array]], owner: Array
+) -> tuple[Array, Array, Array, tuple[MemberArray, ...]]:
+    """Frames with their arrays; one that came alone is a frame of its own."""
+    n = len(device)
+    point, ts_ms = (np.array([array[k] for array in arrays], np.int64) for k in (0, 1))
+    devices, times = np.append(device, owner[point]), np.append(ts_ns, ts_ms * NS_PER_MS)
+    order = np.lexsort((np.append(np.full(n, -1), point), devices, times))
+    is_first = np.append(True, (np.diff(devices[order]) != 0) | (np.diff(times[order]) != 0))
+    frame = np.empty(len(order), np.int64)
+    frame[order] = np.cumsum(is_first) - 1
+    sizes = np.zeros(int(is_first.sum()), np.int64)
+    sizes[frame[:n]] = np.diff(offsets)
+    first = order[is_first]
+    members = tuple(MemberArray(int(frame[k]), int(point[k - n]), arrays[k - n][2]) for k in order.tolist() if k >= n)
+    return devices[first].astype(np.int32), times[first], np.append(0, np.cumsum(sizes)), members
 
 
 def opening(time_ns: int) -> Entries:

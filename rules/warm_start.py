@@ -7,6 +7,7 @@ begin empty: history does not say what of it had come in time, and what came lat
 """
 
 from collections.abc import Iterable
+from math import ceil
 from typing import Final, NamedTuple
 
 import msgspec
@@ -21,6 +22,8 @@ from telemetry.plan import NS_PER_S, Plan
 
 MEMORY_MAX: Final = 16 << 20  # bytes of memory in one configuration: core copies them while it does nothing else
 LOOK_BACK: Final = 2  # window lengths: a sample of the one before the last decides whether the last counts as covered
+FADED: Final = 37  # time constants: what was before weighs less than the last bit of a double (2^-53) in an `ewma`
+ENDLESS_NS: Final = 366 * 86_400 * NS_PER_S  # `cusum` forgets only where it comes down to 0, which may be long ago
 NAMED: Final = 3  # columns that a message names
 
 
@@ -95,21 +98,19 @@ class Missing(NamedTuple):
 
 def missing(before: Plan, old: Rulebook, new: Rulebook, site: str) -> Missing:
     """Raises CallerError when their memory is larger than a configuration may bring. before: the plan of `old`."""
-    known = {
-        (cohort.name, made.key): set(cohort.place) for cohort in old.cohorts for made in cohort.virtual if made.kind == loop.PANES
-    }
+    known = {(cohort.name, made.key): set(cohort.place) for cohort in old.cohorts for made in cohort.virtual if made.words}
     found: dict[tuple[str, str], set[int]] = {}
     sizes: dict[str, int] = {}
     reach, cohorts, reaches = 0, set[str](), _Reaches()
     for cohort in (c for c in new.cohorts if c.site == site):
         there = {number for number in cohort.place if number < len(before.devices)}
-        for made in (v for v in cohort.virtual if v.kind == loop.PANES and not v.live_only):
+        for made in (v for v in cohort.virtual if v.words and not v.live_only):
             seats = there - known.get((cohort.name, made.key), set())
-            back = reaches.of(cohort, made.column) if seats else None
-            if back is not None:
+            if seats:
                 found[cohort.name, made.key] = seats
-                sizes[f"{made.key} of {cohort.name}"] = 8 * panes.words(made.fn) * len(seats)
-                reach, cohorts = max(reach, back[0]), cohorts | back[1]
+                sizes[f"{made.key} of {cohort.name}"] = 8 * made.words * len(seats)
+                back_ns, whose = reaches.of(cohort, made.column)
+                reach, cohorts = max(reach, back_ns), cohorts | whose
     _check_size(sizes)
     return Missing(found, reach, frozenset(cohorts))
 
@@ -126,35 +127,33 @@ def _check_size(sizes: dict[str, int]) -> None:
 
 
 class _Reaches:
-    """How far back columns look [ns] and at whose samples, by column; None = without an end (`ewma`, `cusum`)."""
+    """How far back columns look [ns] and at whose samples, by column."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, int], tuple[int, frozenset[str]] | None] = {}
+        self._known: dict[tuple[int, int], tuple[int, frozenset[str]]] = {}
 
-    def of(self, cohort: Cohort, column: int) -> tuple[int, frozenset[str]] | None:
+    def of(self, cohort: Cohort, column: int) -> tuple[int, frozenset[str]]:
         key = (id(cohort), column)
         if key not in self._known:
             self._known[key] = self._of(cohort, column)
         return self._known[key]
 
-    def _of(self, cohort: Cohort, column: int) -> tuple[int, frozenset[str]] | None:
+    def _of(self, cohort: Cohort, column: int) -> tuple[int, frozenset[str]]:
         made = next((v for v in cohort.virtual if v.column == column), None)
         sources = dict(cohort.imports).get(column)
         if made is None:
             if sources is None:
                 return 0, frozenset([cohort.name])
             return self._most(self._elsewhere(sources, (cohort, column)), 0)
-        if made.kind == loop.EXPRESSION:
-            return self._most([(cohort, argument) for op, argument in made.code if op in calculate.READS], 0)
+        if made.kind in (loop.EXPRESSION, loop.MEMBERS, loop.MEMBERWISE):
+            return self._most([(cohort, argument) for op, argument in made.code if op in calculate.READS], _memory_ns(cohort, made))
         if made.kind == loop.GROUP:
             return self._most(self._elsewhere((s for group in made.sources for s in group), None), 0)
         if made.kind == loop.SILENT:
             return made.length_ns, frozenset([cohort.name])
         if made.kind == loop.STALE:
             return self._most([(cohort, made.follows)], made.length_ns)
-        if made.fn in (panes.EWMA, panes.CUSUM_HIGH, panes.CUSUM_LOW):
-            return None
-        return self._most([(cohort, made.follows)], LOOK_BACK * panes.PANES * made.pane_ns + _gap_ns(made))
+        return self._most([(cohort, made.follows)], _memory_ns(cohort, made))
 
     @staticmethod
     def _elsewhere(sources: Iterable[tuple[Cohort, int, int]], but: tuple[Cohort, int] | None) -> list[tuple[Cohort, int]]:
@@ -164,18 +163,30 @@ class _Reaches:
             found.pop((id(but[0]), but[1]), None)
         return list(found.values())
 
-    def _most(self, columns: list[tuple[Cohort, int]], more_ns: int) -> tuple[int, frozenset[str]] | None:
+    def _most(self, columns: list[tuple[Cohort, int]], more_ns: int) -> tuple[int, frozenset[str]]:
         reach, cohorts = 0, frozenset[str]()
         for cohort, column in columns:
-            back = self.of(cohort, column)
-            if back is None:
-                return None
-            reach, cohorts = max(reach, back[0]), cohorts | back[1]
+            back_ns, whose = self.of(cohort, column)
+            reach, cohorts = max(reach, back_ns), cohorts | whose
         return reach + more_ns, cohorts
 
 
-def _gap_ns(made: Virtual) -> int:
-    return int(made.parameters[1] * NS_PER_S) if made.fn == panes.HELD else 0
+def _memory_ns(cohort: Cohort, made: Virtual) -> int:
+    """How far back what a function remembers comes from; 0 of what remembers nothing."""
+    if made.kind == loop.MEMBERWISE:
+        return LOOK_BACK * made.length_ns + int(made.parameters[0] * NS_PER_S)
+    if made.kind != loop.PANES:
+        return 0
+    if made.fn == panes.EWMA:
+        weight, constant_s = made.parameters
+        assert cohort.profile is not None
+        if weight > 0:  # of each sample: they come with a heartbeat at least
+            constant_s = max((point.beat_s for point in cohort.profile.points), default=0.0) / weight
+        return min(ceil(FADED * constant_s) * NS_PER_S, ENDLESS_NS)
+    if made.fn in (panes.CUSUM_HIGH, panes.CUSUM_LOW):
+        return ENDLESS_NS
+    gap_s = made.parameters[1] if made.fn == panes.HELD else 0.0
+    return LOOK_BACK * panes.PANES * made.pane_ns + int(gap_s * NS_PER_S)
 
 
 # -- out of one engine, into another -------------------------------------------------------------------------------------------

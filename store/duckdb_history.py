@@ -31,6 +31,7 @@ from store.history import (
     MemberRow,
     MemberState,
     Order,
+    PackedMember,
     QueryLimit,
     RecordRow,
     Rows,
@@ -45,6 +46,7 @@ from store.history import (
     no_rows,
 )
 from store.members import pack_members, replay_members, unique_members
+from store.scan import MEMBERS, SENT
 from store.scan import QUERY as SCAN
 from store.uniqueness import HighWater, drop_repeats, row_order, same_value, without_infinities
 from telemetry.errors import StoreError
@@ -224,11 +226,21 @@ class DuckDBHistory:
         order = np.argsort(ts_ms, kind="stable")
         return make_rows(np.full(len(order), point), ts_ms[order], value[order], quality[order])
 
-    def scan(self, low: int, high: int, start_ms: int, end_ms: int, *, limit: int) -> Rows:
+    def scan(self, low: int, high: int, start_ms: int, end_ms: int, *, limit: int) -> list[Rows]:
         """See store.scan.Scan."""
         asked = {"start": start_ms, "end": end_ms, "low": low, "high": high, "limit": limit}
         point, ts_ms, value, quality = self._columns(SCAN, asked)
-        return point, ts_ms, value, quality
+        return [(point, ts_ms, value, quality)]
+
+    def member_rows(self, points: Sequence[int], start_ms: int, end_ms: int, *, limit: int) -> list[PackedMember]:
+        """See History."""
+        asked = {"points": list(points), "start": start_ms, "end": end_ms, "limit": limit}
+        return [PackedMember(*row) for row in self._rows(MEMBERS, asked)]
+
+    def sent(self, after: int, start_ms: int, *, limit: int) -> list[Run]:
+        """See History."""
+        asked = {"after": after, "start": clipped_ns(start_ms), "limit": limit}
+        return [Run(first, last, data, []) for first, last, data in sorted(self._rows(SENT, asked))]
 
     def latest(self, points: Sequence[int], at_ms: int) -> SampleRows:
         """See History. Scans what it must: 0.5 s for 10,000 series in 50 M rows; hold what is needed often in memory."""

@@ -173,6 +173,17 @@ class MemberRow(NamedTuple):
     value: NDArray[Any]
 
 
+class PackedMember(NamedTuple):
+    """A `MemberRow` as tables keep it: the bytes of its arrays; `member` is empty where it holds all of them."""
+
+    point: int
+    ts_ms: int
+    form: int
+    dtype: str
+    member: bytes
+    value: bytes
+
+
 CHANGES: Final = 0  # against the state the earlier KEYFRAME and CHANGES rows of the point give
 KEYFRAME: Final = 1  # all members; later CHANGES build on it
 ASIDE: Final = 2  # all members of a sample that came out of time order; nothing builds on it
@@ -288,10 +299,21 @@ class History(Protocol):
         """The first `limit` samples of [start, end) in time order."""
         ...
 
-    def scan(self, low: int, high: int, start_ms: int, end_ms: int, *, limit: int) -> Rows:
-        """Columns point, ts_ms, value, quality of at most `limit` samples of points low..high in [start, end), in any order.
+    def scan(self, low: int, high: int, start_ms: int, end_ms: int, *, limit: int) -> list[Rows]:
+        """Columns point, ts_ms, value, quality, in parts, of at most `limit` samples of points low..high in [start, end), in any order.
 
         For bulk reading: nothing is sorted. `limit` of them: there may be more."""
+        ...
+
+    def member_rows(self, points: Sequence[int], start_ms: int, end_ms: int, *, limit: int) -> list[PackedMember]:
+        """At most `limit` rows of member arrays of some points in [start, end), in any order; `limit` of them: there may be more.
+
+        For bulk reading: nothing is sorted, since a store would do that in memory."""
+        ...
+
+    def sent(self, after: int, start_ms: int, *, limit: int) -> list[Run]:
+        """The next `limit` runs of entries after a journal position that came at `start_ms` or later, in order, without their records.
+        None where the store keeps no order."""
         ...
 
     def latest(self, points: Sequence[int], at_ms: int) -> SampleRows:

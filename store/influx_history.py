@@ -24,8 +24,10 @@ from store.history import (
     MemberRow,
     MemberState,
     Order,
+    PackedMember,
     RecordRow,
     Rows,
+    Run,
     SampleRows,
     Series,
     bucket_width_ms,
@@ -190,7 +192,7 @@ class InfluxHistory:
         statement = f"SELECT value, quality FROM {MEASUREMENT} {self._where(point, start_ms, end_ms)} LIMIT {limit}"
         return _sample_rows(point, self._whole_columns([statement])[0])
 
-    def scan(self, low: int, high: int, start_ms: int, end_ms: int, *, limit: int) -> Rows:
+    def scan(self, low: int, high: int, start_ms: int, end_ms: int, *, limit: int) -> list[Rows]:
         """See store.scan.Scan. One statement per point, or several where it has more than one may return."""
         parts, left = [], limit
         for point in sorted(number for number in self._series if low <= number <= high):
@@ -202,8 +204,16 @@ class InfluxHistory:
                 if len(parts[-1]) < asked:
                     break
                 at_ms = int(parts[-1].ts_ms[-1]) + 1
-        rows = join_rows(parts)
-        return rows.point, rows.ts_ms, rows.value, rows.quality
+        return [(rows.point, rows.ts_ms, rows.value, rows.quality) for rows in parts]
+
+    def member_rows(self, points: Sequence[int], start_ms: int, end_ms: int, *, limit: int) -> list[PackedMember]:
+        """See History. Served from the file, also while the server is down."""
+        return self._file.member_rows(points, start_ms, end_ms, limit=limit)
+
+    def sent(self, after: int, start_ms: int, *, limit: int) -> list[Run]:
+        """See History. Never any: the order is not kept."""
+        del after, start_ms, limit
+        return []
 
     def latest(self, points: Sequence[int], at_ms: int) -> SampleRows:
         """See History. One statement per point."""

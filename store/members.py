@@ -6,16 +6,24 @@ after a restart. A sample that arrives out of time order stands ASIDE with all i
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from store.history import ASIDE, CHANGES, KEYFRAME, MEMBER_BASE, MemberRow, MemberState
+from store.history import ASIDE, CHANGES, KEYFRAME, MEMBER_BASE, MemberRow, MemberState, PackedMember
 
 SUMMARIES: Final = ("count", "mean", "min", "max", "spread")
 KEYFRAME_MS: Final = 3_600_000  # at most an hour of changes is read to know an array
 _PER_POINT: Final = 8
+
+
+class ArraySample(NamedTuple):
+    """One sample of a member array: values (members,) in their wire type."""
+
+    point: int
+    ts_ms: int
+    values: NDArray[Any]
 
 
 def summary_number(point: int, k: int) -> int:
@@ -81,10 +89,31 @@ def unique_members(rows: Sequence[MemberRow]) -> list[MemberRow]:
     return list({(row.point, row.ts_ms): row for row in reversed(rows)}.values())[::-1]
 
 
-def pack_members(row: MemberRow) -> tuple[int, int, int, str, bytes, bytes]:
-    """(point, ts_ms, form, dtype, member, value) for a table; a whole array needs no indices."""
+def pack_members(row: MemberRow) -> PackedMember:
+    """For a table; a whole array needs no indices."""
     member = row.member.tobytes() if row.form == CHANGES else b""
-    return row.point, row.ts_ms, row.form, row.value.dtype.str, member, row.value.tobytes()
+    return PackedMember(row.point, row.ts_ms, row.form, row.value.dtype.str, member, row.value.tobytes())
+
+
+class MemberReplay:
+    """Whole arrays out of packed rows, which come in order of time."""
+
+    def __init__(self) -> None:
+        self._last: dict[int, NDArray[Any]] = {}  # the end of each point's chain
+
+    def take(self, row: PackedMember) -> ArraySample | None:
+        """The array of a row; None of changes whose keyframe was not seen."""
+        values = np.frombuffer(row.value, np.dtype(row.dtype))
+        if row.form == CHANGES:
+            last = self._last.get(row.point)
+            if last is None:
+                return None
+            changed = last.copy()
+            changed[np.frombuffer(row.member, np.int32)] = values
+            values = changed
+        if row.form != ASIDE:
+            self._last[row.point] = values
+        return ArraySample(row.point, row.ts_ms, values)
 
 
 def replay_members(rows: Sequence[tuple[Any, ...]]) -> MemberState | None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from store.history import AppendResult, History, MemberRow, Order, RecordRow, SampleRows, Series, join_rows, make_rows, no_rows
 from store.journal_reader import Gap
-from store.members import SUMMARIES, MemberTracker, raw_number, summarise, summary_number
+from store.members import SUMMARIES, ArraySample, MemberTracker, raw_number, summarise, summary_number
 from store.order import encode_order
 from telemetry.calibration import Calibrator
 from telemetry.decision import Decision, body_text, in_order
@@ -37,14 +37,6 @@ TEND_S, TEND_MORE_S = 300.0, 5.0  # between steps of housekeeping, and while the
 _LIVE, _DUPLICATE, _HAS_SEQ = int(Verdict.LIVE), int(Verdict.DUPLICATE), int(Flag.HAS_SEQ)  # numpy is slow with enums
 WAIT_S: Final = 1.0  # how long a row waits for company
 _SABOTAGE: Final = os.environ.get("FIELDLOOM_SABOTAGE", "")
-
-
-class ArraySample(NamedTuple):
-    """One sample of a member array: values (members,) in their wire type."""
-
-    point: int
-    ts_ms: int
-    values: NDArray[Any]
 
 
 class Projection(NamedTuple):

@@ -19,6 +19,7 @@ from store.history import (
     HistoryFault,
     MemberRow,
     MemberState,
+    PackedMember,
     RecordRow,
     Series,
     check_limit,
@@ -151,6 +152,12 @@ class RecordFile:
             return None
         ts_ms, form = newest[0]
         return self._chain(point, ts_ms, only_at=form == ASIDE)
+
+    def member_rows(self, points: Sequence[int], start_ms: int, end_ms: int, *, limit: int) -> list[PackedMember]:
+        """At most `limit` member rows of some points in [start, end)."""
+        query = "SELECT * FROM members WHERE point IN (SELECT value FROM json_each(?)) AND ts_ms >= ? AND ts_ms < ? LIMIT ?"
+        asked = [str([int(point) for point in points]), start_ms, end_ms, limit]
+        return [PackedMember(*row) for row in self._rows(query, asked)]
 
     def member_state(self, point: int) -> MemberState | None:
         """End of the chain of changes; None without one."""

@@ -4,25 +4,39 @@ Sorting in the store costs several times the reading, so nothing is sorted here.
 other readers and beside no writer; a process that has the history open anyway scans it through its own `History.scan`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import duckdb
 
-from store.history import HistoryFault, RecordRow, Rows, check_schema
+from store.history import HistoryFault, PackedMember, RecordRow, Rows, Run, check_schema, clipped_ns
 
 MEMORY_MB: Final = 64
+BATCH: Final = 122_880  # rows: those of a group in the file
 QUERY: Final = """
 SELECT point, ts_ms, value, quality FROM samples
 WHERE ts_ms >= $start AND ts_ms < $end AND point BETWEEN $low AND $high LIMIT $limit
 """
+MEMBERS: Final = "SELECT * FROM members WHERE point IN (SELECT unnest($points)) AND ts_ms >= $start AND ts_ms < $end LIMIT $limit"
+# Runs are stored in order: the scan ends early, where ORDER BY would read all that follow.
+SENT: Final = "SELECT first, last, data FROM runs WHERE first > $after AND time_ns >= $start LIMIT $limit"
 
 
 class Scan(Protocol):
     """Bulk reading."""
 
-    def scan(self, low: int, high: int, start_ms: int, end_ms: int, *, limit: int) -> Rows:
-        """At most `limit` rows of points low..high (both inclusive) in [start, end), in any order; `limit` of them: there may be more."""
+    def scan(self, low: int, high: int, start_ms: int, end_ms: int, *, limit: int) -> list[Rows]:
+        """At most `limit` rows of points low..high (both inclusive) in [start, end), in any order and in parts as the store has them;
+        `limit` of them: there may be more."""
+        ...
+
+    def member_rows(self, points: Sequence[int], start_ms: int, end_ms: int, *, limit: int) -> list[PackedMember]:
+        """See History."""
+        ...
+
+    def sent(self, after: int, start_ms: int, *, limit: int) -> list[Run]:
+        """See History."""
         ...
 
 
@@ -38,6 +52,12 @@ class Past(Scan, Protocol):
         ...
 
 
+def _rows(batch: Any) -> Rows:
+    """The columns of an Arrow batch, without a copy."""
+    point, ts_ms, value, quality = (column.to_numpy() for column in batch.columns)
+    return point, ts_ms, value, quality
+
+
 class FileScan:
     """`Past` of a DuckDB file that no process writes. Raises HistoryFault with the way on when it cannot be opened."""
 
@@ -46,20 +66,39 @@ class FileScan:
         try:
             self._connection = duckdb.connect(str(path), read_only=True, config=config)
             schema = self._connection.execute("SELECT schema FROM about").fetchall()[0][0]
+            tables = self._connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()
+            self._has_order = ("runs",) in tables  # an older version wrote none
         except duckdb.Error as error:
             message = f"{path} cannot be read: {str(error).splitlines()[0]}; if `web` runs, let it do the work (`fieldloom status`)"
             raise HistoryFault(message, retryable=False) from error
         check_schema(path, schema)
 
-    def scan(self, low: int, high: int, start_ms: int, end_ms: int, *, limit: int) -> Rows:
+    def scan(self, low: int, high: int, start_ms: int, end_ms: int, *, limit: int) -> list[Rows]:
         """See Scan."""
         asked = {"start": start_ms, "end": end_ms, "low": low, "high": high, "limit": limit}
         try:
-            table = self._connection.sql(QUERY, params=asked).to_arrow_table()
+            batches = list(self._connection.sql(QUERY, params=asked).to_arrow_reader(BATCH))
         except duckdb.Error as error:
             raise HistoryFault(f"history: {error}", retryable=False) from error
-        point, ts_ms, value, quality = (column.to_numpy() for column in table.columns)
-        return point, ts_ms, value, quality
+        return [_rows(batch) for batch in batches]
+
+    def member_rows(self, points: Sequence[int], start_ms: int, end_ms: int, *, limit: int) -> list[PackedMember]:
+        """See Scan."""
+        asked = {"points": list(points), "start": start_ms, "end": end_ms, "limit": limit}
+        return [PackedMember(*row) for row in self._rows(MEMBERS, asked)]
+
+    def sent(self, after: int, start_ms: int, *, limit: int) -> list[Run]:
+        """See Scan."""
+        if not self._has_order:
+            return []
+        asked = {"after": after, "start": clipped_ns(start_ms), "limit": limit}
+        return [Run(first, last, data, []) for first, last, data in sorted(self._rows(SENT, asked))]
+
+    def _rows(self, query: str, asked: dict[str, Any]) -> list[tuple[Any, ...]]:
+        try:
+            return self._connection.execute(query, asked).fetchall()
+        except duckdb.Error as error:
+            raise HistoryFault(f"history: {error}", retryable=False) from error
 
     def saved_plan(self) -> bytes | None:
         """See History."""

@@ -1,22 +1,22 @@
 """Backtests of a site: ordered, watched, cancelled, and their reports. They change nothing and send nothing."""
 
+from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from api import problem
-from api.auth import GuardedRoute, Principal, Requires
-from api.backtests import BacktestAsked, Backtests, BacktestState, LabelAsked
+from api.auth import GuardedRoute
+from api.order_routes import Engineer, begun, present, viewed, watch
+from api.orders import BacktestAsked, Backtests, LabelAsked
 from api.parts import Parts, UseParts
-from api.problem import ProblemError, not_found
+from api.problem import not_found
 from api.routes.sites import Viewer, site_config
 from api.views import View
-from telemetry.errors import CallerError
 from telemetry.site import RuleSpec
 
 router = APIRouter(tags=["backtests"], route_class=GuardedRoute)
-Engineer = Annotated[Principal, Depends(Requires("engineer"))]
 TIME_MAX = 4_102_444_800_000  # the year 2100
 TimeMs = Annotated[int, Field(ge=0, le=TIME_MAX)]
 Word = Annotated[str, Field(pattern=r"^(site|[0-9a-f]{6,64})$")]
@@ -62,15 +62,7 @@ class BacktestView(View):
 
 
 def _desk(parts: Parts) -> Backtests:
-    if parts.backtests is None:
-        raise ProblemError(503, "unavailable", "This service runs no backtests.")
-    return parts.backtests
-
-
-def _view(state: BacktestState | None) -> BacktestView:
-    if state is None:
-        raise not_found("backtest")
-    return BacktestView(**{name: getattr(state, name) for name in BacktestView.model_fields})
+    return present(parts.backtests, "This service runs no backtests.")
 
 
 @router.post("/sites/{site}/backtests", status_code=202, responses=problem.documented(401, 403, 404, 422, 504))
@@ -79,23 +71,12 @@ async def start_backtest(site: str, body: BacktestBody, parts: UseParts, princip
     site_config(parts, site)
     desk, labels = _desk(parts), tuple(LabelAsked(**label.model_dump()) for label in body.labels)
     asked = BacktestAsked(body.rules, body.against, body.start_ms, body.end_ms, labels, body.people)
-    try:
-        state = await parts.queries.run(lambda: desk.start(site, principal.person, asked))
-    except CallerError as error:
-        raise ProblemError(422, "invalid-request", str(error)) from error
-    if state is None:
-        raise ProblemError(503, "unavailable", "Too many backtests run. Wait for one, or cancel it.", headers={"Retry-After": "30"})
-    return _view(state)
+    start = partial(desk.start, site, principal.person, asked)
+    state = await begun(parts, start, "Too many backtests run. Wait for one, or cancel it.")
+    return viewed(state, BacktestView, "backtest")
 
 
-@router.get("/sites/{site}/backtests/{backtest}", responses=problem.documented(401, 404))
-async def backtest_state(site: str, backtest: str, parts: UseParts, principal: Viewer) -> BacktestView:
-    """How far it is."""
-    del principal
-    site_config(parts, site)
-    return _view(_desk(parts).state(site, backtest))
-
-
+watch(router, "backtest", BacktestView, _desk, ended="End it; what is done so far stays as its report.")
 REPORT: dict[str, Any] = {
     "type": "object",
     "description": "As `fieldloom backtest --json` writes it (docs/backtest.md)",
@@ -118,11 +99,3 @@ async def backtest_report(site: str, backtest: str, parts: UseParts, principal: 
     if found is None:
         raise not_found("report")
     return Response(found, media_type="application/json")
-
-
-@router.delete("/sites/{site}/backtests/{backtest}", responses=problem.documented(401, 403, 404))
-async def cancel_backtest(site: str, backtest: str, parts: UseParts, principal: Engineer) -> BacktestView:
-    """End it; what is done so far stays as its report."""
-    del principal
-    site_config(parts, site)
-    return _view(_desk(parts).cancel(site, backtest))

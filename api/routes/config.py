@@ -3,22 +3,21 @@
 import base64
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from pydantic import Field, StringConstraints, ValidationError
 
 from api import problem
-from api.auth import GuardedRoute, Principal, Requires
+from api.auth import GuardedRoute
+from api.order_routes import Engineer, begun, present, viewed, watch
+from api.orders import Warmings
 from api.parts import Parts, RequestId, UseParts
-from api.problem import FieldError, ProblemError, field_errors, not_found
+from api.problem import FieldError, ProblemError, field_errors
 from api.routes.sites import Viewer, site_config
 from api.views import View
-from api.warmings import Warmings, WarmingState
 from rules.check import site_mistakes
-from telemetry.errors import CallerError
 from telemetry.site import SiteConfig
 
 router = APIRouter(tags=["configuration"], route_class=GuardedRoute)
-Engineer = Annotated[Principal, Depends(Requires("engineer"))]
 
 
 class ConfigView(View):
@@ -125,15 +124,7 @@ async def put_config(
 
 
 def _warmings(parts: Parts) -> Warmings:
-    if parts.warmings is None:
-        raise ProblemError(503, "unavailable", "This service computes no memory of windows.")
-    return parts.warmings
-
-
-def _warming_view(state: WarmingState | None) -> WarmingView:
-    if state is None:
-        raise not_found("warming")
-    return WarmingView(**{name: getattr(state, name) for name in WarmingView.model_fields})
+    return present(parts.warmings, "This service computes no memory of windows.")
 
 
 @router.post(
@@ -144,26 +135,10 @@ async def start_warming(site: str, request: Request, parts: UseParts, principal:
     503 while another one runs."""
     site_config(parts, site)
     text, desk = await request.body(), _warmings(parts)
-    try:
-        state = await parts.queries.run(lambda: desk.start(principal.person, _validated(text, site)))
-    except CallerError as error:
-        raise ProblemError(422, "invalid-request", str(error)) from error
-    if state is None:
-        raise ProblemError(503, "unavailable", "Another warming runs. Wait for it, or cancel it.", headers={"Retry-After": "30"})
-    return _warming_view(state)
+    state = await begun(
+        parts, lambda: desk.start(principal.person, _validated(text, site)), "Another warming runs. Wait for it, or cancel it."
+    )  # fmt: skip
+    return viewed(state, WarmingView, "warming")
 
 
-@router.get("/sites/{site}/warmings/{warming}", responses=problem.documented(401, 404))
-async def warming_state(site: str, warming: str, parts: UseParts, principal: Viewer) -> WarmingView:
-    """How far it is."""
-    del principal
-    site_config(parts, site)
-    return _warming_view(_warmings(parts).state(site, warming))
-
-
-@router.delete("/sites/{site}/warmings/{warming}", responses=problem.documented(401, 403, 404))
-async def cancel_warming(site: str, warming: str, parts: UseParts, principal: Engineer) -> WarmingView:
-    """End it."""
-    del principal
-    site_config(parts, site)
-    return _warming_view(_warmings(parts).cancel(site, warming))
+watch(router, "warming", WarmingView, _warmings, ended="End it.")

@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from api import problem
 from api.auth import GuardedRoute, Principal
+from api.order_routes import Engineer
 from api.parts import Parts, RequestId, UseParts
 from api.problem import FieldError, ProblemError, not_found
-from api.routes.config import ConfigSubmitted, Engineer, invalid
+from api.routes.config import ConfigSubmitted, invalid
 from api.routes.rules import ChangeView, fields_view
 from api.routes.sites import site_config
 from rules.check import site_mistakes

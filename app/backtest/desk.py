@@ -1,59 +1,112 @@
-"""Backtests of the web process: each a thread that reads history for a process of its own, at most RUNNING_MAX at once."""
+"""Desks of the web process: what reads the past for somebody, in a thread that reads history for a process of its own.
+
+Each desk runs one order at a time (each takes a core, and the service has two) and keeps the newest results in memory.
+"""
 
 import secrets
 import threading
-from dataclasses import dataclass, replace
-from typing import Final
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from api.backtests import BacktestAsked, BacktestState
+from api.orders import BacktestAsked, OrderState, WarmingState
 from app.backtest.order import make_job
 from app.backtest.report import Collector, Label
+from app.backtest.warming import WarmJob, make_warm_job, results
 from app.backtest.worker import Backtest
-from store.history import History, QueryLimit, Rows
+from store.history import History
 from telemetry.errors import FieldloomError
+from telemetry.site import SiteConfig
 
-RUNNING_MAX: Final = 1  # each takes a core, and the service has two
-KEPT: Final = 16  # results in memory; the oldest goes first
 STOP_S: Final = 10.0
-TRIES: Final = 3
-
-
-class Patient:
-    """`Scan` of the service's history. A read that was stopped with somebody else's query is tried again."""
-
-    def __init__(self, history: History) -> None:
-        self._history = history
-
-    def scan(self, low: int, high: int, start_ms: int, end_ms: int, *, limit: int) -> Rows:
-        """See Scan."""
-        for _ in range(TRIES - 1):
-            try:
-                return self._history.scan(low, high, start_ms, end_ms, limit=limit)
-            except QueryLimit:
-                continue
-        return self._history.scan(low, high, start_ms, end_ms, limit=limit)
+RESULT_S: Final = 60.0  # so long the memory of windows may wait for its configuration
+S = TypeVar("S", bound=OrderState)
 
 
 @dataclass(slots=True)
-class _Run:
+class Order(Generic[S]):
+    """One that runs or has ended."""
+
     site: str
-    state: BacktestState
-    backtest: Backtest
-    report: bytes | None = None
+    state: S
+    cancelled: threading.Event = field(default_factory=threading.Event)
     thread: threading.Thread | None = None
+    result: bytes | None = None
+
+    def now(self, **changes: Any) -> None:
+        """Tell how far it is."""
+        self.state = replace(self.state, **changes)
 
 
-class BacktestDesk:
-    """`api.backtests.Backtests` over a history."""
+class Desk(Generic[S]):
+    """`api.orders.Orders` over a history."""
+
+    def __init__(self, history: History, *, kept: int) -> None:
+        self._history, self._kept = history, kept
+        self._lock = threading.Lock()
+        self._runs: dict[str, Order[S]] = {}
+
+    def _is_busy(self) -> bool:
+        return any(order.state.state == "running" for order in self._runs.values())
+
+    def _begin(self, order: Order[S], work: Callable[[Order[S]], None]) -> S | None:
+        """Have it done; None while another runs."""
+        order.thread = threading.Thread(target=self._work, args=(order, work), name=type(self).__name__, daemon=True)
+        with self._lock:
+            if self._is_busy():
+                return None
+            self._runs[order.state.id] = order
+            while len(self._runs) > self._kept:  # those that ended: the newest is the only one that runs
+                del self._runs[next(iter(self._runs))]
+        state = order.state
+        order.thread.start()
+        return state
+
+    @staticmethod
+    def _work(order: Order[S], work: Callable[[Order[S]], None]) -> None:
+        try:
+            work(order)
+        except (FieldloomError, OSError) as error:
+            order.now(state="failed", problem=str(error))
+        finally:
+            if order.state.state == "running":  # a defect of ours: its traceback goes to the log, the order is not left open
+                order.now(state="failed", problem="it ended by a defect; see the log of the web process")
+
+    def _find(self, site: str, order: str) -> Order[S] | None:
+        found = self._runs.get(order)
+        return found if found is not None and found.site == site else None
+
+    def state(self, site: str, order: str) -> S | None:
+        """See Orders."""
+        found = self._find(site, order)
+        return None if found is None else found.state
+
+    def cancel(self, site: str, order: str) -> S | None:
+        """See Orders."""
+        found = self._find(site, order)
+        if found is not None:
+            found.cancelled.set()
+        return None if found is None else found.state
+
+    def close(self) -> None:
+        """See Orders."""
+        for order in list(self._runs.values()):
+            order.cancelled.set()
+            if order.thread is not None and order.thread.ident is not None:
+                order.thread.join(STOP_S)
+
+
+class BacktestDesk(Desk[OrderState]):
+    """`api.orders.Backtests`."""
 
     def __init__(self, history: History) -> None:
-        self._history = history
-        self._lock = threading.Lock()
-        self._runs: dict[str, _Run] = {}
+        super().__init__(history, kept=16)
 
-    def start(self, site: str, author: str, asked: BacktestAsked) -> BacktestState | None:
+    def start(self, site: str, author: str, asked: BacktestAsked) -> OrderState | None:
         """See Backtests."""
         if self._is_busy():
             return None
@@ -61,63 +114,64 @@ class BacktestDesk:
             self._history, site, rules=asked.rules, against=asked.against, start_ms=asked.start_ms, end_ms=asked.end_ms,
             with_people=asked.people,
         )  # fmt: skip
-        state = BacktestState(secrets.token_hex(8), author, "running", job.start_ms, job.end_ms, job.start_ms, 0)
-        run = _Run(site, state, Backtest(job, file=None, history=Patient(self._history), processes=1))
+        order = Order(site, OrderState(secrets.token_hex(8), author, "running", job.start_ms, job.end_ms, job.start_ms))
+        backtest = Backtest(job, file=None, history=self._history, processes=1, cancelled=order.cancelled)
         collector = Collector(job.variants, job.start_ms, job.end_ms)
-        run.thread = threading.Thread(target=self._work, args=(run, collector, asked, faults), name="backtest", daemon=True)
-        with self._lock:
-            if self._is_busy():
-                return None
-            self._runs[state.id] = run
-            while len(self._runs) > KEPT:  # those that ended: the newest is the only one that runs
-                del self._runs[next(iter(self._runs))]
-        run.thread.start()
-        return state
+        return self._begin(order, partial(_report, backtest=backtest, collector=collector, asked=asked, faults=faults))
 
-    def _is_busy(self) -> bool:
-        return sum(run.state.state == "running" for run in self._runs.values()) >= RUNNING_MAX
-
-    def _work(self, run: _Run, collector: Collector, asked: BacktestAsked, faults: list[str]) -> None:
-        try:
-            for piece in run.backtest.pieces():
-                collector.add(piece)
-                run.state = replace(run.state, reached_ms=collector.reached_ms, samples=collector.samples)
-            labels = [Label(label.from_ms, label.to_ms, label.label, label.rule, label.device) for label in asked.labels]
-            against = "" if asked.against is None else asked.against if isinstance(asked.against, str) else "file"
-            report = collector.report(labels=labels, against=against, faults=faults)
-            report.reading_s, report.framing_s, report.evaluating_s, report.rss_mb = run.backtest.spent
-            run.report = msgspec.json.encode(report)
-            run.state = replace(run.state, state="done" if report.complete else "cancelled")
-        except (FieldloomError, OSError) as error:
-            run.state = replace(run.state, state="failed", problem=str(error))
-        finally:
-            if run.state.state == "running":  # a defect of ours: its traceback goes to the log, the order is not left open
-                run.state = replace(run.state, state="failed", problem="it ended by a defect; see the log of the web process")
-
-    def _find(self, site: str, backtest: str) -> _Run | None:
-        run = self._runs.get(backtest)
-        return run if run is not None and run.site == site else None
-
-    def state(self, site: str, backtest: str) -> BacktestState | None:
+    def report(self, site: str, order: str) -> bytes | None:
         """See Backtests."""
-        run = self._find(site, backtest)
-        return None if run is None else run.state
+        found = self._find(site, order)
+        return None if found is None else found.result
 
-    def report(self, site: str, backtest: str) -> bytes | None:
-        """See Backtests."""
-        run = self._find(site, backtest)
-        return None if run is None else run.report
 
-    def cancel(self, site: str, backtest: str) -> BacktestState | None:
-        """See Backtests."""
-        run = self._find(site, backtest)
-        if run is not None:
-            run.backtest.cancel()
-        return None if run is None else run.state
+def _report(order: Order[OrderState], *, backtest: Backtest, collector: Collector, asked: BacktestAsked, faults: list[str]) -> None:
+    for piece in backtest.pieces():
+        collector.add(piece)
+        order.now(reached_ms=collector.reached_ms, samples=collector.samples)
+    labels = [Label(label.from_ms, label.to_ms, label.label, label.rule, label.device) for label in asked.labels]
+    against = "" if asked.against is None else asked.against if isinstance(asked.against, str) else "file"
+    report = collector.report(labels=labels, against=against, faults=faults)
+    report.reading_s, report.framing_s, report.evaluating_s, report.rss_mb = backtest.spent
+    order.result = msgspec.json.encode(report)
+    order.now(state="done" if report.complete else "cancelled")
 
-    def close(self) -> None:
-        """See Backtests."""
-        for run in list(self._runs.values()):
-            run.backtest.cancel()
-            if run.thread is not None and run.thread.ident is not None:
-                run.thread.join(STOP_S)
+
+class WarmingDesk(Desk[WarmingState]):
+    """`api.orders.Warmings`."""
+
+    def __init__(
+        self, history: History, *, now_s: Callable[[], float] = time.time, run_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(history, kept=1)
+        self._now_s, self._run_s, self._done_s = now_s, run_s, 0.0
+
+    def start(self, author: str, config: SiteConfig) -> WarmingState | None:
+        """See Warmings."""
+        if self._is_busy():
+            return None
+        wanted = make_warm_job(self._history, config, int(self._now_s() * 1000))
+        job, windows = wanted.job, len(wanted.missing.columns)
+        state = WarmingState(
+            secrets.token_hex(8), author, "running", job.start_ms, job.end_ms, job.start_ms, sha256=config.sha256(), windows=windows
+        )
+        return self._begin(Order(config.site, state), partial(self._compute, wanted=wanted))
+
+    def _compute(self, order: Order[WarmingState], wanted: WarmJob) -> None:
+        result = None if wanted.missing.columns else b""
+        if result is None:
+            for reached_ms, samples, found in results(wanted, self._history, order.cancelled):
+                order.now(reached_ms=reached_ms, samples=order.state.samples + samples)
+                result = found
+        if result is None:
+            order.now(state="cancelled")
+        else:
+            order.result, self._done_s = result, self._run_s()
+            order.now(state="done", bytes=len(result))
+
+    def result(self, site: str, order: str, sha256: str) -> bytes | None:
+        """See Warmings."""
+        found = self._find(site, order)
+        if found is None or found.state.state != "done" or found.state.sha256 != sha256 or self._run_s() - self._done_s > RESULT_S:
+            return None
+        return found.result

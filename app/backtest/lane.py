@@ -5,21 +5,26 @@ leave a block in the order of their own times, which is the same for any cut and
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app.backtest.arrays import ALL, Arrays
 from app.backtest.job import Job
 from app.backtest.position import Feedback, Told
+from rules.condition import Conditions
+from rules.engine import Engine
 from rules.lane import TICK_NS
-from rules.recorded import NS_PER_MS, opening, places, recorded_entries
+from rules.recorded import NS_PER_MS, Places, opening, places, recorded_entries
 from store.history import Rows
+from store.members import ArraySample
 from store.scan import Scan
 from telemetry.decision import Decision
 from telemetry.frame import Kind
+from telemetry.plan import Plan
 
 BLOCK_ROWS: Final = 1_000_000  # aimed at; 100 MB while it is worked on
 BLOCK_ROWS_MAX: Final = 2_000_000
@@ -57,21 +62,21 @@ class Seconds:
 def run(job: Job, source: Scan, seconds: Seconds, *, block_rows: int = BLOCK_ROWS) -> Iterator[Block]:
     """Blocks from the job's start to its end, as they are decided."""
     engines = [job.engine(variant) for variant in job.variants]
-    where = places(engines[0].plan)
+    where = places(engines[0].plan, arrays_read(engines))
     measured = Feedback(engines[0].plan)
-    read = np.flatnonzero(where.rank >= 0)
-    low, high = (int(read[0]), int(read[-1])) if len(read) else (0, -1)
     waiting = [engine.step(opening(job.start_ms * NS_PER_MS)).decisions for engine in engines]
     first, told = 1, 0
     seconds.lap()
-    for start_ms, end_ms, rows in blocks(job, source, low, high, block_rows):
+    for start_ms, end_ms, rows, arrays in blocks(job, source, engines[0].plan, where, block_rows):
         seconds.reading += seconds.lap()
         until = told
         while until < len(job.requests) and job.requests[until][0] < end_ms * NS_PER_MS:
             until += 1
         records = tuple((time_ns, request, Kind.REQUEST) for time_ns, request in job.requests[told:until])
         told = until
-        entries = recorded_entries(rows, where, first=first, start_ms=start_ms, end_ms=end_ms, records=records)
+        entries = recorded_entries(
+            rows, where, first=first, start_ms=start_ms, end_ms=end_ms, records=records, arrays=arrays
+        )  # fmt: skip
         first += len(entries)
         seconds.framing += seconds.lap()
         out: list[list[Decision]] = []
@@ -82,7 +87,7 @@ def run(job: Job, source: Scan, seconds: Seconds, *, block_rows: int = BLOCK_ROW
             out.append(_in_time([d for d in made if is_last or d.time_ns < end_ms * NS_PER_MS]))
             waiting[k] = [d for d in made if not is_last and d.time_ns >= end_ms * NS_PER_MS]
         seconds.evaluating += seconds.lap()
-        yield Block(end_ms, len(entries.frames.point), out, measured.compare(entries, out[0]))
+        yield Block(end_ms, len(entries.frames.point) + len(arrays), out, measured.compare(entries, out[0]))
         seconds.lap()
 
 
@@ -96,20 +101,35 @@ def by_time(decision: Decision) -> tuple[int, int, str]:
     return decision.time_ns, decision.stage, decision.subject
 
 
-def blocks(job: Job, source: Scan, low: int, high: int, aim: int) -> Iterator[tuple[int, int, Rows]]:
-    """(start, end, rows) one after another. All ends but the last stand at ticks: then no timer of a block fires after it."""
+def arrays_read(engines: Sequence[Engine]) -> list[int]:
+    """Points whose members some rule of some engine reads."""
+    books = [stage.book for engine in engines for stage in engine.stages if isinstance(stage, Conditions)]
+    return sorted({point for book in books for point in np.flatnonzero(book.arrays.column_of_array >= 0).tolist()})
+
+
+def blocks(
+    job: Job, source: Scan, plan: Plan, where: Places, aim: int
+) -> Iterator[tuple[int, int, list[Rows], Sequence[ArraySample]]]:
+    """(start, end, rows, arrays) one after another. All ends but the last stand at ticks: then no timer of a block fires after it."""
     at, width = job.start_ms, TICK_MS
     limit = max(BLOCK_ROWS_MAX, 2 * aim)
+    read = np.flatnonzero(where.rank >= 0)
+    low, high = (int(read[0]), int(read[-1])) if len(read) else (0, -1)
+    members = Arrays(source, plan, where.arrays, job.start_ms)
     while at < job.end_ms:
         end = min(_aligned(at + width, width), job.end_ms)
         rows = source.scan(low, high, at, end, limit=limit)
-        count = len(rows[0])
-        if count >= limit and end - at > TICK_MS:
+        count = sum(len(part[0]) for part in rows)
+        arrays = members.read(at, end, limit - count) if count < limit else None
+        if arrays is None and end - at > TICK_MS:
             width = max(TICK_MS, width // 4)
             continue
-        if count >= limit:  # five minutes of more than a block: as a whole, there is no shorter way
-            rows = source.scan(low, high, at, end, limit=1 << 40)
-        yield at, end, rows
+        if arrays is None:  # five minutes of more than a block: as a whole, there is no shorter way
+            rows = source.scan(low, high, at, end, limit=ALL)
+            count = sum(len(part[0]) for part in rows)
+            arrays = members.read(at, end, ALL) or []
+        yield at, end, rows, arrays
+        count += members.weight(arrays)
         growth = aim / count if count else 8.0
         width = int(min(max((end - at) * min(growth, 8.0), TICK_MS), WIDTH_MAX_MS)) // TICK_MS * TICK_MS
         at = end

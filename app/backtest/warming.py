@@ -1,41 +1,36 @@
-"""Memory of windows that a new configuration asks for, out of history: a process of low priority, and who orders it in `web`.
+"""Memory of windows that a new configuration asks for, out of history: a process of low priority.
 
 It runs the same `step` as a backtest over as much of the past as the new windows look back, and then once more over what was written
 meanwhile, so that little is missed between what it read and the entry that applies the result. docs/rules.md says what is.
 """
 
-import secrets
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing import connection
+from threading import Event
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from api.warmings import WarmingState
-from app.backtest.desk import Patient
 from app.backtest.job import Job, with_rules
-from app.backtest.lane import BLOCK_ROWS, blocks
+from app.backtest.lane import BLOCK_ROWS, arrays_read, blocks
 from app.backtest.order import config_of, people_of
-from app.backtest.worker import POLL_S, Asked, heard, stand_back, started
+from app.backtest.worker import POLL_S, Asked, answer, heard, stand_back, started
 from rules import warm_start
 from rules.book import bind
 from rules.condition import Conditions
+from rules.engine import Engine
 from rules.recorded import NS_PER_MS, Places, opening, places, recorded_entries
 from rules.warm_start import Missing, WarmStart
-from store.history import RECORDS_MAX, History, RecordRow
+from store.history import RECORDS_MAX, RecordRow
 from store.projection import decode_plan
 from store.scan import Past, Scan
 from telemetry.errors import CallerError, FieldloomError
 from telemetry.frame import Kind
-from telemetry.plan import Plan
 from telemetry.site import SiteConfig
 
 SETTLE_MS: Final = 10_000  # history holds a sample within seconds; what is younger is read at the very end
-RESULT_S: Final = 60.0  # so long a result may wait for its configuration
-STOP_S: Final = 10.0
 
 
 class WarmJob(NamedTuple):
@@ -92,35 +87,36 @@ def warm(order: WarmJob, source: Scan, now_ms: Callable[[], int]) -> Iterator[tu
     job, first, told = order.job, 1, 0
     engine = job.engine(job.variants[0])
     stage = next(stage for stage in engine.stages if isinstance(stage, Conditions))
-    where = _read(engine.plan, order)
-    read = np.flatnonzero(where.rank >= 0)
-    low, high = (int(read[0]), int(read[-1])) if len(read) else (0, -1)
+    where = _read(engine, order)
     engine.step(opening(job.start_ms * NS_PER_MS))
     at, is_last = job.start_ms, False
     while not is_last:
         end, is_last = now_ms() - SETTLE_MS, False
         if end - at < SETTLE_MS:
             end, is_last = max(now_ms(), at + 1), True
-        for start_ms, end_ms, rows in blocks(replace(job, start_ms=at, end_ms=end), source, low, high, BLOCK_ROWS):
+        for start_ms, end_ms, rows, arrays in blocks(replace(job, start_ms=at, end_ms=end), source, engine.plan, where, BLOCK_ROWS):
             until = told
             while until < len(job.requests) and job.requests[until][0] < end_ms * NS_PER_MS:
                 until += 1
             records = tuple((time_ns, request, Kind.REQUEST) for time_ns, request in job.requests[told:until])
-            entries = recorded_entries(rows, where, first=first, start_ms=start_ms, end_ms=end_ms, records=records)
+            entries = recorded_entries(
+                rows, where, first=first, start_ms=start_ms, end_ms=end_ms, records=records, arrays=arrays
+            )  # fmt: skip
             first, told = first + len(entries), until
             engine.step(entries)
-            yield end_ms, len(entries.frames.point), None
+            yield end_ms, len(entries.frames.point) + len(arrays), None
         at = end
     yield at, 0, warm_start.collect(stage, order.missing.columns, at)
 
 
-def _read(plan: Plan, order: WarmJob) -> Places:
+def _read(engine: Engine, order: WarmJob) -> Places:
     """Points of the devices that the new windows look at. Numbers that the past had not given may be another's by now."""
-    where = places(plan)
-    rank = where.rank
-    rank[len(order.job.numbers["points"][0]) :] = -1
+    plan = engine.plan
+    where = places(plan, arrays_read([engine]))
     wanted = np.array([f"{d.site}/{d.profile.name}" in order.missing.cohorts for d in plan.devices], np.bool_)
-    rank[~wanted[plan.columns.device]] = -1
+    for column in (where.rank, where.owner):
+        column[len(order.job.numbers["points"][0]) :] = -1
+        column[~wanted[plan.columns.device]] = -1
     return where
 
 
@@ -129,118 +125,23 @@ def _work(pipe: Any, order: WarmJob) -> None:
     stand_back()
     try:
         for reached_ms, samples, found in warm(order, Asked(pipe), lambda: time.time_ns() // NS_PER_MS):
-            pipe.send(("at", (reached_ms, samples)) if found is None else ("done", (reached_ms, warm_start.encode(found))))
+            pipe.send(("at", (reached_ms, samples, None)) if found is None else ("done", (reached_ms, 0, warm_start.encode(found))))
     except FieldloomError as error:
         pipe.send(("failed", error))
     except (BrokenPipeError, EOFError):
         return  # the parent is gone
 
 
-# -- who orders it -------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Run:
-    site: str
-    state: WarmingState
-    cancelled: threading.Event
-    thread: threading.Thread | None = None
-    result: bytes = b""
-    done_s: float = 0.0
-
-
-class WarmingDesk:
-    """`api.warmings.Warmings` over a history. Only the newest is known."""
-
-    def __init__(
-        self, history: History, *, now_s: Callable[[], float] = time.time, run_s: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._history, self._now_s, self._run_s = history, now_s, run_s
-        self._lock = threading.Lock()
-        self._run: _Run | None = None
-
-    def start(self, author: str, config: SiteConfig) -> WarmingState | None:
-        """See Warmings."""
-        if self._is_busy():
-            return None
-        order = make_warm_job(self._history, config, int(self._now_s() * 1000))
-        job = order.job
-        state = WarmingState(
-            secrets.token_hex(8), author, "running", config.sha256(), job.start_ms, job.end_ms, job.start_ms, 0,
-            len(order.missing.columns),
-        )  # fmt: skip
-        run = _Run(config.site, state, threading.Event())
-        run.thread = threading.Thread(target=self._watch, args=(run, order), name="warming", daemon=True)
-        with self._lock:
-            if self._is_busy():
-                return None
-            self._run = run
-        run.thread.start()
-        return state
-
-    def _is_busy(self) -> bool:
-        return self._run is not None and self._run.state.state == "running"
-
-    def _watch(self, run: _Run, order: WarmJob) -> None:
-        try:
-            if order.missing.columns:
-                self._follow(run, order)
-            else:
-                self._end(run, b"")
-        except (FieldloomError, OSError) as error:
-            run.state = replace(run.state, state="failed", problem=str(error))
-        finally:
-            if run.state.state == "running":  # a defect of ours: its traceback goes to the log, the order is not left open
-                run.state = replace(run.state, state="failed", problem="it ended by a defect; see the log of the web process")
-
-    def _follow(self, run: _Run, order: WarmJob) -> None:
-        """Read for the process, and hear how far it is."""
-        history = Patient(self._history)
-        with started(_work, order) as pipe:
-            while not run.cancelled.is_set():
-                if not connection.wait([pipe], POLL_S):
-                    continue
-                word, what = heard(pipe)
-                if word == "rows":
-                    pipe.send(history.scan(*what[:4], limit=what[4]))
-                elif word == "at":
-                    run.state = replace(run.state, reached_ms=what[0], samples=run.state.samples + what[1])
-                else:
-                    run.state = replace(run.state, reached_ms=what[0])
-                    self._end(run, what[1])
-                    return
-        run.state = replace(run.state, state="cancelled")
-
-    def _end(self, run: _Run, result: bytes) -> None:
-        run.result, run.done_s = result, self._run_s()
-        run.state = replace(run.state, state="done", bytes=len(result))
-
-    def _find(self, site: str, warming: str) -> _Run | None:
-        run = self._run
-        return run if run is not None and run.site == site and run.state.id == warming else None
-
-    def state(self, site: str, warming: str) -> WarmingState | None:
-        """See Warmings."""
-        run = self._find(site, warming)
-        return None if run is None else run.state
-
-    def result(self, site: str, warming: str, sha256: str) -> bytes | None:
-        """See Warmings."""
-        run = self._find(site, warming)
-        if run is None or run.state.state != "done" or run.state.sha256 != sha256 or self._run_s() - run.done_s > RESULT_S:
-            return None
-        return run.result
-
-    def cancel(self, site: str, warming: str) -> WarmingState | None:
-        """See Warmings."""
-        run = self._find(site, warming)
-        if run is not None:
-            run.cancelled.set()
-        return None if run is None else run.state
-
-    def close(self) -> None:
-        """See Warmings."""
-        run = self._run
-        if run is not None and run.thread is not None:
-            run.cancelled.set()
-            run.thread.join(STOP_S)
+def results(order: WarmJob, history: Scan, cancelled: Event) -> Iterator[tuple[int, int, bytes | None]]:
+    """(reached, samples) as such a process goes on, for which history is read here; with the last one the encoded result."""
+    with started(_work, order) as pipe:
+        while not cancelled.is_set():
+            if not connection.wait([pipe], POLL_S):
+                continue
+            word, what = heard(pipe)
+            if word == "read":
+                answer(pipe, history, what)
+                continue
+            yield what
+            if word == "done":
+                return

@@ -9,7 +9,7 @@ import heapq
 import os
 import signal
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection, get_context, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 from app.backtest.job import Job, split
 from app.backtest.lane import Block, Seconds, by_time, run
 from app.backtest.position import Told
-from store.history import Rows
+from store.history import PackedMember, QueryLimit, Rows, Run
 from store.scan import FileScan, Scan
 from telemetry.decision import Decision, decode_decisions, encode_decisions
 from telemetry.errors import EnvironmentFault, FieldloomError, StoreError
@@ -27,6 +27,7 @@ from telemetry.errors import EnvironmentFault, FieldloomError, StoreError
 NICE: Final = 10  # what is asked of the past waits for the present
 POLL_S: Final = 0.2
 STOP_S: Final = 5.0
+TRIES: Final = 3
 LAST_NS: Final = (1 << 63) - 1
 
 
@@ -45,11 +46,36 @@ class Asked:
     def __init__(self, pipe: "Connection[Any, Any]") -> None:
         self._pipe = pipe
 
-    def scan(self, low: int, high: int, start_ms: int, end_ms: int, *, limit: int) -> Rows:
+    def _ask(self, method: str, *given: Any, limit: int) -> Any:
+        self._pipe.send(("read", (method, given, limit)))
+        return self._pipe.recv()
+
+    def scan(self, low: int, high: int, start_ms: int, end_ms: int, *, limit: int) -> list[Rows]:
         """See Scan."""
-        self._pipe.send(("rows", (low, high, start_ms, end_ms, limit)))
-        rows: Rows = self._pipe.recv()
+        rows: list[Rows] = self._ask("scan", low, high, start_ms, end_ms, limit=limit)
         return rows
+
+    def member_rows(self, points: Sequence[int], start_ms: int, end_ms: int, *, limit: int) -> list[PackedMember]:
+        """See Scan."""
+        rows: list[PackedMember] = self._ask("member_rows", points, start_ms, end_ms, limit=limit)
+        return rows
+
+    def sent(self, after: int, start_ms: int, *, limit: int) -> list[Run]:
+        """See Scan."""
+        runs: list[Run] = self._ask("sent", after, start_ms, limit=limit)
+        return runs
+
+
+def answer(pipe: "Connection[Any, Any]", source: Scan, asked: tuple[str, tuple[Any, ...], int]) -> None:
+    """Read for a process what it asked through `Asked`; a read that was stopped with somebody else's query is tried again."""
+    method, given, limit = asked
+    for left in reversed(range(TRIES)):
+        try:
+            pipe.send(getattr(source, method)(*given, limit=limit))
+            return
+        except QueryLimit:
+            if not left:
+                raise
 
 
 def stand_back() -> None:
@@ -89,13 +115,16 @@ def _memory_mb() -> tuple[float, float]:
 class Backtest:
     """One run. `pieces` yields what is decided; afterwards `spent` says what it cost. Every way out of `pieces` ends the processes."""
 
-    def __init__(self, job: Job, *, file: Path | None, history: Scan | None = None, processes: int = 2) -> None:
-        """file: a history that nobody writes; without one, `history` is read here, in the thread that runs `pieces`."""
+    def __init__(
+        self, job: Job, *, file: Path | None, history: Scan | None = None, processes: int = 2, cancelled: Event | None = None
+    ) -> None:
+        """file: a history that nobody writes; without one, `history` is read here, in the thread that runs `pieces`. cancelled: what
+        `cancel` sets, where somebody else sets it, too."""
         assert (file is None) != (history is None)
         self._file, self._history = file, history
         self.jobs = split(job, processes)
         self.spent = Spent(0.0, 0.0, 0.0, 0.0)
-        self._cancelled = Event()
+        self._cancelled = cancelled or Event()
 
     def cancel(self) -> None:
         """End `pieces` soon; what it has yielded stands. From any thread."""
@@ -114,9 +143,9 @@ class Backtest:
                     assert isinstance(pipe, Connection)
                     part = open_pipes[pipe]
                     word, what = heard(pipe)
-                    if word == "rows":
+                    if word == "read":
                         assert self._history is not None
-                        pipe.send(self._history.scan(*what[:4], limit=what[4]))
+                        answer(pipe, self._history, what)
                     elif word == "block":
                         merge.take(part, *what)
                     else:

@@ -35,6 +35,7 @@ from store.history import (
     no_rows,
 )
 from store.influx_history import InfluxHistory
+from store.members import MemberReplay
 from telemetry.decision import Decision, body_text, decode_decisions, encode_decisions, in_order, log_line
 from telemetry.quality import BAD, NOT_A_NUMBER, UNCERTAIN
 from tests.contract.conftest import INFLUX
@@ -196,17 +197,21 @@ def test_scan_gives_every_row_of_a_band_of_points_and_a_stretch_of_time(history,
     given = [make_rows([p] * 200, np.arange(200) * 3 + T0 + p, np.arange(200.0) + p, p) for p in (3, 1, 2, 5)]
     for position, rows in enumerate(given):
         history.append(rows, [], position)
-    found = history.scan(1, 3, T0 + 30, T0 + 600, limit=10_000)
-    assert [column.dtype for column in found] == [np.int32, np.int64, np.float64, np.uint16]
+
+    def scanned(limit):
+        parts = history.scan(1, 3, T0 + 30, T0 + 600, limit=limit)
+        assert {tuple(column.dtype for column in part) for part in parts} == {(np.int32, np.int64, np.float64, np.uint16)}
+        return [row for part in parts for row in zip(*(column.tolist() for column in part), strict=True)]
+
     wanted = {(p, T0 + p + 3 * k, float(k + p), p) for p in (1, 2, 3) for k in range(200) if 30 <= p + 3 * k < 600}
-    rows = list(zip(*(column.tolist() for column in found), strict=True))
+    rows = scanned(10_000)
     assert set(rows) == wanted
     assert len(rows) == len(wanted)
     for limit in (1, 70, 140, 250, len(wanted), len(wanted) + 1):  # as many as asked for: then there may be more
-        rows = list(zip(*(column.tolist() for column in history.scan(1, 3, T0 + 30, T0 + 600, limit=limit)), strict=True))
+        rows = scanned(limit)
         assert len(rows) == len(set(rows)) == min(limit, len(wanted))
         assert set(rows) <= wanted
-    assert [len(column) for column in history.scan(6, 50, T0, FOREVER, limit=9)] == [0, 0, 0, 0]
+    assert sum(len(part[0]) for part in history.scan(6, 50, T0, FOREVER, limit=9)) == 0
 
 
 def test_latest_is_the_last_sample_at_or_before_the_time(history):
@@ -365,6 +370,20 @@ def test_members_follow_their_chain_and_first_row_stays(history):
     assert history.members(5, T0 + 3).values.tolist() == [1, 5]
     state = history.member_state(5)
     assert (state.ts_ms, state.keyframe_ms, state.values.dtype, state.values.tolist()) == (T0 + 3, T0, np.float32, [1, 5])
+
+
+def test_member_rows_in_bulk_give_back_every_array(history):
+    def row(point, ts_ms, form, member, value):
+        return MemberRow(point, ts_ms, form, np.array(member, np.int32), np.array(value, np.float32))
+
+    chain = [row(5, T0, KEYFRAME, [0, 1], [1, 2]), row(6, T0 + 1, KEYFRAME, [0], [3]), row(5, T0 + 3, CHANGES, [1], [5])]
+    history.append(no_rows(), [], 1, members=[*chain, row(5, T0 + 2, ASIDE, [0, 1], [7, 7]), row(5, T0 + 4, CHANGES, [], [])])
+    rows, replay = sorted(history.member_rows([5, 7], T0, T0 + 4, limit=10), key=lambda r: r.ts_ms), MemberReplay()
+    assert [(r.point, r.ts_ms, r.form) for r in rows] == [(5, T0, KEYFRAME), (5, T0 + 2, ASIDE), (5, T0 + 3, CHANGES)]
+    assert [replay.take(r).values.tolist() for r in rows] == [[1, 2], [7, 7], [1, 5]]
+    assert MemberReplay().take(rows[2]) is None  # nobody knows what the others were
+    assert [len(history.member_rows([5, 6], T0, T0 + 9, limit=n)) for n in (2, 4, 5, 9)] == [2, 4, 5, 5]
+    assert history.member_rows([], T0, T0 + 9, limit=9) == []
 
 
 def test_reads_run_while_another_thread_appends(history):

@@ -10,12 +10,11 @@ import msgspec
 import numpy as np
 
 from api.auth import Gate, Role, Sessions
-from api.backtests import BacktestAsked, BacktestState
 from api.feed import FeedHub
 from api.limits import LoginLimit, QueryPool
+from api.orders import BacktestAsked, OrderState, WarmingState
 from api.parts import Parts, RequestDesk
 from api.state import Delta, LiveState, parse
-from api.warmings import WarmingState
 from people.delivery import DeliveryJournal, Outgoing, PathTest, Work
 from store.duckdb_history import DuckDBHistory
 from store.history import History
@@ -197,44 +196,44 @@ class World:
 
 
 class MemoryBacktests:
-    """`api.backtests.Backtests` that keeps orders and runs none; each site has one that has ended."""
+    """`api.orders.Backtests` that keeps orders and runs none; each site has one that has ended."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, BacktestAsked]] = []
 
-    def start(self, site: str, author: str, asked: BacktestAsked) -> BacktestState | None:
+    def start(self, site: str, author: str, asked: BacktestAsked) -> OrderState | None:
         self.asked.append((site, author, asked))
-        return BacktestState(f"{site}-b{len(self.asked)}", author, "running", asked.start_ms, asked.end_ms, asked.start_ms, 0)
+        return OrderState(f"{site}-b{len(self.asked)}", author, "running", asked.start_ms, asked.end_ms, asked.start_ms)
 
-    def state(self, site: str, backtest: str) -> BacktestState | None:
-        known = BacktestState(backtest, f"{site}-person", "done", 0, 60_000, 60_000, 7)
-        return known if backtest == f"{site}-b1" else None
+    def state(self, site: str, order: str) -> OrderState | None:
+        known = OrderState(order, f"{site}-person", "done", 0, 60_000, 60_000, 7)
+        return known if order == f"{site}-b1" else None
 
-    def report(self, site: str, backtest: str) -> bytes | None:
-        return b'{"rules": []}' if self.state(site, backtest) is not None else None
+    def report(self, site: str, order: str) -> bytes | None:
+        return b'{"rules": []}' if self.state(site, order) is not None else None
 
-    def cancel(self, site: str, backtest: str) -> BacktestState | None:
-        return self.state(site, backtest)
+    def cancel(self, site: str, order: str) -> OrderState | None:
+        return self.state(site, order)
 
     def close(self) -> None:
         pass
 
 
 class MemoryWarmings:
-    """`api.warmings.Warmings` that computes nothing; each site has one that has ended."""
+    """`api.orders.Warmings` that computes nothing; each site has one that has ended."""
 
     def start(self, author: str, config: SiteConfig) -> WarmingState | None:
-        return WarmingState(f"{config.site}-w2", author, "running", config.sha256(), 0, 60_000, 0, 0, 1)
+        return WarmingState(f"{config.site}-w2", author, "running", 0, 60_000, 0, sha256=config.sha256(), windows=1)
 
-    def state(self, site: str, warming: str) -> WarmingState | None:
-        known = WarmingState(warming, f"{site}-person", "done", "00", 0, 60_000, 60_000, 7, 1, 4)
-        return known if warming == f"{site}-w1" else None
+    def state(self, site: str, order: str) -> WarmingState | None:
+        known = WarmingState(order, f"{site}-person", "done", 0, 60_000, 60_000, 7, sha256="00", windows=1, bytes=4)
+        return known if order == f"{site}-w1" else None
 
-    def result(self, site: str, warming: str, sha256: str) -> bytes | None:
-        return b"warm" if self.state(site, warming) is not None and len(sha256) == 64 else None
+    def result(self, site: str, order: str, sha256: str) -> bytes | None:
+        return b"warm" if self.state(site, order) is not None and len(sha256) == 64 else None
 
-    def cancel(self, site: str, warming: str) -> WarmingState | None:
-        return self.state(site, warming)
+    def cancel(self, site: str, order: str) -> WarmingState | None:
+        return self.state(site, order)
 
     def close(self) -> None:
         pass

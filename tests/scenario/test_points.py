@@ -218,8 +218,10 @@ class Spoilt:
         self._scan, self._virtual = scan, np.array(sorted(virtual))
 
     def scan(self, *args: int, limit: int) -> Any:
-        point, ts_ms, value, quality = self._scan.scan(*args, limit=limit)
-        return point, ts_ms, np.where(np.isin(point, self._virtual), 99.0, value), quality
+        return [
+            (point, ts_ms, np.where(np.isin(point, self._virtual), 99.0, value), quality)
+            for point, ts_ms, value, quality in self._scan.scan(*args, limit=limit)
+        ]
 
 
 def test_a_backtest_computes_virtual_points_anew_and_calibrates_nothing_twice(world: World) -> None:

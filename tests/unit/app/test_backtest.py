@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import yaml
 
-from api.backtests import BacktestAsked
+from api.orders import BacktestAsked
 from app.backtest import lane as backtest_lane
 from app.backtest.desk import BacktestDesk
 from app.backtest.job import Job, split
@@ -138,14 +138,14 @@ def test_the_hash_sees_one_changed_bit_and_one_lost_frame(scan: FileScan) -> Non
             self.lost = lost
 
         def scan(self, *args: int, limit: int) -> Any:
-            point, ts_ms, value, quality = scan.scan(*args, limit=limit)
+            point, ts_ms, value, quality = (np.concatenate(c) for c in zip(*scan.scan(*args, limit=limit), strict=True))
             hot = np.flatnonzero((point == 1) & (value > 28.2))
             if self.lost:
                 kept = np.delete(np.arange(len(point)), hot[3:4])
-                return point[kept], ts_ms[kept], value[kept], quality[kept]
+                return [(point[kept], ts_ms[kept], value[kept], quality[kept])]
             value = value.copy()
             value[hot[3:4]] = np.nextafter(value[hot[3:4]], 99)
-            return point, ts_ms, value, quality
+            return [(point, ts_ms, value, quality)]
 
     job = job_of(scan)
     true = sha(blocks(job, scan))
@@ -207,12 +207,12 @@ def test_a_batch_is_carried_to_the_beginning_with_its_age(file: Path, tmp_path: 
     assert job.requests == ((T0_MS * 1_000_000, Request("r9", "batch", "anna", {"area": "farm/a", "day": 8, "name": "x"})),)
 
 
-def test_rows_of_any_order_give_the_same_frames(scan: FileScan) -> None:
+def test_rows_of_any_order_and_in_any_parts_give_the_same_frames(scan: FileScan) -> None:
     class Shuffled:
         def scan(self, *args: int, limit: int) -> Any:
-            rows = scan.scan(*args, limit=limit)
-            order = np.random.default_rng(1).permutation(len(rows[0]))
-            return tuple(column[order] for column in rows)
+            columns = [np.concatenate(c) for c in zip(*scan.scan(*args, limit=limit), strict=True)]
+            orders = np.array_split(np.random.default_rng(1).permutation(len(columns[0])), 3)
+            return [tuple(column[order] for column in columns) for order in orders]
 
     job = job_of(scan)
     found = [d for block in run(job, Shuffled(), Seconds()) for d in block.decisions[0]]

@@ -107,7 +107,7 @@ def test_sums_are_of_samples_and_of_every_actuator() -> None:
     told = Decision(1, 1, 5 * S, 60, "demand", "farm/house-a/vent", {"value": 40.0, "winner": {"level": 5}, "losers": []})
     point = plan.devices[plan.device_number["farm/house-a"]].point("vent_pct")
     rows = np.full(4, point, np.int32), np.arange(4) * 4_000, np.array([0.0, np.nan, 10.0, 30.0]), np.zeros(4, np.uint16)
-    entries = recorded_entries(rows, places(plan), first=1, start_ms=0, end_ms=20_000)
+    entries = recorded_entries([rows], places(plan), first=1, start_ms=0, end_ms=20_000)
     found = Feedback(plan).compare(entries, [told])
     sums = dict(zip(SUMS, found["farm/house-a/vent", 0], strict=True))
     assert sums == {"samples": 3, "told": 80.0, "measured": 40.0, "stood": 80.0, "apart": 40.0, "moves": 1}
