@@ -146,7 +146,7 @@ def _frame(ends: Array, key: Array, value: Array, point_of: Array, device_of: Ar
 
 
 def recorded_entries(
-    rows: Sequence[tuple[Array, Array, Array, Array]],
+    rows: list[tuple[Array, Array, Array, Array]],
     where: Places,
     *,
     first: int,
@@ -157,19 +157,19 @@ def recorded_entries(
 ) -> Entries:
     """Entries of [start, end) on the data's clock, with ticks in (start, end], the last one at its end.
 
-    rows, in parts: point int32, ts_ms int64, value float64, quality uint16, all (m,) in any order, all inside the interval. records: (time in
-    ns, record, kind) inside it, in order of time; arrays: (point, ts_ms, members) inside it, in any order. Where times are equal, a tick
-    comes first, then a record, then frames.
+    rows, in parts: point int32, ts_ms int64, value float64, quality uint16, all (m,) in any order, all inside the interval; the list is
+    emptied part by part, so that memory never holds all of them twice. records: (time in ns, record, kind) inside it, in order of time;
+    arrays: (point, ts_ms, members) inside it, in any order. Where times are equal, a tick comes first, then a record, then frames.
     """
-    given = [tuple(map(frozen, part)) for part in rows]
     at = np.zeros(max(1, -(-(end_ms - start_ms) // BUCKET_MS)) + 1, np.int64)
-    for point, ts_ms, *_ in given:
-        _count(point, ts_ms, where.rank, start_ms, at[1:])
+    for point, ts_ms, *_ in rows:
+        _count(frozen(point), frozen(ts_ms), where.rank, start_ms, at[1:])
     at = np.cumsum(at)
     key = np.empty((at[-1], 2), np.int64)  # made here and not in compiled code, because numpy asks for huge pages
-    for part in given:
-        _spread(part, where.rank, start_ms, at, key, key.view(np.float64))
-    (device, ts_ns, offsets), samples = _frame(at[:-1], key, key.view(np.float64), where.point, where.device, start_ms)
+    while rows:
+        _spread(tuple(map(frozen, rows.pop(0))), where.rank, start_ms, at, key, key.view(np.float64))
+    framed = _frame(at[:-1], key, key.view(np.float64), where.point, where.device, start_ms)
+    (device, ts_ns, offsets), (points, values, qualities) = framed
     members: tuple[MemberArray, ...] = ()
     if arrays:
         device, ts_ns, offsets, members = _with_arrays(device, ts_ns, offsets, arrays, where.owner)
@@ -186,7 +186,8 @@ def recorded_entries(
     kind[spot], time_ns[spot], time_ns[entry] = kinds, others, ts_ns
     zeros = np.zeros(n, np.uint32)
     frames = Frames(
-        entry.astype(np.int32), device, ts_ns, zeros, zeros.copy(), np.full(n, READ_BACK, np.uint8), offsets, *samples, members,
+        entry.astype(np.int32), device, ts_ns, zeros, zeros.copy(), np.full(n, READ_BACK, np.uint8), offsets, points, values,
+        qualities, members,
     )  # fmt: skip
     of_rank = np.empty(len(rank), np.int64)
     of_rank[rank] = spot
