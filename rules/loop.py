@@ -325,7 +325,11 @@ def _is_news(b: Book, m: Memory, column: int, cell: int, x: float) -> bool:
 @_compile
 def _fill(b: Book, m: Memory, w: Work, seat: int, column: int, value: float) -> None:
     """A virtual column has a value of this moment, perhaps the same as before: what remembers a series counts it again."""
-    cell = _own_cell(b, column, b.cohort_of[seat], b.local_of[seat])
+    _put(b, m, w, seat, column, _own_cell(b, column, b.cohort_of[seat], b.local_of[seat]), value)
+
+
+@_compile
+def _put(b: Book, m: Memory, w: Work, seat: int, column: int, cell: int, value: float) -> None:
     m.latest[cell] = value
     if _is_news(b, m, column, cell, value):
         _touch(b, m, w, seat, column)
@@ -736,16 +740,17 @@ def _frame(b: Book, m: Memory, i: Input, w: Work, f: int, entry: int) -> int:
 def _take(b: Book, m: Memory, i: Input, w: Work, f: int, seat: int) -> None:
     """Samples of a frame that decides, into their cells. The memory of windows over them is called for meanwhile."""
     cohort, local, ts_ns, soonest = b.cohort_of[seat], b.local_of[seat], i.ts_ns[f], NEVER
+    base, width = b.base[cohort] + local, b.width[cohort]  # by hand: to the compiler any of these may change with the state
     is_exporting = b.export_ptr[seat + 1] > b.export_ptr[seat]
     for s in range(i.offsets[f], i.offsets[f + 1]):
         column = b.column_of_point[i.point[s]] if i.point[s] >= 0 else -1
         if column < 0:
             continue
-        cell = _own_cell(b, column, cohort, local)
-        m.latest[cell], m.quality[cell], m.last_ns[cell] = i.value[s], i.quality[s], ts_ns
+        cell, x = base + column * width, i.value[s]
+        m.latest[cell], m.quality[cell], m.last_ns[cell] = x, i.quality[s], ts_ns
         if b.stale_ns[column] > 0:
             soonest = min(soonest, ts_ns + b.stale_ns[column])
-        if _is_news(b, m, column, cell, i.value[s]):
+        if _is_news(b, m, column, cell, x):
             _touch(b, m, w, seat, column)
         for k in range(b.window_ptr[column], b.window_ptr[column + 1]):
             spec = b.v_pane[b.window_v[k]]
@@ -773,22 +778,23 @@ def _take(b: Book, m: Memory, i: Input, w: Work, f: int, seat: int) -> None:
 @_compile
 def _count(b: Book, m: Memory, i: Input, w: Work, f: int, seat: int, decides: bool) -> None:
     """Samples of a frame into the windows over their points. A late one only where it may be counted, and it decides nothing."""
-    cohort, local = b.cohort_of[seat], b.local_of[seat]
+    cohort, local, ts_ns = b.cohort_of[seat], b.local_of[seat], i.ts_ns[f]
+    base, width = b.base[cohort] + local, b.width[cohort]
     for s in range(i.offsets[f], i.offsets[f + 1]):
         column = b.column_of_point[i.point[s]] if i.point[s] >= 0 else -1
         if column < 0:
             continue
+        x = i.value[s]
         for k in range(b.window_ptr[column], b.window_ptr[column + 1]):
             v = b.window_v[k]
             if b.v_live_only[v] and not decides:
                 continue
-            spec, pane = b.v_pane[v], pane_at(b.v_pane[v], w.pane, i.ts_ns[f])
-            value = update_column(
-                spec, b.v_parameter[v], m.pane_f, m.pane_i, m.pane_u, local, i.ts_ns[f], pane, i.value[s], decides
-            )
+            spec, out = b.v_pane[v], b.v_out[v]
+            pane = pane_at(spec, w.pane, ts_ns)
+            value = update_column(spec, b.v_parameter[v], m.pane_f, m.pane_i, m.pane_u, local, ts_ns, pane, x, decides)
             if decides:
                 _weigh(b, m, v, cohort, local, value)
-                _fill(b, m, w, seat, b.v_out[v], value)
+                _put(b, m, w, seat, out, base + out * width, value)
 
 
 @_entry

@@ -183,6 +183,8 @@ def _join(fn: int, a: float, b: float) -> float:
 def _from(fn: int, f: Array, at: int, mask: int, slot: int) -> float:
     """The sum of old panes from a slot on."""
     later = mask >> slot
+    if later & 1:
+        return f[at + slot]
     return f[at + slot + _lowest(later)] if later else _nothing(fn)
 
 
@@ -204,6 +206,9 @@ def _move_on(fn: int, f: Array, h: int, at: int, mask: int, slot: int, is_over: 
 @_compile
 def _add(fn: int, f: Array, h: int, at: int, mask: int, head: int, pane: int, x: float) -> None:
     """Put a number into a pane of the window; the caller sets its bit."""
+    if pane == head:
+        f[h], f[h + 1] = _join(fn, f[h], x), _join(fn, f[h + 1], x)
+        return
     slot, newest = pane % PANES, head % PANES
     if slot > newest:
         left = mask >> (newest + 1) << (newest + 1) & (2 << slot) - 1
@@ -214,12 +219,9 @@ def _add(fn: int, f: Array, h: int, at: int, mask: int, head: int, pane: int, x:
             left &= left - 1
             f[at + k] = _join(fn, f[at + k], x)
         f[h + 2] = _join(fn, f[h + 2], x)
-        return
-    if slot == newest:
-        f[h] = _join(fn, f[h], x)
     else:
         f[at + slot] = _join(fn, f[at + slot], x) if mask >> slot & 1 else x
-    f[h + 1] = _join(fn, f[h + 1], x)
+        f[h + 1] = _join(fn, f[h + 1], x)
 
 
 @_compile
@@ -262,9 +264,9 @@ def _advance_stacked(fn: int, pane: int, f: Array, fo: int, i: Array, io: int, u
 
 
 @_compile
-def _insert_stacked(fn: int, pane: int, x: float, f: Array, fo: int, i: Array, io: int, u: Array, uo: int) -> None:
+def _insert_stacked(fn: int, head: int, pane: int, x: float, f: Array, fo: int, i: Array, io: int, u: Array, uo: int) -> None:
     """Count one finite sample in a pane of a window on two stacks."""
-    head, mask, slot = i[io], i[io + MASK], pane % PANES
+    mask, slot = i[io + MASK], pane % PANES
     if fn == RATE:
         last = f[io + LAST]
         f[io + LAST] = x
@@ -272,13 +274,13 @@ def _insert_stacked(fn: int, pane: int, x: float, f: Array, fo: int, i: Array, i
             return
         x -= last
     elif fn == MEAN or fn == STD:
-        is_there = mask >> slot & 1
-        if (i[io + 3] if pane == head else u[uo + slot] * is_there) == COUNT_MAX:
+        n = i[io + 3] if pane == head else int(u[uo + slot]) if mask >> slot & 1 else 0
+        if n == COUNT_MAX:
             return
         if pane == head:
-            i[io + 3] += 1
+            i[io + 3] = n + 1
         else:
-            u[uo + slot] = u[uo + slot] * is_there + 1
+            u[uo + slot] = n + 1
         i[io + 2] += 1
     if fn == STD:
         x -= f[fo + CENTRE]
@@ -361,24 +363,27 @@ def update_column(
         return _cusum(fn, spec[1], parameter, f, fo, i, io, time_ns, x)
     if fn == HELD:
         return _held(spec, parameter, f, fo, i, io, u, uo, time_ns, pane, x)
-    if pane > i[io]:
+    head = i[io]
+    if pane > head:
         if spec[6]:
             _advance_stacked(fn, pane, f, fo, i, io, u, uo)
         else:
             _advance(fn, pane, f, fo, i, io, u, uo)
-    if np.isfinite(x) and pane > i[io] - PANES:
-        if i[io + 1] == NONE:
+        head = pane
+    first = i[io + 1]
+    if np.isfinite(x) and pane > head - PANES:
+        if first == NONE:
             if fn == STD:
                 f[fo + CENTRE] = x
             if fn == RATE:
                 f[io + LAST] = x
-        if i[io + 1] == NONE or pane < i[io + 1]:
-            i[io + 1] = pane
+        if first == NONE or pane < first:
+            first = i[io + 1] = pane
         if spec[6]:
-            _insert_stacked(fn, pane, x, f, fo, i, io, u, uo)
+            _insert_stacked(fn, head, pane, x, f, fo, i, io, u, uo)
         else:
             _insert(fn, pane & (LEAVES - 1), x, parameter, f, fo, i, io, u, uo)
-    if not decides or i[io + 1] == NONE or i[io] - i[io + 1] < COVERED:
+    if not decides or first == NONE or head - first < COVERED:
         return np.nan
     return _result(fn, spec, parameter, f, fo, i, io, u, uo, x)
 
