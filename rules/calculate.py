@@ -144,7 +144,7 @@ def read(b: Any, m: Any, op: int, arg: int, cohort: int, local: int) -> float:
     if op == CONST:
         return b.constant[arg]
     at = b.import_at[arg]
-    cell = b.base[cohort] + arg * b.width[cohort] + local if at < 0 else b.import_cells[at + local]
+    cell = b.base[cohort] + local * b.stride[cohort] + arg if at < 0 else b.import_cells[at + local]
     if op == LOAD:
         return _finite(m.latest[cell])
     if op == QUALITY:
@@ -318,7 +318,7 @@ def code_quality(b: Any, m: Any, start: int, stop: int, cohort: int, local: int)
         if b.op[pc] == LOAD or b.op[pc] == QUALITY or b.op[pc] == KNOWN:
             column = b.argument[pc]
             at = b.import_at[column]
-            cell = b.base[cohort] + column * b.width[cohort] + local if at < 0 else b.import_cells[at + local]
+            cell = b.base[cohort] + local * b.stride[cohort] + column if at < 0 else b.import_cells[at + local]
             if not np.isnan(m.latest[cell]):
                 q = join_quality(q, m.quality[cell])
     return q

@@ -84,6 +84,10 @@ class Cohort:
         """Number of seats."""
         return len(self.areas)
 
+    def cell(self, column: int, local: Any) -> Any:
+        """Where the value of a column of a seat, or of several, lies."""
+        return self.first_cell + local * len(self.columns) + column
+
     def seat_keys(self) -> Array:
         """What names each seat in a snapshot, ascending: the device's number, or the area's place. (width,) int64."""
         return self.number.astype(np.int64) if self.profile is not None else np.arange(self.width)

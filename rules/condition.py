@@ -173,7 +173,7 @@ class Conditions:
 
     @staticmethod
     def _cells(cohort: Cohort, column: int) -> slice:
-        return slice(cohort.first_cell + column * cohort.width, cohort.first_cell + (column + 1) * cohort.width)
+        return slice(cohort.cell(column, 0), cohort.cell(column, cohort.width), len(cohort.columns))
 
     def _said_of(self, cohort: Cohort, number: int) -> dict[str, Array]:
         """What the virtual point of virtual column `number` said last, by seat: views of the memory."""
@@ -328,7 +328,7 @@ class Conditions:
             return
         v = b.timer_v
         cohort = b.cohort_of[b.timer_seat]
-        cells = b.base[cohort] + b.v_out[v] * b.width[cohort] + b.local_of[b.timer_seat]
+        cells = b.base[cohort] + b.local_of[b.timer_seat] * b.stride[cohort] + b.v_out[v]
         fresh = (b.v_kind[v] == loop.SILENT) & np.isnan(m.latest[cells])
         m.latest[cells[fresh]] = 0.0
         m.t_due[fresh] = begin_ns + b.v_length[v[fresh]]
@@ -425,14 +425,14 @@ class Conditions:
             if column in imported or key.startswith("#"):
                 continue
             cells = self._cells(cohort, column)
-            saved[key] = {"latest": m.latest[cells]}
+            saved[key] = {"latest": m.latest[cells].copy()}  # cells of a column do not lie together
             if cohort.profile is None or column < len(cohort.profile.points):
-                saved[key] |= {"quality": m.quality[cells], "last_ns": m.last_ns[cells]}
+                saved[key] |= {"quality": m.quality[cells].copy(), "last_ns": m.last_ns[cells].copy()}
             if column in with_members:
                 saved[key]["members"] = with_members[column]
         for number, made in enumerate(cohort.virtual, self._first_virtual(cohort)):
             if self._book.arrays.v_is_asked[number]:
-                saved[made.key]["quality"] = m.quality[self._cells(cohort, made.column)]
+                saved[made.key]["quality"] = m.quality[self._cells(cohort, made.column)].copy()
             if made.point is not None:
                 saved[made.key] |= {"formula": made.point.formula, **self._said_of(cohort, number)}
             if made.words:
@@ -477,7 +477,7 @@ class Conditions:
                 if kept["members"].shape[1] != cohort.members[column]:
                     continue
                 with_members[column][to] = kept["members"][source]
-            cells = cohort.first_cell + column * cohort.width + to
+            cells = cohort.cell(column, to)
             m.latest[cells] = kept["latest"][source]
             if "quality" in kept:
                 m.quality[cells] = kept["quality"][source]

@@ -89,11 +89,11 @@ def _seats(plan: Plan, cohorts: list[Cohort], seats: int) -> dict[str, Array]:
             for k, point in enumerate(cohort.profile.points):
                 if point.is_measured:
                     column_of_point[cohort.points[:, k]] = cohort.first_column + k
-    first = np.array([c.first_cell - c.first_column * c.width for c in cohorts], np.int64)
+    first = np.array([c.first_cell - c.first_column for c in cohorts], np.int64)
     real = [(c.first_column, c.first_column + (len(c.profile.points) if c.profile is not None else 0)) for c in cohorts]
     return {
         "seat_of_device": seat_of_device, "column_of_point": column_of_point, "cohort_of": cohort_of, "local_of": local_of,
-        "base": first, "width": np.array([c.width for c in cohorts], np.int64), "real": np.array(real, np.int32).reshape(-1, 2),
+        "base": first, "stride": np.array([len(c.columns) for c in cohorts], np.int64), "real": np.array(real, np.int32).reshape(-1, 2),
     }  # fmt: skip
 
 
@@ -108,7 +108,7 @@ def _columns(cohorts: list[Cohort], virtual: list[tuple[Cohort, Any]], rules: li
             import_at[number] = at
             at += cohort.width
             for local, (home, source, place) in enumerate(sources):
-                cells.append(home.first_cell + source * home.width + place)
+                cells.append(home.cell(source, place))
                 if (home, source) != (cohort, column):
                     exports.append((home.first_seat + place, home.first_column + source, cohort.first_seat + local, number))
         for made in cohort.virtual:
@@ -212,7 +212,7 @@ def _virtual(virtual: list[tuple[Cohort, Any]], codes: _Codes) -> dict[str, Any]
         elif made.kind == loop.GROUP:
             group[k] = len(group_ptr) - 1
             for sources in made.sources:
-                group_cells += [home.first_cell + source * home.width + place for home, source, place in sources]
+                group_cells += [home.cell(source, place) for home, source, place in sources]
                 group_ptr.append(len(group_cells))
         elif made.kind in (loop.STALE, loop.SILENT):
             timer[k] = len(timer_v)
@@ -366,7 +366,7 @@ def _comparison(code: list[tuple[int, int]]) -> tuple[int, int, int] | None:
 
 def _clock(cohorts: list[Cohort]) -> dict[str, Array]:
     rows = [
-        (c.first_cell + column * c.width + k, c.first_seat + k, c.first_column + column)
+        (c.cell(column, k), c.first_seat + k, c.first_column + column)
         for c in cohorts
         if c.profile is None
         for column in range(len(c.columns))

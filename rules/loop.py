@@ -39,8 +39,9 @@ EXPRESSION, PANES, GROUP, STALE, SILENT, MEMBERS, MEMBERWISE = 0, 1, 2, 3, 4, 5,
 class Book(NamedTuple):
     """The configuration as arrays.
 
-    A *cohort* is all devices of one profile of a site, a *seat* one of them, a *cell* one value: column * width + local, from the
-    cohort's base. Columns (g) are numbered over all cohorts. An imported column stands for cells of other seats.
+    A *cohort* is all devices of one profile of a site, a *seat* one of them, a *cell* one value: local * stride + column, from the
+    cohort's base, so that the cells of a seat lie together. Columns (g) are numbered over all cohorts. An imported column stands for
+    cells of other seats.
     """
 
     seat_of_device: Array  # (devices,) int32, -1 none
@@ -48,8 +49,8 @@ class Book(NamedTuple):
     column_of_array: Array  # (points,) int32: of points with members that somebody reads; -1 none
     cohort_of: Array  # (seats,) int32
     local_of: Array  # (seats,) int32
-    base: Array  # (cohorts,) int64, such that a column's first cell is base + g * width
-    width: Array  # (cohorts,) int64
+    base: Array  # (cohorts,) int64, such that the cell of a column of the first seat is base + g
+    stride: Array  # (cohorts,) int64: cells of a seat
     has_windows: Array  # (cohorts,) uint8: over measured columns
     real: Array  # (cohorts, 2) int32: first and one past the last column that measurements fill
     import_at: Array  # (g,) int64 into import_cells, -1: the column is the cohort's own
@@ -273,13 +274,13 @@ def _arm(m: Memory, due_ns: int, key: int) -> None:
 @_compile
 def _cell(b: Book, column: int, cohort: int, local: int) -> int:
     at = b.import_at[column]
-    return b.base[cohort] + column * b.width[cohort] + local if at < 0 else b.import_cells[at + local]
+    return b.base[cohort] + local * b.stride[cohort] + column if at < 0 else b.import_cells[at + local]
 
 
 @_compile
 def _own_cell(b: Book, column: int, cohort: int, local: int) -> int:
     """The seat's own cell, also of a column that it imports: what its rules are like."""
-    return b.base[cohort] + column * b.width[cohort] + local
+    return b.base[cohort] + local * b.stride[cohort] + column
 
 
 @_compile
@@ -740,13 +741,13 @@ def _frame(b: Book, m: Memory, i: Input, w: Work, f: int, entry: int) -> int:
 def _take(b: Book, m: Memory, i: Input, w: Work, f: int, seat: int) -> None:
     """Samples of a frame that decides, into their cells. The memory of windows over them is called for meanwhile."""
     cohort, local, ts_ns, soonest = b.cohort_of[seat], b.local_of[seat], i.ts_ns[f], NEVER
-    base, width = b.base[cohort] + local, b.width[cohort]  # by hand: to the compiler any of these may change with the state
+    own = b.base[cohort] + local * b.stride[cohort]  # by hand: to the compiler any of these may change with the state
     is_exporting = b.export_ptr[seat + 1] > b.export_ptr[seat]
     for s in range(i.offsets[f], i.offsets[f + 1]):
         column = b.column_of_point[i.point[s]] if i.point[s] >= 0 else -1
         if column < 0:
             continue
-        cell, x = base + column * width, i.value[s]
+        cell, x = own + column, i.value[s]
         m.latest[cell], m.quality[cell], m.last_ns[cell] = x, i.quality[s], ts_ns
         if b.stale_ns[column] > 0:
             soonest = min(soonest, ts_ns + b.stale_ns[column])
@@ -779,7 +780,7 @@ def _take(b: Book, m: Memory, i: Input, w: Work, f: int, seat: int) -> None:
 def _count(b: Book, m: Memory, i: Input, w: Work, f: int, seat: int, decides: bool) -> None:
     """Samples of a frame into the windows over their points. A late one only where it may be counted, and it decides nothing."""
     cohort, local, ts_ns = b.cohort_of[seat], b.local_of[seat], i.ts_ns[f]
-    base, width = b.base[cohort] + local, b.width[cohort]
+    own = b.base[cohort] + local * b.stride[cohort]
     for s in range(i.offsets[f], i.offsets[f + 1]):
         column = b.column_of_point[i.point[s]] if i.point[s] >= 0 else -1
         if column < 0:
@@ -794,7 +795,7 @@ def _count(b: Book, m: Memory, i: Input, w: Work, f: int, seat: int, decides: bo
             value = update_column(spec, b.v_parameter[v], m.pane_f, m.pane_i, m.pane_u, local, ts_ns, pane, x, decides)
             if decides:
                 _weigh(b, m, v, cohort, local, value)
-                _put(b, m, w, seat, out, base + out * width, value)
+                _put(b, m, w, seat, out, own + out, value)
 
 
 @_entry

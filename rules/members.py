@@ -106,7 +106,7 @@ def _evaluate(b: Any, m: Any, start: int, stop: int, cohort: int, local: int, fi
         op, arg = b.op[pc], b.argument[pc]
         if op == MEMBER:
             row = rows[top, :n]
-            if np.isnan(m.latest[b.base[cohort] + arg * b.width[cohort] + local]):  # never came, or grew old
+            if np.isnan(m.latest[b.base[cohort] + local * b.stride[cohort] + arg]):  # never came, or grew old
                 row[:] = np.nan
             else:
                 _copy(m.member[b.member_at[arg] + local * b.member_count[arg] + first :], row)
