@@ -47,6 +47,13 @@ class Virtual:
     members: int = 0  # of what it looks at
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """How what it remembers lies: see panes.Block; all 0 of what has no memory."""
+        if self.kind == loop.MEMBERWISE:
+            return members.words(self.fn, self.members), 0, 0
+        return panes.shape(self.fn) if self.kind == loop.PANES else (0, 0, 0)
+
+    @property
     def words(self) -> int:
         """Length of what it remembers of one seat, in words of 8 bytes; 0 of what has no memory."""
         if self.kind == loop.MEMBERWISE:

@@ -142,9 +142,9 @@ class Conditions:
         for cohort in book.cohorts:
             for number, made in enumerate(cohort.virtual, self._first_virtual(cohort)):
                 if made.kind == loop.PANES:
-                    panes.clean(made.fn, self._state_of(cohort, number))
+                    panes.clean(made.fn, self._state_of(cohort, number, made))
                 elif made.kind == loop.MEMBERWISE:
-                    members.clean(made.fn, self._state_of(cohort, number))
+                    members.clean(made.fn, self._state_of(cohort, number, made).together)
         self._is_fresh = True
         derived = max(DERIVED_MIN, 3 * touched) if points else 0  # of one moment
         self._work = Work(
@@ -166,10 +166,9 @@ class Conditions:
         """What the state takes, without the windows'."""
         return sum(column.nbytes for name, column in self._memory._asdict().items() if not name.startswith("pane_"))
 
-    def _state_of(self, cohort: Cohort, number: int) -> Array:
-        """What virtual column `number` remembers: (seats, words) int64."""
-        _, _, first, words = self._book.arrays.v_pane[number, :4].tolist()
-        return self._memory.pane_i[first : first + words * cohort.width].reshape(cohort.width, words)
+    def _state_of(self, cohort: Cohort, number: int, made: Virtual) -> panes.Block:
+        """What virtual column `number` remembers."""
+        return panes.Block(self._memory.pane_i[int(self._book.arrays.v_pane[number, 2]) :], cohort.width, made.shape)
 
     @staticmethod
     def _cells(cohort: Cohort, column: int) -> slice:
@@ -189,12 +188,12 @@ class Conditions:
                 found[column] = self._memory.member[at : at + count * cohort.width].reshape(cohort.width, count)
         return found
 
-    def windows(self) -> Iterator[tuple[Cohort, Virtual, Array]]:
-        """Every function over time of every cohort, with its memory in place: (seats, words) int64."""
+    def windows(self) -> Iterator[tuple[Cohort, Virtual, panes.Block]]:
+        """Every function over time of every cohort, with its memory in place."""
         for cohort in self._book.cohorts:
             for number, made in enumerate(cohort.virtual, self._first_virtual(cohort)):
                 if made.words:
-                    yield cohort, made, self._state_of(cohort, number)
+                    yield cohort, made, self._state_of(cohort, number, made)
 
     def _first_virtual(self, cohort: Cohort) -> int:
         """Number of the cohort's first virtual column."""
@@ -436,7 +435,7 @@ class Conditions:
             if made.point is not None:
                 saved[made.key] |= {"formula": made.point.formula, **self._said_of(cohort, number)}
             if made.words:
-                saved[made.key]["state"] = self._state_of(cohort, number)
+                saved[made.key]["state"] = self._state_of(cohort, number, made).words
             elif made.kind in (loop.STALE, loop.SILENT):
                 first = int(self._book.arrays.v_timer[number])
                 saved[made.key]["due"] = m.t_due[first : first + cohort.width]
@@ -488,8 +487,9 @@ class Conditions:
             if made.point is not None and "formula" in kept:
                 for name, said in self._said_of(cohort, number).items():
                     said[to] = kept[name][source]
-            if "state" in kept and kept["state"].shape[1] == made.words:
-                self._state_of(cohort, number)[to] = kept["state"][source]
+            width = len(old["seats"])
+            if made.words and "state" in kept and kept["state"].shape == (panes.block_words(width, made.shape),):
+                self._state_of(cohort, number, made).put(to, panes.Block(kept["state"], width, made.shape).rows(source))
             elif "due" in kept:
                 first = int(self._book.arrays.v_timer[number])
                 m.t_due[first + to] = kept["due"][source]

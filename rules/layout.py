@@ -201,9 +201,11 @@ def _virtual(virtual: list[tuple[Cohort, Any]], codes: _Codes) -> dict[str, Any]
         parameter[k, : len(made.parameters)] = made.parameters
         spec[k, 0] = made.fn
         first_word = words
-        words += made.words * cohort.width
+        words += panes.block_words(cohort.width, made.shape)
         if made.kind == loop.PANES:
-            spec[k] = panes.specification(made.fn, made.pane_ns, first_word, clocks.setdefault(made.pane_ns, len(clocks)))
+            spec[k] = panes.specification(
+                made.fn, made.pane_ns, first_word, cohort.width, clocks.setdefault(made.pane_ns, len(clocks))
+            )
         elif made.kind == loop.MEMBERS:
             spec[k, 4] = made.members
         elif made.kind == loop.MEMBERWISE:

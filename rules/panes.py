@@ -37,20 +37,24 @@ BINS: Final = 128
 NONE: Final = np.iinfo(np.int64).min
 
 MEAN, MIN, MAX, STD, COUNT, RATE, DELTA, SLOPE, SHIFT, QUANTILE, ROBUST_Z, EWMA, CUSUM_HIGH, CUSUM_LOW, HELD, AGO = range(16)
-STACKED: Final = (MEAN, MIN, MAX, STD, RATE, HELD)
 # A seat's state begins with a cache line: newest pane, first counted pane, samples counted (RATE and HELD: what they saw last), those of
 # the newest pane (HELD: time of the last sample), then of a stack the newest pane's sum, young and old, and which slots hold anything. STD
 # has a second line: of the stack of squares the same three, and the centre.
 HEADER: Final = 8
 LAST, OPEN, YOUNG, OLD, MASK, CENTRE = 2, 4, 5, 6, 7, 3
-# Words of float64, and numbers of uint16, of a seat's state; int64 beyond the header.
+# Words of a seat's state that lie together, rows of 60 panes as float64, and rows of counts as uint16: of the latter two a pane of all
+# seats lies together, since devices that sample at one time move on to it at one time.
+SHAPES: Final = {
+    MEAN: (HEADER, PANES, PANES),
+    MIN: (HEADER, PANES, 0),
+    MAX: (HEADER, PANES, 0),
+    STD: (2 * HEADER, 2 * PANES, PANES),
+    RATE: (HEADER, PANES, 0),
+    HELD: (HEADER, PANES, 0),
+}
+# Of the others everything lies together: words of float64, and numbers of uint16; int64 beyond the header.
 SIZES: Final = {
-    MEAN: (PANES, PANES, 0),
-    MIN: (PANES, 0, 0),
-    MAX: (PANES, 0, 0),
-    STD: (HEADER + 2 * PANES, PANES, 0),
     COUNT: (0, LEAVES, 0),
-    RATE: (PANES, 0, 0),
     DELTA: (LEAVES, 0, 0),
     AGO: (LEAVES, 0, 0),
     SLOPE: (LEAVES, LEAVES, 0),
@@ -60,21 +64,69 @@ SIZES: Final = {
     EWMA: (1, 0, 0),
     CUSUM_HIGH: (2, 0, 0),
     CUSUM_LOW: (2, 0, 0),
-    HELD: (PANES, 0, 0),
 }
 TAKES_LATE: Final = (MEAN, MIN, MAX, STD, COUNT, QUANTILE)  # the others need samples in order
 
 
-def words(fn: int) -> int:
-    """Length of one seat's state in words of 8 bytes, a whole number of cache lines."""
+def shape(fn: int) -> tuple[int, int, int]:
+    """Of a seat's state: words that lie together, panes of 8 bytes and of 2 bytes that lie with those of the other seats."""
+    if fn in SHAPES:
+        return SHAPES[fn]
     f, u, i = SIZES[fn]
-    return -(-(HEADER + i + f + u // 4) // 8) * 8
+    return -(-(HEADER + i + f + u // 4) // 8) * 8, 0, 0  # a whole number of cache lines
 
 
-def specification(fn: int, pane_ns: int, first_word: int, clock: int = 0) -> list[int]:
+def words(fn: int) -> int:
+    """Length of one seat's state in words of 8 bytes."""
+    together, wide, small = shape(fn)
+    return together + wide + small // 4
+
+
+def specification(fn: int, pane_ns: int, first_word: int, width: int, clock: int = 0) -> list[int]:
     """What `update_column` needs to know of a column whose seats lie from `first_word` on. clock: which place of `pane_at` it uses."""
+    together, wide, _ = shape(fn)
+    if fn in SHAPES:
+        wide_at = first_word + together * width
+        return [fn, pane_ns, first_word, together, wide_at, 4 * (wide_at + wide * width), width, clock]
     f, _, i = SIZES[fn]
-    return [fn, pane_ns, first_word, words(fn), HEADER + i, 4 * (HEADER + i + f), int(fn in STACKED), clock]
+    return [fn, pane_ns, first_word, together, HEADER + i, 4 * (HEADER + i + f), 0, clock]
+
+
+class Block:
+    """What a column remembers of all its seats: views into the words of one block. words: (length,) int64, from its beginning on."""
+
+    def __init__(self, words: Array, width: int, shape: tuple[int, int, int]) -> None:
+        together, wide, small = shape
+        ends = together * width, (together + wide) * width
+        self.words = words[: block_words(width, shape)]
+        self.together = words[: ends[0]].reshape(width, together)
+        self.wide = words[ends[0] : ends[1]].reshape(wide, width)
+        self.small = words[ends[1] :].view(np.uint16)[: small * width].reshape(small, width)
+
+    @property
+    def is_new(self) -> NDArray[np.bool_]:
+        """Of each seat: it has seen nothing yet."""
+        return np.asarray(self.together[:, 0] == NONE)
+
+    def rows(self, seats: Array) -> Array:
+        """(seats, words) int64: the state of some seats, each by itself."""
+        small = np.ascontiguousarray(self.small[:, seats].T)
+        counts = small.view(np.int64) if small.size else np.zeros((len(seats), 0), np.int64)
+        return np.concatenate([self.together[seats], self.wide[:, seats].T, counts], axis=1)
+
+    def put(self, seats: Array, rows: Array) -> None:
+        """Inverse of `rows`."""
+        ends = self.together.shape[1], self.together.shape[1] + len(self.wide)
+        self.together[seats] = rows[:, : ends[0]]
+        self.wide[:, seats] = rows[:, ends[0] : ends[1]].T
+        if len(self.small):
+            self.small[:, seats] = np.ascontiguousarray(rows[:, ends[1] :]).view(np.uint16).T
+
+
+def block_words(width: int, shape: tuple[int, int, int]) -> int:
+    """Length of a block: a whole number of cache lines."""
+    together, wide, small = shape
+    return -(-(width * (together + wide) + -(-width * small // 4)) // 8) * 8
 
 
 @_compile
@@ -87,18 +139,17 @@ def pane_at(spec: Array, clocks: Array, time_ns: int) -> int:
     return int(pane)
 
 
-def clean(fn: int, state: Array) -> None:
-    """Set seats to "nothing seen". state: (seats, words) int64, which also holds the float64 and uint16 parts."""
-    f, _, i = SIZES[fn]
-    numbers = state[:, HEADER + i : HEADER + i + f].view(np.float64)
-    header = state[:, :HEADER].view(np.float64)
-    state[...] = 0
+def clean(fn: int, block: Block) -> None:
+    """Set seats to "nothing seen"."""
+    block.words[...] = 0
+    state, header = block.together, block.together[:, :HEADER].view(np.float64)
     if fn in (MIN, MAX):
         header[:, OPEN : OLD + 1] = np.inf if fn == MIN else -np.inf
-    elif fn in (DELTA, AGO, EWMA):
-        numbers[...] = np.nan
-    if fn in (RATE, HELD):
+    elif fn in (RATE, HELD):
         header[:, LAST] = np.nan
+    elif fn in (DELTA, AGO, EWMA):
+        f, _, i = SIZES[fn]
+        state[:, HEADER + i : HEADER + i + f].view(np.float64)[...] = np.nan
     state[:, : 1 if fn in (CUSUM_HIGH, CUSUM_LOW, EWMA) else 2] = NONE
 
 
@@ -131,12 +182,11 @@ def _compiled_fetch(words: Any, at: Any) -> Any:  # noqa: ARG001
 @_compile
 def look_ahead(spec: Array, i: Array, local: int, pane: int) -> None:
     """Tell the processor what `update_column` will touch soon: windows of many devices lie in no cache."""
-    io = spec[2] + local * spec[3]
-    _fetch(i, io)
+    _fetch(i, spec[2] + local * spec[3])
     if spec[6]:
         slot = pane % PANES
-        _fetch(i, io + spec[4] + slot)
-        _fetch(i, io + (spec[5] + slot) // 4)
+        _fetch(i, spec[4] + slot * spec[6] + local)
+        _fetch(i, (spec[5] + slot * spec[6] + local) // 4)
 
 
 # -- two stacks: h is where the header's three words lie (OPEN, YOUNG, OLD), at where the 60 panes do. Which panes hold anything is a set
@@ -180,31 +230,31 @@ def _join(fn: int, a: float, b: float) -> float:
 
 
 @_compile
-def _from(fn: int, f: Array, at: int, mask: int, slot: int) -> float:
+def _from(fn: int, f: Array, at: int, step: int, mask: int, slot: int) -> float:
     """The sum of old panes from a slot on."""
     later = mask >> slot
     if later & 1:
-        return f[at + slot]
-    return f[at + slot + _lowest(later)] if later else _nothing(fn)
+        return f[at + slot * step]
+    return f[at + (slot + _lowest(later)) * step] if later else _nothing(fn)
 
 
 @_compile
-def _move_on(fn: int, f: Array, h: int, at: int, mask: int, slot: int, is_over: bool) -> None:
+def _move_on(fn: int, f: Array, h: int, at: int, step: int, mask: int, slot: int, is_over: bool) -> None:
     """To another newest slot, less than a window later. Slots up to it hold panes, those after it sums of old ones."""
     if is_over:  # 60 panes are over: from each of them to the last
         total, left = _nothing(fn), mask
         while left:
             k = _highest(left)
             left ^= 1 << k
-            total = _join(fn, f[at + k], total)
-            f[at + k] = total
+            total = _join(fn, f[at + k * step], total)
+            f[at + k * step] = total
         f[h + 1] = _nothing(fn)
     f[h] = _nothing(fn)
-    f[h + 2] = _from(fn, f, at, mask, slot + 1)
+    f[h + 2] = _from(fn, f, at, step, mask, slot + 1)
 
 
 @_compile
-def _add(fn: int, f: Array, h: int, at: int, mask: int, head: int, pane: int, x: float) -> None:
+def _add(fn: int, f: Array, h: int, at: int, step: int, mask: int, head: int, pane: int, x: float) -> None:
     """Put a number into a pane of the window; the caller sets its bit."""
     if pane == head:
         f[h], f[h + 1] = _join(fn, f[h], x), _join(fn, f[h + 1], x)
@@ -213,21 +263,23 @@ def _add(fn: int, f: Array, h: int, at: int, mask: int, head: int, pane: int, x:
     if slot > newest:
         left = mask >> (newest + 1) << (newest + 1) & (2 << slot) - 1
         if not mask >> slot & 1:
-            f[at + slot] = _join(fn, _from(fn, f, at, mask, slot), x)
+            f[at + slot * step] = _join(fn, _from(fn, f, at, step, mask, slot), x)
         while left:
-            k = _lowest(left)
+            k = at + _lowest(left) * step
             left &= left - 1
-            f[at + k] = _join(fn, f[at + k], x)
+            f[k] = _join(fn, f[k], x)
         f[h + 2] = _join(fn, f[h + 2], x)
     else:
-        f[at + slot] = _join(fn, f[at + slot], x) if mask >> slot & 1 else x
+        k = at + slot * step
+        f[k] = _join(fn, f[k], x) if mask >> slot & 1 else x
         f[h + 1] = _join(fn, f[h + 1], x)
 
 
 @_compile
-def _advance_stacked(fn: int, pane: int, f: Array, fo: int, i: Array, io: int, u: Array, uo: int) -> None:
+def _advance_stacked(spec: Array, pane: int, f: Array, i: Array, io: int, u: Array, local: int) -> None:
     """Move the newest pane of a window on two stacks on."""
-    head, mask, first, counts = i[io], i[io + MASK], fo + HEADER if fn == STD else fo, fn == MEAN or fn == STD
+    fn, at, step, few = spec[0], spec[4] + local, spec[6], spec[5] + local
+    head, mask, counts, squares = i[io], i[io + MASK], fn == MEAN or fn == STD, io + HEADER
     i[io] = pane
     if head == NONE:
         return
@@ -236,36 +288,37 @@ def _advance_stacked(fn: int, pane: int, f: Array, fo: int, i: Array, io: int, u
         for k in range(OPEN, OLD + 1):
             f[io + k] = _nothing(fn)
         if fn == STD:
-            f[fo] = f[fo + 1] = f[fo + 2] = 0.0
+            f[squares] = f[squares + 1] = f[squares + 2] = 0.0
         if counts:
             i[io + 2], i[io + 3] = 0, 0
         return
     was, slot = head % PANES, pane % PANES
     if i[io + 3] > 0 if counts else f[io + OPEN] != _nothing(fn):
-        f[first + was] = f[io + OPEN]
+        f[at + was * step] = f[io + OPEN]
         mask |= 1 << was
         if fn == STD:
-            f[first + PANES + was] = f[fo]
+            f[at + (PANES + was) * step] = f[squares]
         if counts:
-            u[uo + was] = i[io + 3]
+            u[few + was * step] = i[io + 3]
             i[io + 3] = 0
     stay = ~0 << (slot + 1) | (1 << (was + 1)) - 1 if slot > was else (2 << was) - (2 << slot)
     if counts:
         gone, left = mask & ~stay, 0
         while gone:
-            left += int(u[uo + _lowest(gone)])
+            left += int(u[few + _lowest(gone) * step])
             gone &= gone - 1
         i[io + 2] -= left  # once: each time through memory would wait for the last
     mask &= stay
     i[io + MASK] = mask
-    _move_on(fn, f, io + OPEN, first, mask, slot, slot < was)
+    _move_on(fn, f, io + OPEN, at, step, mask, slot, slot < was)
     if fn == STD:
-        _move_on(fn, f, fo, first + PANES, mask, slot, slot < was)
+        _move_on(fn, f, squares, at + PANES * step, step, mask, slot, slot < was)
 
 
 @_compile
-def _insert_stacked(fn: int, head: int, pane: int, x: float, f: Array, fo: int, i: Array, io: int, u: Array, uo: int) -> None:
+def _insert_stacked(spec: Array, head: int, pane: int, x: float, f: Array, i: Array, io: int, u: Array, local: int) -> None:
     """Count one finite sample in a pane of a window on two stacks."""
+    fn, at, step = spec[0], spec[4] + local, spec[6]
     mask, slot = i[io + MASK], pane % PANES
     if fn == RATE:
         last = f[io + LAST]
@@ -274,20 +327,19 @@ def _insert_stacked(fn: int, head: int, pane: int, x: float, f: Array, fo: int, 
             return
         x -= last
     elif fn == MEAN or fn == STD:
-        n = i[io + 3] if pane == head else int(u[uo + slot]) if mask >> slot & 1 else 0
+        count = spec[5] + slot * step + local
+        n = i[io + 3] if pane == head else int(u[count]) if mask >> slot & 1 else 0
         if n == COUNT_MAX:
             return
         if pane == head:
             i[io + 3] = n + 1
         else:
-            u[uo + slot] = n + 1
+            u[count] = n + 1
         i[io + 2] += 1
     if fn == STD:
-        x -= f[fo + CENTRE]
-        _add(fn, f, fo, fo + HEADER + PANES, mask, head, pane, x * x)
-        _add(fn, f, io + OPEN, fo + HEADER, mask, head, pane, x)
-    else:
-        _add(fn, f, io + OPEN, fo, mask, head, pane, x)
+        x -= f[io + HEADER + CENTRE]
+        _add(fn, f, io + HEADER, at + PANES * step, step, mask, head, pane, x * x)
+    _add(fn, f, io + OPEN, at, step, mask, head, pane, x)
     if pane != head:
         i[io + MASK] = mask | 1 << slot
 
@@ -362,11 +414,11 @@ def update_column(
     if fn == CUSUM_HIGH or fn == CUSUM_LOW:
         return _cusum(fn, spec[1], parameter, f, fo, i, io, time_ns, x)
     if fn == HELD:
-        return _held(spec, parameter, f, fo, i, io, u, uo, time_ns, pane, x)
+        return _held(spec, parameter, f, i, io, u, local, time_ns, pane, x)
     head = i[io]
     if pane > head:
         if spec[6]:
-            _advance_stacked(fn, pane, f, fo, i, io, u, uo)
+            _advance_stacked(spec, pane, f, i, io, u, local)
         else:
             _advance(fn, pane, f, fo, i, io, u, uo)
         head = pane
@@ -374,13 +426,13 @@ def update_column(
     if np.isfinite(x) and pane > head - PANES:
         if first == NONE:
             if fn == STD:
-                f[fo + CENTRE] = x
+                f[io + HEADER + CENTRE] = x
             if fn == RATE:
                 f[io + LAST] = x
         if first == NONE or pane < first:
             first = i[io + 1] = pane
         if spec[6]:
-            _insert_stacked(fn, head, pane, x, f, fo, i, io, u, uo)
+            _insert_stacked(spec, head, pane, x, f, i, io, u, local)
         else:
             _insert(fn, pane & (LEAVES - 1), x, parameter, f, fo, i, io, u, uo)
     if not decides or first == NONE or head - first < COVERED:
@@ -403,7 +455,7 @@ def _result(fn: int, spec: Array, parameter: Array, f: Array, fo: int, i: Array,
         if n < 2:
             return np.nan
         m = total / n
-        return sqrt(max((f[fo + 2] + f[fo + 1]) / n - m * m, 0.0))
+        return sqrt(max((f[io + HEADER + 2] + f[io + HEADER + 1]) / n - m * m, 0.0))
     if fn == RATE:
         return total / (PANES * spec[1] / 60e9)
     if fn == DELTA or fn == AGO:
@@ -526,18 +578,18 @@ def _cusum_step(fn: int, c: float, x: float, parameter: Array) -> float:
 
 @_compile
 def _held(
-    spec: Array, parameter: Array, f: Array, fo: int, i: Array, io: int, u: Array, uo: int, time_ns: int, pane: int, x: float
+    spec: Array, parameter: Array, f: Array, i: Array, io: int, u: Array, local: int, time_ns: int, pane: int, x: float
 ) -> float:
     """For how long a condition was true in the window [ns], against parameter 0 [s]. Parameter 1: longest gap that counts [s]."""
     last_ns, was = i[io + 3], f[io + LAST]
     if pane > i[io]:
-        _advance_stacked(HELD, pane, f, fo, i, io, u, uo)
+        _advance_stacked(spec, pane, f, i, io, u, local)
     if was == 1.0 and time_ns > last_ns and time_ns - last_ns <= parameter[1] * 1e9:
         at = max(last_ns, (pane - PANES + 1) * spec[1])
         while at < time_ns:
             p = at // spec[1]
             until = min(time_ns, (p + 1) * spec[1])
-            _add(HELD, f, io + OPEN, fo, i[io + MASK], pane, p, float(until - at))
+            _add(HELD, f, io + OPEN, spec[4] + local, spec[6], i[io + MASK], pane, p, float(until - at))
             if p != pane:
                 i[io + MASK] |= 1 << p % PANES
             at = until

@@ -195,17 +195,17 @@ def _memory_ns(cohort: Cohort, made: Virtual) -> int:
 def collect(stage: Conditions, columns: dict[tuple[str, str], set[int]], reached_ms: int) -> WarmStart:
     """The memory of columns (device numbers by cohort and key), as far as they have seen anything."""
     made = []
-    for cohort, virtual, state in stage.windows():
+    for cohort, virtual, block in stage.windows():
         numbers = columns.get((cohort.name, virtual.key))
         if numbers is None:
             continue
-        seats = [k for k, device in enumerate(cohort.devices) if device.number in numbers and state[k, 0] != panes.NONE]
+        seats = [k for k, device in enumerate(cohort.devices) if device.number in numbers and not block.is_new[k]]
         if seats:
             names = [cohort.devices[k].name for k in seats]
-            memory = state[seats].reshape(-1)
+            memory = block.rows(np.array(seats)).reshape(-1)
             there = memory != 0
             mask = np.packbits(there).tobytes()
-            made.append(Column(cohort.name, virtual.key, state.shape[1], names, mask, memory[there].tobytes()))
+            made.append(Column(cohort.name, virtual.key, virtual.words, names, mask, memory[there].tobytes()))
     return WarmStart(panes.LAYOUT, reached_ms, made)
 
 
@@ -217,12 +217,12 @@ def take(stage: Conditions, plan: Plan, given: WarmStart) -> None:
     if given.layout != panes.LAYOUT:
         return
     wanted = {(column.cohort, column.key): column for column in given.columns}
-    for cohort, virtual, state in stage.windows():
+    for cohort, virtual, block in stage.windows():
         column = wanted.get((cohort.name, virtual.key))
-        if column is None or virtual.live_only or column.words != state.shape[1]:
+        if column is None or virtual.live_only or column.words != virtual.words:
             continue
         numbers = [plan.device_number.get(f"{cohort.site}/{name}", -1) for name in column.devices]
         place = np.array([cohort.place.get(number, -1) for number in numbers], np.int64)
         rows = np.flatnonzero(place >= 0)
-        rows = rows[state[place[rows], 0] == panes.NONE]
-        state[place[rows]] = column.memory()[rows]
+        rows = rows[block.is_new[place[rows]]]
+        block.put(place[rows], column.memory()[rows])

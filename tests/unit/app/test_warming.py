@@ -92,7 +92,7 @@ def columns(engine: Engine) -> dict[tuple[str, str], Any]:
 
 
 def memories(engine: Engine) -> dict[tuple[str, str], Any]:
-    return {(cohort.name, made.key): state.copy() for cohort, made, state in stage_of(engine).windows()}
+    return {(cohort.name, made.key): block.rows(np.arange(cohort.width)) for cohort, made, block in stage_of(engine).windows()}
 
 
 def computed(order: WarmJob, scan: FileScan, now_ms: int = NOW_MS) -> WarmStart:

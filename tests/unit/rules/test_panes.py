@@ -26,12 +26,14 @@ from rules.panes import (
     QUANTILE,
     RATE,
     ROBUST_Z,
+    SHAPES,
     SHIFT,
     SIZES,
     SLOPE,
     STD,
 )
 
+FUNCTIONS = sorted({*SIZES, *SHAPES})
 PANE_NS = 10_000_000_000
 T0 = 1_700_000_000_000_000_000
 LOW, SPAN = -40.0, 120.0
@@ -51,16 +53,16 @@ def update(
 class Column:
     """One seat of one column, as the loop keeps it; three seats lie side by side to show that they stay apart."""
 
-    def __init__(self, fn: int, parameters: tuple[float, ...] = (), pane_ns: int = PANE_NS) -> None:
-        self.spec = np.array(panes.specification(fn, pane_ns, 0), np.int64)
+    def __init__(self, fn: int, parameters: tuple[float, ...] = (), pane_ns: int = PANE_NS, width: int = 3) -> None:
+        self.spec = np.array(panes.specification(fn, pane_ns, 0, width), np.int64)
         self.parameter = np.zeros(4)
         self.parameter[: len(parameters)] = parameters
         self.clocks = np.zeros(1, np.int64)
-        self.state = np.zeros((3, panes.words(fn)), np.int64)
-        panes.clean(fn, self.state)
+        self.block = panes.Block(np.zeros(panes.block_words(width, panes.shape(fn)), np.int64), width, panes.shape(fn))
+        panes.clean(fn, self.block)
 
     def take(self, time_ns: int, x: float, *, decides: bool = True, seat: int = 1) -> float:
-        flat = self.state.reshape(-1)
+        flat = self.block.words
         views = (flat.view(np.float64), flat, flat.view(np.uint16))
         return float(update(self.spec, self.parameter, self.clocks, *views, seat, time_ns, x, decides))
 
@@ -260,7 +262,7 @@ def test_a_late_sample_counts_in_its_pane_and_decides_nothing(fn: int) -> None:
     assert late.take(T0 + 60 * PANE_NS, 21.0) == live.take(T0 + 60 * PANE_NS, 21.0)
 
 
-@pytest.mark.parametrize("fn", SIZES)
+@pytest.mark.parametrize("fn", FUNCTIONS)
 def test_seats_of_a_column_do_not_know_of_each_other(fn: int) -> None:
     parameters: tuple[float, ...] = (20.0, 2.0, 0.5) if fn in (CUSUM_HIGH, CUSUM_LOW) else (0.5, LOW, SPAN)
     alone, among = Column(fn, parameters), Column(fn, parameters)
@@ -276,7 +278,7 @@ def test_unknown_until_four_fifths_are_covered() -> None:
     assert known[0] == COVERED
 
 
-@pytest.mark.parametrize("fn", [fn for fn in SIZES if fn not in (EWMA, CUSUM_HIGH, CUSUM_LOW)])
+@pytest.mark.parametrize("fn", [fn for fn in FUNCTIONS if fn not in (EWMA, CUSUM_HIGH, CUSUM_LOW)])
 def test_limits_of_time_and_of_counting(fn: int) -> None:
     column: Any = Column(fn, (0.5, LOW, SPAN))
     for time_ns in (np.iinfo(np.int64).min, 0, np.iinfo(np.int64).max, -1):
@@ -287,13 +289,31 @@ def test_limits_of_time_and_of_counting(fn: int) -> None:
     assert many.take(T0 + 48 * PANE_NS, 1.0) == panes.COUNT_MAX + 1
 
 
+@pytest.mark.parametrize("fn", FUNCTIONS)
+def test_the_state_of_a_seat_goes_on_in_another_place(fn: int) -> None:
+    """A seat of a wider block, filled with what another one remembers, says the same from there on."""
+    one, parameters = Column(fn, PARAMETERS.get(fn, ())), PARAMETERS.get(fn, ())
+    given = [(t, float(x > 20) if fn == HELD else x) for t, x in samples(3)]
+    for time_ns, x in given[:700]:
+        one.take(time_ns, x)
+    other = Column(fn, parameters, width=5)
+    other.block.put(np.array([4, 2]), one.block.rows(np.array([1, 1])))
+    assert other.block.is_new.tolist() == [True, True, False, True, False]
+    assert (other.block.rows(np.array([2])) == one.block.rows(np.array([1]))).all()
+    for time_ns, x in given[700:]:
+        said = one.take(time_ns, x)
+        assert other.take(time_ns, x, seat=2) == pytest.approx(said, abs=0, nan_ok=True)
+    assert (other.block.rows(np.array([2])) == one.block.rows(np.array([1]))).all()
+    assert other.block.is_new.tolist() == [True, True, False, True, False]
+
+
 PARAMETERS: dict[int, tuple[float, ...]] = {
     QUANTILE: (0.5, LOW, SPAN), ROBUST_Z: (0.5, LOW, SPAN), HELD: (30.0, 100.0), EWMA: (0.0, 600.0), CUSUM_HIGH: (20.0, 1.0, 0.5),
     CUSUM_LOW: (20.0, 1.0, 0.5),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("fn", sorted(SIZES))
+@pytest.mark.parametrize("fn", FUNCTIONS)
 def test_unknown_until_four_fifths_of_the_window_are_covered(fn: int) -> None:
     """Of `held` only "no" must wait; `ewma` and `cusum` have no window; `ago` waits for its oldest panes."""
     column = Column(fn, PARAMETERS.get(fn, ()))
@@ -315,9 +335,9 @@ def test_held_long_enough_is_true_before_the_window_is_covered() -> None:
 def test_a_changed_layout_has_a_new_number() -> None:
     """Configurations in journals carry the state of windows: when this changes, raise panes.LAYOUT."""
     log = hashlib.sha256()
-    for fn in sorted(set(SIZES) - {EWMA, CUSUM_HIGH, CUSUM_LOW}):
+    for fn in sorted(set(FUNCTIONS) - {EWMA, CUSUM_HIGH, CUSUM_LOW}):
         column = Column(fn, PARAMETERS.get(fn, ()))
         for k in range(200):
             column.take(T0 + k * 7 * PANE_NS // 10, float(k % 2) if fn == HELD else float(k * 37 % 101) - 50)
-        log.update(column.state[1].tobytes())
-    assert (panes.LAYOUT, log.hexdigest()[:16]) == (3, "d84554c1fbbd6493")
+        log.update(column.block.rows(np.array([1])).tobytes())
+    assert (panes.LAYOUT, log.hexdigest()[:16]) == (3, "5ad13f7eec7ece88")
