@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rules import calculate, members
 from rules.calculate import evaluate
-from rules.panes import look_ahead, pane_at, update_column
+from rules.panes import pane_at, update_column
 from telemetry import quality
 
 Array = NDArray[Any]
@@ -739,7 +739,7 @@ def _frame(b: Book, m: Memory, i: Input, w: Work, f: int, entry: int) -> int:
 
 @_compile
 def _take(b: Book, m: Memory, i: Input, w: Work, f: int, seat: int) -> None:
-    """Samples of a frame that decides, into their cells. The memory of windows over them is called for meanwhile."""
+    """Samples of a frame that decides, into their cells."""
     cohort, local, ts_ns, soonest = b.cohort_of[seat], b.local_of[seat], i.ts_ns[f], NEVER
     own = b.base[cohort] + local * b.stride[cohort]  # by hand: to the compiler any of these may change with the state
     is_exporting = b.export_ptr[seat + 1] > b.export_ptr[seat]
@@ -753,9 +753,6 @@ def _take(b: Book, m: Memory, i: Input, w: Work, f: int, seat: int) -> None:
             soonest = min(soonest, ts_ns + b.stale_ns[column])
         if _is_news(b, m, column, cell, x):
             _touch(b, m, w, seat, column)
-        for k in range(b.window_ptr[column], b.window_ptr[column + 1]):
-            spec = b.v_pane[b.window_v[k]]
-            look_ahead(spec, m.pane_i, local, pane_at(spec, w.pane, ts_ns))
         if is_exporting:
             _export(b, m, w, seat, column)
     for a in range(i.array_ptr[f], i.array_ptr[f + 1]):

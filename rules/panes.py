@@ -14,10 +14,8 @@ from math import exp, sqrt
 from typing import Any, Final
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
-from numba.core import cgutils, types
 from numba.cpython.unsafe.numbers import leading_zeros, trailing_zeros
-from numba.extending import intrinsic, overload
+from numba.extending import overload
 from numpy.typing import NDArray
 
 from rules import calculate
@@ -151,42 +149,6 @@ def clean(fn: int, block: Block) -> None:
         f, _, i = SIZES[fn]
         state[:, HEADER + i : HEADER + i + f].view(np.float64)[...] = np.nan
     state[:, : 1 if fn in (CUSUM_HIGH, CUSUM_LOW, EWMA) else 2] = NONE
-
-
-def _fetch(words: Array, at: int) -> None:
-    """Have the processor bring a word into its cache, without waiting for it; nothing at all where this is not compiled."""
-
-
-@intrinsic
-def _prefetch(typing: Any, words: Any, at: Any) -> Any:  # noqa: ARG001
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
-        array = context.make_array(words)(context, builder, arguments[0])
-        address = builder.bitcast(builder.gep(array.data, [arguments[1]]), cgutils.voidptr_t)
-        number = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, number, number, number])
-        called = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")  # type: ignore[no-untyped-call]
-        builder.call(called, [address, number(1), number(3), number(1)])  # to be written, to be kept, data
-        return context.get_dummy_value()
-
-    return types.void(words, types.intp), generate
-
-
-@overload(_fetch)
-def _compiled_fetch(words: Any, at: Any) -> Any:  # noqa: ARG001
-    def fetch(words: Any, at: Any) -> None:
-        _prefetch(words, at)  # type: ignore[call-arg]
-
-    return fetch
-
-
-@_compile
-def look_ahead(spec: Array, i: Array, local: int, pane: int) -> None:
-    """Tell the processor what `update_column` will touch soon: windows of many devices lie in no cache."""
-    _fetch(i, spec[2] + local * spec[3])
-    if spec[6]:
-        slot = pane % PANES
-        _fetch(i, spec[4] + slot * spec[6] + local)
-        _fetch(i, (spec[5] + slot * spec[6] + local) // 4)
 
 
 # -- two stacks: h is where the header's three words lie (OPEN, YOUNG, OLD), at where the 60 panes do. Which panes hold anything is a set
