@@ -18,9 +18,9 @@ from telemetry.plan import Plan
 from telemetry.record import Config
 from telemetry.site import SiteConfig
 from tests.faults.broker import RealBroker
+from tests.faults.process import until
 from tests.system.core_process import CoreProcess, log_lines
 from tests.system.ledger import drawn
-from tests.system.test_t27_expired_commands import until
 
 pytestmark = pytest.mark.system
 RECONNECT_S = 5.0  # promised: RELIABILITY.md
@@ -67,11 +67,7 @@ async def kill_broker(tmp_path: Path, *, kills: int, count: int) -> None:
         try:
             for _ in range(kills):
                 moment = time.monotonic() + rng.uniform(0.5, 1.5)
-                await until(
-                    lambda due=moment: time.monotonic() > due and all(d.is_connected for d in devices),
-                    deadline_s=10,
-                    what="running",
-                )
+                await until(lambda due=moment: time.monotonic() > due and all(d.is_connected for d in devices), what="running")
                 ups = core.log.count("broker up")
                 await asyncio.to_thread(broker.kill)
                 await asyncio.to_thread(broker.start)

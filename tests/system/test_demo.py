@@ -18,6 +18,7 @@ from app.broker import find_mosquitto
 from store.journal_reader import JournalReader
 from telemetry.errors import EnvironmentFault
 from telemetry.transaction import Transaction
+from tests.faults.process import DEADLINE_S
 
 pytestmark = [pytest.mark.system, pytest.mark.alone]
 ROOT = Path(__file__).parents[2]
@@ -92,7 +93,7 @@ def log_in(link: str) -> int:
     address, token = link.split("/login#")
     headers = {"Content-Type": "application/json", "X-Fieldloom": "1"}
     request = urllib.request.Request(f"{address}/api/v1/session", json.dumps({"token": token}).encode(), headers)
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
         return int(answer.status)
 
 
@@ -123,7 +124,7 @@ def test_demo_is_ready_flows_survives_a_dead_core_and_stops_cleanly(tmp_path: Pa
 def call(address: str, token: str, path: str, body: object = None) -> object:
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
     data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(urllib.request.Request(f"{address}/api/v1{path}", data, headers), timeout=10) as answer:
+    with urllib.request.urlopen(urllib.request.Request(f"{address}/api/v1{path}", data, headers), timeout=DEADLINE_S) as answer:
         return json.load(answer)
 
 
@@ -205,7 +206,7 @@ def test_nothing_is_left_when_the_supervisor_is_killed(tmp_path: Path) -> None:
         assert len(children) == 5
         running.process.kill()
         running.process.wait()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + DEADLINE_S
         while any(map(is_alive, children)):
             assert time.monotonic() < deadline
             time.sleep(0.02)

@@ -7,14 +7,7 @@ import time
 from ingest.mqtt import MqttLink
 from telemetry.clock import EngineClock
 from tests.faults.broker import RealBroker
-from tests.faults.process import free_port
-
-
-async def until(condition, deadline_s=10.0):
-    end = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < end, "condition not met in time"
-        await asyncio.sleep(0.005)
+from tests.faults.process import free_port, until
 
 
 def link(port, **options):

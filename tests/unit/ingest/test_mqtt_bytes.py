@@ -12,14 +12,8 @@ import uvloop
 from ingest import mqtt
 from ingest.mqtt import MqttLink
 from telemetry.clock import EngineClock
+from tests.faults.process import until
 from tests.faults.scripted_broker import CONNACK_PRESENT, DISCONNECT_TAKEN_OVER, ScriptedBroker, publish_bytes
-
-
-async def until(condition, deadline_s=10.0):
-    end = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < end, "condition not met in time"
-        await asyncio.sleep(0.002)
 
 
 async def nothing(say, number):
