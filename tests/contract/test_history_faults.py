@@ -47,12 +47,12 @@ def open_history(path: Path, server: InfluxServer) -> InfluxHistory:
 
 
 def append_fails(history: InfluxHistory) -> HistoryFault:
-    """Append within 5 s into a server that is down; the position must not move."""
+    """Append within 15 s into a server that is down; the position must not move."""
     before = history.position()
     began = time.monotonic()
     with pytest.raises(HistoryFault) as raised:
         history.append(make_rows([0], T0, 1.0), [], before + 1)
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < 15.0
     assert history.position() == before
     return raised.value
 
@@ -236,7 +236,7 @@ def test_thousands_of_refused_rows_need_few_requests_and_few_reports(database, t
     n = LINES_MAX + 1
     began = time.monotonic()
     assert history.append(make_rows([0] * n, range(T0, T0 + n), 1.0), [], 0) == (0, 0, 0, n)
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < 15.0
     assert len(history.records(kind="fault")) == REPORTED_MAX
     history.close()
 

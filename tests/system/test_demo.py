@@ -20,7 +20,7 @@ from telemetry.errors import EnvironmentFault
 from telemetry.transaction import Transaction
 from tests.faults.process import DEADLINE_S
 
-pytestmark = [pytest.mark.system, pytest.mark.alone]
+pytestmark = pytest.mark.system
 ROOT = Path(__file__).parents[2]
 READY_S = 40.0  # the machine may be busy with other tests; a quiet one takes about 3 s
 
@@ -128,6 +128,7 @@ def call(address: str, token: str, path: str, body: object = None) -> object:
         return json.load(answer)
 
 
+@pytest.mark.alone
 def test_a_vent_obeys_a_person_by_measured_feedback_and_says_why(tmp_path: Path) -> None:
     with demo(tmp_path / "data") as running:
         running.wait_for(running.link)

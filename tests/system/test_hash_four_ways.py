@@ -33,7 +33,7 @@ from tests.faults.hostile_farm import HostileFarm, ask, farm
 from tests.faults.process import Process, wait_until
 from tests.system.core_process import ROOT, CoreProcess
 
-pytestmark = [pytest.mark.system, pytest.mark.alone]
+pytestmark = pytest.mark.system
 HOUSES = 40
 WAYS = (["--journal"], ["--recompute", "journal"], ["--recompute", "history"], ["--recompute", "plainly"], ["--history"])
 

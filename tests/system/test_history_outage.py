@@ -77,6 +77,7 @@ def outage(tmp_path: Path, *, seconds: float, rate: float) -> None:
         server.kill()
 
 
+@pytest.mark.alone
 def test_core_does_not_notice_that_influxdb_is_down(tmp_path: Path) -> None:
     outage(tmp_path, seconds=4, rate=500)
 

@@ -160,6 +160,7 @@ async def test_two_cores_with_one_client_id_stop_fighting_say_so_and_lose_nothin
         assert first.ups + second.ups <= fights + 1, "they still fight"
 
 
+@pytest.mark.alone
 async def test_a_black_hole_is_noticed_within_two_keepalives_and_a_second(broker):
     async with ChaosProxy(broker.port) as proxy, Session(proxy.port, "core", keepalive_s=1.0) as core:
         proxy.mode = "blackhole"

