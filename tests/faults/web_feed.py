@@ -10,7 +10,7 @@ from tests.faults.process import DEADLINE_S
 from tests.faults.web_world import World
 
 QUIET_S = 0.6  # longer than the feed's interval: nothing more is coming but beats
-FIRST_S = 20.0  # until the first word, which always comes: on a busy machine the application takes its time to begin
+FIRST_S = 30.0  # until the first word, which always comes: on a busy machine the application takes its time to begin
 
 
 async def collect_feed(

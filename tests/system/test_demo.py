@@ -45,7 +45,7 @@ class Demo:
 
     def fieldloom(self, *words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "app.cli", *words]
-        return subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=30, check=False)
+        return subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
 
     def link(self) -> str:
         found = re.search(r"http://\S+/login#\S+", self.out.read_text())

@@ -91,7 +91,7 @@ class Installation:
         argv = [sys.executable, "-m", "app.cli", "play", file, "--mapping", mapping]
         with Process(argv, log=self.directory / "play.log", env=self.env, cwd=ROOT) as play:
             core.start().wait_ready(ready.is_file)
-            assert play.wait_exit(deadline_s=50) == 0, play.output
+            assert play.wait_exit(deadline_s=100) == 0, play.output
             return printed_table(play.output)
 
     def lane(self, name: str) -> list[list[object]]:

@@ -220,7 +220,7 @@ async def test_fleet_of_a_site_runs_every_device_as_its_own_client(broker):
             SITE, host="127.0.0.1", port=broker.port, password_of=lambda _: None, seed=1, clock=clock, sample_s=0.5, stop=stop
         )
         running = asyncio.create_task(run, name="fleet")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE_S):
             async for message in client.messages:
                 names.add(message.topic.value.split("/")[2])
                 if len(names) == 4:

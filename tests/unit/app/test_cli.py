@@ -38,7 +38,7 @@ def fieldloom(*words: str, **environment: object) -> subprocess.CompletedProcess
         env=kept | given,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
 

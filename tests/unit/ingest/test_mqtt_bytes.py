@@ -232,7 +232,7 @@ def test_an_exception_in_on_batch_ends_run(run):
         async with ScriptedBroker(script) as broker:
             ears = Ears(broker.port, on_batch=broken)
             with pytest.raises(ZeroDivisionError):
-                await asyncio.wait_for(ears.link.run(), 5)
+                await asyncio.wait_for(ears.link.run(), 30)
 
     run(scenario())
 
