@@ -284,7 +284,7 @@ def _is_before_its_like(entries: Entries, at: int) -> bool:
 
 @pytest.mark.timeout(300)
 def test_live_journal_history_and_plain_loop_decide_the_same(tmp_path: Path) -> None:
-    core = record(tmp_path, frames=20_000, kills=3, rate=60, changes=6)
+    core = record(tmp_path, frames=12_000, kills=3, rate=60, changes=6)
     found = count(core)
     prove(core, found)
     assert found.decisions["alarm"] > 500
