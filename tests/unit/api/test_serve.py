@@ -31,7 +31,7 @@ async def until(check: Callable[[], Awaitable[Any]], limit_s: float = DEADLINE_S
 
 
 def client(web: WebProcess, token: str) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=web.base_url, headers={"Authorization": f"Bearer {token}"})
+    return httpx.AsyncClient(base_url=web.base_url, headers={"Authorization": f"Bearer {token}"}, timeout=DEADLINE_S)
 
 
 async def test_journal_becomes_live_values_history_and_readiness(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_reject_of_a_strange_topic_belongs_to_no_site(topic: str) -> None:
 
 async def metric(web: WebProcess, name: str) -> int:
     async with httpx.AsyncClient(
-        base_url=web.base_url, headers={"Authorization": f"Bearer {web.token('ann', 'viewer', None)}"}
+        base_url=web.base_url, headers={"Authorization": f"Bearer {web.token('ann', 'viewer', None)}"}, timeout=DEADLINE_S
     ) as http:
         [line] = [line for line in (await http.get("/metrics")).text.splitlines() if line.startswith(name)]
         return int(line.rsplit(" ", 1)[1])

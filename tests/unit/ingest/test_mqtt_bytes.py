@@ -26,7 +26,7 @@ class Ears:
     def __init__(self, port, *, acknowledging=True, **options):
         self.heard, self.ups, self.downs = [], [], []
         self._acknowledging = acknowledging
-        defaults = {"client_id": "core", "filters": ("t",), "keepalive_s": 1.0, "on_batch": self._take}
+        defaults = {"client_id": "core", "filters": ("t",), "keepalive_s": 30.0, "on_batch": self._take}
         self.link = MqttLink(
             host="127.0.0.1",
             port=port,
