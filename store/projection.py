@@ -24,7 +24,7 @@ from telemetry.frame import Admission, Derived, Entries, Flag, Frames, Verdict, 
 from telemetry.plan import Device, Plan
 from telemetry.quality import BAD, GOOD, NOT_A_NUMBER, REPEATED, UNCERTAIN
 from telemetry.record import Ack, Clock, Config, Event, Record, Request, Start
-from telemetry.site import SiteConfig
+from telemetry.site import parse_site
 from telemetry.transaction import Transaction
 
 NS_PER_MS: Final = 1_000_000
@@ -131,7 +131,7 @@ def _project_arrays(frames: Frames, admission: Admission) -> tuple[list[ArraySam
 
 
 def _configure(plan: Plan, config: Config) -> list[Series]:
-    plan.apply(SiteConfig.model_validate_json(config.text))
+    plan.apply(parse_site(config.text))
     return [
         row
         for device in plan.devices
