@@ -213,3 +213,21 @@ def test_a_rulebook_that_was_replaced_needs_no_collection_of_garbage() -> None:
     finally:
         gc.enable()
     assert counts == counts[:1] * 4
+
+
+@pytest.mark.parametrize(
+    "when", ["max(peers: other.temp_c) > 30", "any(peers: mean(other.temp_c, 3 min) > 30)", "max(peers: hour()) > 23"]
+)
+def test_a_group_over_a_link_moves_when_what_is_linked_does(when: str) -> None:
+    """The peers themselves say nothing; what they see of others is news to who asks them."""
+    house = House()
+    rule = RuleSpec(id="PEERS", area="a", when=when.replace("> 23", ">= 0"), priority="P2")
+    areas = [AreaSpec(name="a", links={"other": "x"}), AreaSpec(name="b")]
+    devices = [DeviceSpec(name="d", profile="p", area="a", count=3), DeviceSpec(name="x", profile="p", area="b")]
+    spec = {"areas": areas, "devices": devices, "rules": [rule]}
+    house.configure(house_config(latching=False).model_copy(update=spec))
+    for _ in range(200):
+        house.send("x", temp_c=35.0)
+        house.flush()
+    raised = {d.subject for d in house.decisions if d.kind == "alarm" and d.subject.startswith("PEERS")}
+    assert raised == {f"PEERS@s/d-{k}" for k in range(3)}
