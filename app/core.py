@@ -342,7 +342,9 @@ class Core:
             return
         self._in_force[checked.site] = checked.sha256
         self._gather.add(Request(request.id, request.kind, request.author, body | {"sha256": checked.sha256}), now_ns)
-        self._gather.add(msgspec.structs.replace(checked, author=request.author), now_ns)
+        self._gather.add(
+            msgspec.structs.replace(checked, author=request.author, comment=str(body.get("comment", ""))[:2000]), now_ns
+        )
 
     async def _stale(self, site: str, body: dict[str, Any]) -> str:
         """Why a change of the configuration `base` is too late; "" when it is not, or names no base."""

@@ -191,8 +191,9 @@ def _describe(record: Record) -> tuple[str, str, str, str]:
         case Request(request_id, kind, author, body):
             about = str(body.get("alarm") or body.get("actuator") or str(body.get("area") or "").partition("/")[0])
             return "request", request_id, about, _json({"kind": kind, "author": author, "body": body})
-        case Config(site, sha256, text, author):
-            return "config", sha256, site, _json({"author": author, "config": msgspec.Raw(text.encode())})
+        case Config(site, sha256, text, author, _, comment):
+            said = {"comment": comment} if comment else {}
+            return "config", sha256, site, _json({"author": author, **said, "config": msgspec.Raw(text.encode())})
         case Clock(jump_ns):
             return "clock", "", "", _json({"jump_ns": jump_ns})
         case Start(epoch, version):
