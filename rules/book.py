@@ -111,7 +111,7 @@ class _Binder:
         self._faults: list[Fault] = []
         self._making: set[tuple[int, str]] = set()
         self._formulas: dict[tuple[str, str], PointSpec] = {}  # by cohort and name: virtual points that are not bound yet
-        self._broken: dict[tuple[str, str], str] = {}  # why a virtual point cannot be
+        self._broken: dict[tuple[str, str], ExpressionError] = {}  # why a virtual point cannot be
         self._chain: list[str] = []  # virtual points that are being bound, each for the one before it
         self._links = {(site, area.name): area.links for site, config in plan.sites.items() for area in config.areas}
         self._constants: list[float] = []
@@ -177,7 +177,7 @@ class _Binder:
             raise ExpressionError(f"profile {cohort.profile.name if cohort.profile else ''!r} has no point {name!r}")
         key, told = (cohort.name, name), f"{cohort.name}/{name}"
         if key in self._broken:
-            raise ExpressionError(self._broken[key])
+            raise self._broken[key]
         if key in self._formulas:
             if told in self._chain:
                 chain = " -> ".join([*self._chain[self._chain.index(told) :], told])
@@ -186,7 +186,7 @@ class _Binder:
             try:
                 self._bind_point(cohort, self._formulas[key])
             except ExpressionError as error:
-                self._broken[key] = str(error)
+                self._broken[key] = error
                 raise
             finally:
                 self._chain.pop()
@@ -597,7 +597,8 @@ class _Binder:
     # -- layout ------------------------------------------------------------------------------------------------------------
 
     def lay_out(self) -> Rulebook:
-        """Numbers for everything."""
+        """Numbers for everything. Nothing can be bound any more after it."""
+        self._broken.clear()  # an error holds the frames it came through, and so this binder
         cohorts = [*self._cohorts.values(), *self._areas.values()]
         return layout.lay_out(self._plan, cohorts, self._rules, self._constants, self._faults)
 

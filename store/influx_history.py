@@ -148,6 +148,8 @@ class InfluxHistory:
 
     def _drop_stored(self, rows: SampleRows) -> tuple[SampleRows, int, int]:
         """Rows that are not stored yet; how many were stored with the same and with another value."""
+        if not len(rows):  # records alone need no server
+            return rows, 0, 0
         if self._water is None:
             self._water = self._newest()
         doubtful = np.flatnonzero(self._water.may_exist(rows))

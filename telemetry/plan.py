@@ -286,7 +286,7 @@ class Plan:
 
     def snapshot(self) -> dict[str, Any]:
         """Names in number order and the configurations as text: enough to give every number again."""
-        self._texts = {name: self._texts[name] or config.canonical() for name, config in self.sites.items()}
+        self._texts = {name: self._texts.get(name) or config.canonical() for name, config in self.sites.items()}
         return {
             "sites": dict(self._texts),
             "devices": [d.key for d in self.devices],
