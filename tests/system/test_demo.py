@@ -178,14 +178,14 @@ def test_a_gale_raises_an_alarm_shuts_the_vents_and_returns(tmp_path: Path) -> N
                 states.extend(
                     str(decision.body["to"])
                     for decision in transaction.read_decisions()
-                    if decision.kind == "alarm" and decision.subject == "MS-STORM@nursery/climate-1"
+                    if decision.kind == "alarm" and decision.subject == "WS-STORM@nursery/weather-1"
                 )
             return state in states
 
         running.wait_for(lambda: heard("UNACK"), 120)
         address = running.link().split("/login#")[0]
         token = running.fieldloom("login", "ann", "--token", "--days", "0.01").stdout.strip()
-        call(address, token, "/sites/nursery/alarms/climate-1/MS-STORM/acknowledge", {})
+        call(address, token, "/sites/nursery/alarms/weather-1/WS-STORM/acknowledge", {})
         running.wait_for(lambda: heard("ACKED"), 10)
 
         def opening() -> float:

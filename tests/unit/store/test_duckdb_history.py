@@ -148,7 +148,7 @@ def test_compaction_changes_no_answer_and_ends(path):
     assert max(steps) <= 600
     assert [(r.ts_ms if hasattr(r, "ts_ms") else r.t_ms).tolist() for r in (q() for q in ask)] == before
     late = history.read(2, 0, 2 * T0, limit=1)
-    assert history.append(make_rows(late.point, late.ts_ms, late.value, check=True), [], 6) == (0, 1, 0, 0)
+    assert history.append(make_rows(late.point, late.ts_ms, late.value), [], 6) == (0, 1, 0, 0)
     history.close()
     history = DuckDBHistory(path, memory_mb=64)
     assert history.count() == 3000
