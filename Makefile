@@ -5,6 +5,8 @@ STAMP := .venv/.installed
 ONLY ?=
 SHORT ?=
 export PYTHON
+# Some hundred processes start in a run of the tests: none shall compile the program anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: setup tools broker demo check test bench torture saboteurs mutations lock image clean
 setup: $(STAMP)
@@ -29,10 +31,11 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/pytest -q --durations=0 tests/unit/test_arrows.py
 
-# In two parts: what measures times of real processes, one by one, then the rest side by side on both cores.
+# In two parts: what measures times of real processes, one by one, then the rest side by side, two for each core of the smallest
+# machine, since most of them wait for processes. In the order of the files: the long ones are not last.
 test: tools
 	$(BIN)/pytest tests -m "alone and not torture"
-	$(BIN)/pytest tests -n 2 --dist loadfile -m "not (torture or alone)"
+	$(BIN)/pytest tests -n 4 --dist loadfile --no-loadscope-reorder -m "not (torture or alone)"
 
 torture: tools
 	$(BIN)/pytest -m torture --timeout 3600 tests

@@ -23,7 +23,7 @@ class Configs(Protocol):
 
 
 class RuleVersion(NamedTuple):
-    """A configuration from which on a rule was another one: journal position, time, hash, who sent it. rule None: it was removed.
+    """A configuration from which on a rule was another one: journal position, time, hash, who sent it and why. rule None: removed.
 
     profile: what brought it, "" = the site itself. before: the rule until then, None = there was none.
     """
@@ -32,6 +32,7 @@ class RuleVersion(NamedTuple):
     time_ms: int
     sha256: str
     sender: str
+    comment: str
     profile: str
     rule: RuleSpec | None
     before: RuleSpec | None
@@ -54,11 +55,13 @@ class _Config(msgspec.Struct):
 class _Body(msgspec.Struct):
     config: _Config
     author: str = ""
+    comment: str = ""
 
 
 class _State(NamedTuple):
     row: RecordRow
     sender: str
+    comment: str
     profile: str
     rule: RuleSpec | None
 
@@ -86,7 +89,7 @@ def rule_versions(records: Configs, site: str, rule_id: str, *, shadow: bool, li
 
 def _version(state: _State, before: RuleSpec | None) -> RuleVersion:
     row = state.row
-    return RuleVersion(row.position, row.time_ms, row.subject, state.sender, state.profile, state.rule, before)
+    return RuleVersion(row.position, row.time_ms, row.subject, state.sender, state.comment, state.profile, state.rule, before)
 
 
 def _states(records: Configs, site: str, rule_id: str, *, shadow: bool) -> Iterator[_State]:
@@ -99,7 +102,7 @@ def _states(records: Configs, site: str, rule_id: str, *, shadow: bool) -> Itera
         for row in fresh:
             seen.add(row.position)
             body = _decode(row.body)
-            yield _State(row, body.author, *_rule_in(body.config, rule_id, shadow=shadow))
+            yield _State(row, body.author, body.comment, *_rule_in(body.config, rule_id, shadow=shadow))
         if len(rows) < PAGE or not fresh:
             return
         end_ms = rows[-1].time_ms + 1

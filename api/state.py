@@ -23,7 +23,7 @@ from telemetry.frame import Derived, Entries, Flag, Frames, Verdict
 from telemetry.plan import Device, Plan, PointOwners
 from telemetry.quality import REPEATED
 from telemetry.record import Clock, Config, Event, Request, Start
-from telemetry.site import SiteConfig
+from telemetry.site import SiteConfig, parse_site
 from telemetry.transaction import Accounting, Transaction
 
 COMMANDS_MAX: Final = 5_000  # newest commands kept; older ones are in history
@@ -131,7 +131,7 @@ def parse(transaction: Transaction) -> Parsed:
         admission.derived,
         transaction.read_decisions(),
         transaction.read_accounting() if transaction.accounting else Accounting(),
-        {sha256: SiteConfig.model_validate_json(text) for sha256, text in texts.items()},
+        {sha256: parse_site(text) for sha256, text in texts.items()},
     )
 
 

@@ -12,12 +12,13 @@ import contextlib
 import ctypes
 import functools
 import gc
+import hashlib
 import os
 import random
 import shutil
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -186,7 +187,8 @@ class Core:
             self._acknowledge(tokens)
             return
         failpoint("gathered")
-        outcome = self.engine.step(entries)
+        with without_collection() if has_config(entries) else contextlib.nullcontext():
+            outcome = self.engine.step(entries)
         failpoint("stepped")
         transaction = make_transaction(entries, outcome, self.epoch, admit_of(self.engine).accounting)
         for link in self._links:
@@ -227,7 +229,7 @@ class Core:
 
     def _after_commit(self, entries: Entries) -> None:
         frames = entries.frames
-        if any(isinstance(record, Config) for _, record in entries.records):
+        if has_config(entries):
             self._gather.directory = Directory(self.engine.plan)
             self._receipts.configure(self.engine.plan)
             give_back_memory()
@@ -310,46 +312,48 @@ class Core:
                 failure = ""
             for row, request in found:
                 self._inbox_row = row
-                self._take_request(request, row)
+                await self._take_request(request, row)
             await asyncio.sleep(INBOX_POLL_S)
 
-    def _take_request(self, request: Request, row: int) -> None:
-        now_ns = self._clock.now_ns()
+    async def _take_request(self, request: Request, row: int) -> None:
         body = dict(request.body) | {"inbox_row": row}
         if request.kind == "config":
-            self._take_config(request, body, now_ns)
+            await self._take_config(request, body)
         else:
-            self._gather.add(Request(request.id, request.kind, request.author, body), now_ns)
+            self._gather.add(Request(request.id, request.kind, request.author, body), self._clock.now_ns())
         self._wake.set()
 
-    def _take_config(self, request: Request, body: dict[str, Any], now_ns: int) -> None:
+    async def _take_config(self, request: Request, body: dict[str, Any]) -> None:
         """A configuration that does not hold, however it came into the inbox, or whose base is not the one in force any more, is journaled
-        as refused and changes nothing."""
+        as refused and changes nothing. It is checked beside the loop: one of 10,000 devices takes a while."""
         text, packed, problem = str(body.pop("text", "")), str(body.pop("warm", "")), ""
         try:
-            config = parse_site(text)
-            if warm := base64.b64decode(packed, validate=True):
-                warm_start.decode(warm)
+            checked = await self._aside(check_config, text, packed)
         except ValidationError as error:
             problem = f"{error.error_count()} mistakes, the first: {error.errors(include_url=False, include_input=False)[0]['msg']}"
         except (binascii.Error, CorruptError) as error:
             problem = str(error)
         else:
-            problem = self._stale(config.site, body)
+            problem = await self._stale(checked.site, body)
+        now_ns = self._clock.now_ns()
         if problem:
             log.error("configuration refused", request=request.id, problem=problem)
             self._gather.add(Request(request.id, request.kind, request.author, body | {"refused": problem[:500]}), now_ns)
             return
-        self._in_force[config.site] = config.sha256()
-        self._gather.add(Request(request.id, request.kind, request.author, body | {"sha256": self._in_force[config.site]}), now_ns)
-        self._gather.add(Config(config.site, self._in_force[config.site], config.canonical(), request.author, warm), now_ns)
+        self._in_force[checked.site] = checked.sha256
+        self._gather.add(Request(request.id, request.kind, request.author, body | {"sha256": checked.sha256}), now_ns)
+        self._gather.add(
+            msgspec.structs.replace(checked, author=request.author, comment=str(body.get("comment", ""))[:2000]), now_ns
+        )
 
-    def _stale(self, site: str, body: dict[str, Any]) -> str:
+    async def _stale(self, site: str, body: dict[str, Any]) -> str:
         """Why a change of the configuration `base` is too late; "" when it is not, or names no base."""
         if "base" not in body:
             return ""
         known = self.engine.plan.sites.get(site)
-        now = self._in_force.get(site) or ("" if known is None else known.sha256())
+        if site not in self._in_force and known is not None:
+            self._in_force[site] = await self._aside(known.sha256)
+        now = self._in_force.get(site, "")
         return (
             "" if body["base"] == now else "somebody else changed the configuration meanwhile; read it again and repeat the change"
         )
@@ -366,8 +370,9 @@ class Core:
         if self._upgrade is not None:
             self._gather.add(self._upgrade, self._clock.now_ns())
         self._wake.set()
-        give_back_memory()
+        gc.collect()
         gc.freeze()
+        give_back_memory()
         try:
             async with asyncio.TaskGroup() as group:
                 commit = group.create_task(self._commit_forever(), name="commit")
@@ -418,6 +423,32 @@ def _tell_unwritten(error: BaseException) -> None:
     log.error("snapshot not written", error=str(error))
 
 
+def check_config(text: str, packed: str) -> Config:
+    """The entry of a configuration whose form holds, and of its windows' memory in base64. Raises ValidationError, binascii.Error or
+    CorruptError. What `step` reads a moment later is known from here on."""
+    with without_collection():
+        config = parse_site(text)
+        if warm := base64.b64decode(packed, validate=True):
+            warm_start.decode(warm)
+        canonical = config.canonical()
+        if canonical != text:
+            parse_site(canonical)
+    return Config(config.site, hashlib.sha256(canonical.encode()).hexdigest(), canonical, warm=warm)
+
+
+@contextlib.contextmanager
+def without_collection() -> Iterator[None]:
+    """What is made inside is taken for long-lived: a collection of garbage that looks through 10,000 new devices holds every thread for
+    100 ms. What is held by nobody goes at once as ever."""
+    gc.collect()  # looks at little: all that was there before is set aside
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def keep_one_heap() -> None:
     """One malloc arena for all threads: the journal's thread would keep some 15 MB of its own for buffers of a few ms."""
     with contextlib.suppress(OSError, AttributeError):
@@ -427,7 +458,6 @@ def keep_one_heap() -> None:
 def give_back_memory() -> None:
     """Return to the system what loading a configuration left behind: tens of MB of heap at 10,000 devices, which glibc would keep,
     and the code of LLVM, 60 MB that are not looked at again once the kernels are loaded (they would be read again from the file)."""
-    gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
         libc.malloc_trim(0)
@@ -435,6 +465,11 @@ def give_back_memory() -> None:
             if " r-xp " in line and "libllvmlite" in line:  # code only: never written to, so there is nothing to lose
                 start, end = (int(address, 16) for address in line.split(" ", 1)[0].split("-"))
                 libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_DONTNEED)
+
+
+def has_config(entries: Entries) -> bool:
+    """Whether a configuration is among them."""
+    return any(isinstance(record, Config) for _, record in entries.records)
 
 
 def admit_of(engine: Engine) -> Admit:

@@ -17,7 +17,7 @@ from telemetry.calibration import Calibrator
 from telemetry.decision import Decision
 from telemetry.plan import NS_PER_S, Plan
 from telemetry.record import Ack, Clock, Config, Event, Request, Start
-from telemetry.site import SiteConfig
+from telemetry.site import parse_site
 from telemetry.transaction import Transaction
 
 EVENT_WORDS: Final = {
@@ -135,7 +135,7 @@ def configure(plan: Plan, records: Iterable[Any]) -> None:
     """Take over configurations among records."""
     for record in records:
         if isinstance(record, Config):
-            plan.apply(SiteConfig.model_validate_json(record.text))
+            plan.apply(parse_site(record.text))
 
 
 class Narrator:

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from app.core import check_config, without_collection
 from app.wiring import build_engine
 from bench.e2e import POINTS, row, site_config
 from ingest.decode import Directory, Gather
@@ -169,10 +170,11 @@ class Stage:
         """Seconds that `step` takes for a configuration."""
         gather = Gather(Directory(self.engine.plan))
         self.now += NS
-        gather.add(Config(config.site, config.sha256(), config.canonical()), self.now)
+        gather.add(check_config(config.canonical(), ""), self.now)
         entries = gather.build(self.engine.position + 1, self.now, 0)
         began = time.perf_counter()
-        self.engine.step(entries)
+        with without_collection():
+            self.engine.step(entries)
         return time.perf_counter() - began
 
     def seconds(self, devices: NDArray[Any], repeats: int = 9) -> float:
@@ -293,6 +295,29 @@ def bench_load(devices: int) -> list[dict[str, Any]]:
     stage = Stage(config)
     stage.rules.run(stage.span(np.arange(devices)))
     changes = {"rules.load_pause_ms": other_limit, "rules.load_window_pause_ms": window, "rules.load_device_pause_ms": device}
+    found = [row(name, statistics.median(stage.load_s(new(k)) for k in range(7)) * 1e3, "ms") for name, new in changes.items()]
+    return [*found, *bench_load_listed(config)]
+
+
+def bench_load_listed(config: SiteConfig) -> list[dict[str, Any]]:
+    """The same for devices that are listed one by one: one rule gets another limit, a device comes. Core's check of the text runs beside
+    its loop and is not counted."""
+    [line], profile = config.devices, config.profiles["p"]
+
+    def listed(k: int, more: int) -> SiteConfig:
+        devices = [
+            DeviceSpec(name=name, profile="p", area="a", tags=["t"]) for name in [*line.names(), *(f"x-{n}" for n in range(more))]
+        ]
+        changed = profile.rules[3].model_copy(update={"version": 2 + k, "when": f"p0 > {70 + k}"})
+        rules = [changed if rule.id == changed.id else rule for rule in profile.rules]
+        return config.model_copy(update={"devices": devices, "profiles": {"p": profile.model_copy(update={"rules": rules})}})
+
+    stage = Stage(listed(0, 0))
+    stage.rules.run(stage.span(np.arange(line.count or 0)))
+    changes = {
+        "rules.load_listed_pause_ms": lambda k: listed(k, 0),
+        "rules.load_listed_device_pause_ms": lambda k: listed(0, k + 1),
+    }
     return [row(name, statistics.median(stage.load_s(new(k)) for k in range(7)) * 1e3, "ms") for name, new in changes.items()]
 
 

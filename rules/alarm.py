@@ -11,13 +11,13 @@ import numpy as np
 
 from rules import alarm_states, loop
 from rules.alarm_states import NEW, Alarm
-from rules.book import evidence
+from rules.book import evidence, level_of
 from rules.cohort import SHADOW, Rule
 from rules.condition import Conditions
 from rules.flood import Floods
 from telemetry.plan import NS_PER_S, Device, Plan
 from telemetry.record import Request
-from telemetry.span import ENTRY, TIMER, UNREAD, Read, Span
+from telemetry.span import ENTRY, TIMER, UNREAD, DemandChange, Read, Span
 
 REMEMBERED_REQUESTS: Final = 10_000
 CONFIRM_NS: Final = 600 * NS_PER_S  # for how long a first person's request waits for a second one
@@ -53,6 +53,7 @@ class Alarms:
         self._recent: dict[tuple[str, int], list[int]] = {}  # times of the last changes of conditions that may chatter
         self._answered: dict[str, bool] = {}
         self._rules: dict[str, list[Rule]] = {}
+        self._holding: list[Rule] = []
         self._is_new_plan = False
         self._floods = Floods()
 
@@ -62,6 +63,7 @@ class Alarms:
         self._rules = {}
         for rule in self._conditions.book.rules:
             self._rules.setdefault(rule.key, []).append(rule)
+        self._holding = [rule for rule in self._conditions.book.rules if _holds(rule)]
         self._inherit()
 
     def _inherit(self) -> None:
@@ -77,6 +79,7 @@ class Alarms:
     def run(self, span: Span) -> None:
         """Walk condition changes, requests and shelving that ends, in canonical order."""
         self._drop_orphans(span)
+        self._hold(span)
         happenings = self._from_conditions(span) + self._from_requests(span) + self._unshelved(span)
         queue = [(_order(happening), n, happening) for n, happening in enumerate(happenings)]
         heapq.heapify(queue)
@@ -89,6 +92,31 @@ class Alarms:
                 heapq.heappush(queue, (_order(ends), made, ends))
                 made += 1
         self._floods.run(span)
+
+    # -- demands of latching alarms --------------------------------------------------------------------------------------------
+
+    def _hold(self, span: Span) -> None:
+        """What the rule of a latching alarm asks of an actuator does not end with its condition, but with the reset of the alarm."""
+        if self._holding and span.demands:
+            span.demands[:] = [change for change in span.demands if change.value is not None or not self._is_held(change.source)]
+
+    def _is_held(self, source: str) -> bool:
+        rule_id, _, device_key = source.partition("@")
+        device = self._plan.device(device_key)
+        return device is not None and any(
+            rule.spec.id == rule_id and rule.site == device.site and rule.covers(device.number) for rule in self._holding
+        )
+
+    def _release(self, span: Span, happening: _Happening) -> None:
+        rule, device = happening.rule, self._plan.devices[happening.device]
+        asked = rule.spec.demand
+        assert asked is not None
+        span.demands.append(
+            DemandChange(
+                happening.entry, happening.phase, happening.time_ns, f"{rule.spec.id}@{device.key}", f"{device.key}/{asked.actuator}",
+                asked.bound, level_of(rule), None, "reset",
+            )
+        )  # fmt: skip
 
     # -- what happens ----------------------------------------------------------------------------------------------------------
 
@@ -162,7 +190,7 @@ class Alarms:
             return
         if event in {"raise", "clear"}:
             alarm = alarm._replace(on=event == "raise", value=happening.value, read=happening.read)
-            alarm = alarm._replace(held_ns=happening.held_ns) if event == "raise" else alarm
+            alarm = alarm._replace(held_ns=happening.held_ns, raised=True) if event == "raise" else alarm
         elif event in {"suppress", "unsuppress"}:
             alarm = alarm._replace(suppressed=event == "suppress")
         if request is not None:
@@ -178,7 +206,11 @@ class Alarms:
             self._decide(span, happening, alarm, after)
             seconds = request.body["seconds"] if event == "shelve" and request is not None else None
             until_ns = happening.time_ns + int(seconds * NS_PER_S) if seconds is not None else None
-            alarm = alarm._replace(state=after, since_ns=happening.time_ns, until_ns=until_ns)
+            alarm = alarm._replace(
+                state=after, since_ns=happening.time_ns, until_ns=until_ns, raised=alarm.raised and after != "NORM"
+            )
+            if event == "reset" and _holds(rule):
+                self._release(span, happening)
         if event in {"raise", "clear"} and rule.spec.priority in {"P3", "P4"}:
             alarm = self._chatter(span, happening, alarm)
         self._keep(key, alarm)
@@ -320,6 +352,12 @@ class Alarms:
         self._recent = {(rule, device): list(times) for rule, device, times in saved["recent"]}
         self._answered = dict(saved["answered"])
         self._floods.restore(saved["floods"])
+
+
+def _holds(rule: Rule) -> bool:
+    """Whether its demand stays until somebody resets its alarm. A shadow has no alarm that one could reset."""
+    spec = rule.spec
+    return spec.latching and spec.priority is not None and spec.demand is not None and not spec.shadow and rule.suppresses is None
 
 
 def _order(happening: _Happening) -> tuple[int, int, int, int, int, int]:

@@ -39,8 +39,6 @@ TABLE: Final[dict[tuple[str, str], str]] = {
     ("DSUPR", "out_of_service"): "OOSRV",
     ("OOSRV", "in_service"): "-",
 }
-# A latching alarm waits for a reset where another one would be normal.
-LATCHING: Final = {("ACKED", "clear"): "LATCH", ("RTNUN", "acknowledge"): "LATCH"}
 
 
 class Alarm(NamedTuple):
@@ -58,6 +56,7 @@ class Alarm(NamedTuple):
     assignee: str = ""
     held_ns: int = 0  # since when its condition held when it last turned on
     read: Read = UNREAD  # what it read when it last turned on or off
+    raised: bool = False  # since it was last normal
 
     @property
     def is_idle(self) -> bool:
@@ -69,12 +68,11 @@ NEW: Final = Alarm()
 
 
 def following(alarm: Alarm, event: str, *, latching: bool) -> str | None:
-    """The next state; None when the event does nothing here."""
-    pair = (alarm.state, event)
-    after = (LATCHING.get(pair) if latching else None) or TABLE.get(pair)
-    if after != "-":
-        return after
-    return "NORM" if not alarm.on else "DSUPR" if alarm.suppressed else "UNACK"
+    """The next state; None when the event does nothing here. A latching alarm waits for a reset where another one would be normal."""
+    after = TABLE.get((alarm.state, event))
+    if after == "-":
+        after = "NORM" if not alarm.on else "DSUPR" if alarm.suppressed else "UNACK"
+    return "LATCH" if after == "NORM" and latching and alarm.raised and event != "reset" else after
 
 
 def refusal(request: Request, spec: RuleSpec, *, has_animals: bool) -> str:

@@ -332,7 +332,8 @@ class Arbitration:
         )
         for rule in of_site or of_profile:  # a site's rule replaces the profile's
             in_scope = rule.profile in {None, device.profile.name} and rule.area in {None, device.area}
-            if rule.enabled and in_scope and (rule.devices is None or device.name in rule.devices):
+            in_scope &= rule.tag in {None, *device.tags} and (rule.devices is None or device.name in rule.devices)
+            if rule.enabled and in_scope:
                 return rule
         return None
 

@@ -503,6 +503,9 @@ class _Binder:
     def _group(self, cohort: Cohort, key: str, group: tuple[str, str, Node], live_only: bool) -> Virtual:
         fn, of, arg = group
         made = Virtual(key, loop.GROUP, -1, fn=_GROUPS[fn], level=1)
+        found: dict[
+            int, tuple[int, list[tuple[Cohort, int, int]] | None]
+        ] = {}  # of each cohort of others: the column, what it imports
         for device in cohort.devices:
             others = self._others(device, of)
             if len(others) > GROUP_MAX:
@@ -512,9 +515,13 @@ class _Binder:
                 home = self._cohort_of[other.number]
                 if isinstance(arg, PointRef) and arg.link is None and arg.name not in home.columns:
                     continue
-                column = self._column_of_any(home, arg, live_only)
+                if id(home) not in found:
+                    column = self._column_of_any(home, arg, live_only)
+                    found[id(home)] = column, dict(home.imports).get(column)
+                (column, imported), place = found[id(home)], home.place[other.number]
                 made.level = max(made.level, home.levels[column] + 1)
-                sources.append((home, column, home.place[other.number]))
+                # What the other one only imports is news where it comes from.
+                sources.append((home, column, place) if imported is None else imported[place])
             made.sources.append(sources)
         if not any(made.sources):
             raise ExpressionError(f"{text(Group(fn, of, arg))}: no device in scope has {of} with such a point")
@@ -590,7 +597,8 @@ class _Binder:
     # -- layout ------------------------------------------------------------------------------------------------------------
 
     def lay_out(self) -> Rulebook:
-        """Numbers for everything."""
+        """Numbers for everything. Nothing can be bound any more after it."""
+        self._broken.clear()  # an error holds the frames it came through, and so this binder
         cohorts = [*self._cohorts.values(), *self._areas.values()]
         return layout.lay_out(self._plan, cohorts, self._rules, self._constants, self._faults)
 

@@ -76,7 +76,7 @@ class Conditions:
 
     def configure(self, plan: Plan) -> None:
         """Bind the rules anew; conditions of an unchanged rule version on the same device keep their state, columns too."""
-        old, before = self.snapshot(), {rule.key: rule for rule in self._book.rules}
+        old, before, cohorts = self.snapshot(), {rule.key: rule for rule in self._book.rules}, self._book.cohorts
         self._plan, self._book = plan, bind(plan)
         self._allocate()
         self.restore(old)
@@ -84,6 +84,11 @@ class Conditions:
         self._withdraw(old["rules"], before)
         self._new_faults += [fault for fault in self._book.faults if fault.key not in self._faulted]
         self._faulted |= {fault.key for fault in self._new_faults}
+        for (
+            cohort
+        ) in cohorts:  # they name one another: without this they would wait for a collection of garbage, which core never makes
+            cohort.imports.clear()
+            cohort.virtual.clear()
 
     def _inherit(self, saved: dict[str, Any], before: dict[str, Rule]) -> None:
         """A new version of a rule that moves nothing goes on from the one before: what was on stays on until it is judged anew."""

@@ -72,15 +72,15 @@ class Engine:
             starts.append(start)
             start = stop
             if isinstance(record, Config):
-                self.configure(parse_site(record.text))
+                self.configure(parse_site(record.text), record.text)
                 self._take_warm(record.warm)
         self.position = entries.first + len(entries) - 1
         admission = Admission(np.concatenate(verdicts), np.concatenate(qualities), join_derived(derived, starts))
         return Outcome(admission, decisions, commands)
 
-    def configure(self, config: SiteConfig) -> None:
-        """Take a site's configuration, as a CONFIG entry does."""
-        self.plan.apply(config)
+    def configure(self, config: SiteConfig, text: str = "") -> None:
+        """Take a site's configuration, as a CONFIG entry does, whose text it is."""
+        self.plan.apply(config, text)
         for stage in self.stages:
             stage.configure(self.plan)
 

@@ -113,15 +113,11 @@ def _columns(cohorts: list[Cohort], virtual: list[tuple[Cohort, Any]], rules: li
                     exports.append((home.first_seat + place, home.first_column + source, cohort.first_seat + local, number))
         for made in cohort.virtual:
             for local, group in enumerate(made.sources):
-                exports += [
-                    (
-                        home.first_seat + place,
-                        home.first_column + source,
-                        cohort.first_seat + local,
-                        cohort.first_column + made.follows,
-                    )
-                    for home, source, place in group
-                ]
+                to = (cohort.first_seat + local, cohort.first_column + made.follows)
+                # Once each: all peers may import the same weather station.
+                exports += dict.fromkeys(
+                    (home.first_seat + place, home.first_column + source, *to) for home, source, place in group
+                )
     direct = [_reads_measured(c, v) for c, v in virtual]
     v_reads = [(c.first_column + column, n) for n, (c, v) in enumerate(virtual) if not direct[n] for column in _inputs(v)]
     w_reads = [(c.first_column + v.follows, n) for n, (c, v) in enumerate(virtual) if direct[n]]

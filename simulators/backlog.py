@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Final
 
 RESENDS_MAX: Final = 3
-RESEND_NS: Final = 30_000_000_000  # receipts come within 5 s or half a window; 30 s of silence means the message went missing
 BURST_MAX: Final = 50  # messages of the backlog in one step: live data must not queue behind it
 
 
@@ -23,11 +22,16 @@ class _Kept:
 
 
 class Backlog:
-    """Messages of one boot by sequence number, oldest first. At `messages_max` the oldest is dropped and declared lost."""
+    """Messages of one boot by sequence number, oldest first. At `messages_max` the oldest is dropped and declared lost.
 
-    def __init__(self, messages_max: int) -> None:
+    Receipts come within 5 s or half a window: `resend_s` of silence mean that the message went missing.
+    """
+
+    def __init__(self, messages_max: int, *, resend_s: float = 30.0) -> None:
         assert messages_max > 0
+        assert resend_s > 5
         self._messages_max = messages_max
+        self._resend_ns = int(resend_s * 1e9)
         self._kept: OrderedDict[int, _Kept] = OrderedDict()
         self._lost_to: int | None = None
         self._undeclared = False
@@ -63,7 +67,7 @@ class Backlog:
         burst: list[bytes] = []
         for seq in list(self._kept):
             kept = self._kept[seq]
-            is_late = kept.sends > 0 and may_resend and now_ns - kept.sent_ns >= RESEND_NS
+            is_late = kept.sends > 0 and may_resend and now_ns - kept.sent_ns >= self._resend_ns
             if not kept.is_due and not is_late:
                 continue
             if is_late and kept.sends > RESENDS_MAX:

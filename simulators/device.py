@@ -68,6 +68,7 @@ class Options:
     speed: float = 1.0
     sample_s: float = 10.0
     messages_max: int = 10_000
+    resend_s: float = 30.0  # after so long without a receipt a message goes again
     wall_offset_s: float = 0.0  # how wrong its clock is; durations are not affected
     sabotage: str = ""
 
@@ -84,7 +85,7 @@ class SimulatedDevice:
         self.options = options
         self.actuators = {spec.name: Actuator(spec, random) for spec in profile.actuators}
         self.obedience = Obedience(self.actuators, sabotage=options.sabotage)
-        self.backlog = Backlog(options.messages_max)
+        self.backlog = Backlog(options.messages_max, resend_s=options.resend_s)
         self.counters = Counters()
         self.is_connected = False
         self._seq = 0

@@ -178,10 +178,7 @@ class DuckDBHistory:
         return AppendResult(len(fresh), unique.repeated + repeated, unique.changed + changed)
 
     def _find_stored(self, connection: Any, rows: SampleRows) -> tuple[NDArray[np.bool_], int, int]:
-        """(n,) rows that are not stored yet; how many were stored with the same and with another value.
-
-        Also rows that need no check: a live sample may have come before by another way, or ahead of its time.
-        """
+        """(n,) rows that are not stored yet; how many were stored with the same and with another value."""
         keep = np.ones(len(rows), np.bool_)
         doubtful = np.flatnonzero(self._water.may_exist(rows))
         if not len(doubtful) or _SABOTAGE == "history_compares_nothing":

@@ -45,17 +45,12 @@ class QueryLimit(StoreError):
 
 @dataclass(frozen=True, slots=True)
 class SampleRows:
-    """n samples. point (n,) int32, ts_ms (n,) int64, value (n,) float64 (NaN = no number), quality (n,) uint16, check (n,) bool.
-
-    check True: an older row with the same point and time may exist (late, backfill, replay, no sequence): compare before writing.
-    check False: admission saw no such live sample; a store to which looking is dear need not look.
-    """
+    """n samples. point (n,) int32, ts_ms (n,) int64, value (n,) float64 (NaN = no number), quality (n,) uint16."""
 
     point: NDArray[np.int32]
     ts_ms: NDArray[np.int64]
     value: NDArray[np.float64]
     quality: NDArray[np.uint16]
-    check: NDArray[np.bool_]
 
     def __post_init__(self) -> None:
         for column, dtype in SAMPLE_DTYPES.items():
@@ -76,17 +71,16 @@ SAMPLE_DTYPES: Final[dict[str, type[Any]]] = {
     "ts_ms": np.int64,
     "value": np.float64,
     "quality": np.uint16,
-    "check": np.bool_,
 }
 
 
 Rows = tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64], NDArray[np.uint16]]  # point, ts_ms, value, quality
 
 
-def make_rows(point: Any, ts_ms: Any, value: Any, quality: Any = 0, check: Any = False) -> SampleRows:
+def make_rows(point: Any, ts_ms: Any, value: Any, quality: Any = 0) -> SampleRows:
     """Rows from lists or arrays; a scalar stands for every row."""
     point = np.array(point, np.int32)
-    given = {"ts_ms": ts_ms, "value": value, "quality": quality, "check": check}
+    given = {"ts_ms": ts_ms, "value": value, "quality": quality}
     columns = {name: np.broadcast_to(np.asarray(c, SAMPLE_DTYPES[name]), point.shape).copy() for name, c in given.items()}
     return SampleRows(point, **columns)
 

@@ -2,7 +2,7 @@
 
 InfluxDB has no transaction that could hold the journal position, so an append writes the samples first and commits position,
 plan, records and member rows to `RecordFile` after the server answered 204. A crash between the two is harmless: the same
-lines are written again, and the same series and time overwrites itself. Rows that may exist already are read back first, since
+lines are found there, or overwrite themselves. Rows that are not newer than all that is stored of their point are read back first, since
 InfluxDB would let the last value win where history promises the first.
 """
 
@@ -108,7 +108,7 @@ class InfluxHistory:
         self._file.commit(position, plan, [*records, *reports], members)
         self._position = position
         if self._water is not None:
-            self._water.rise(fresh)
+            self._water.rise(fresh.take(np.setdiff1d(np.arange(len(fresh)), list(refused))) if refused else fresh)
         written = len(fresh) - len(refused)
         return AppendResult(written, unique.repeated + repeated, unique.changed + changed, len(refused))
 
@@ -150,16 +150,16 @@ class InfluxHistory:
 
     def _drop_stored(self, rows: SampleRows) -> tuple[SampleRows, int, int]:
         """Rows that are not stored yet; how many were stored with the same and with another value."""
-        if not rows.check.any():
+        if not len(rows):  # records alone need no server
             return rows, 0, 0
         if self._water is None:
             self._water = self._newest()
-        doubtful = np.flatnonzero(rows.check & self._water.may_exist(rows))
+        doubtful = np.flatnonzero(self._water.may_exist(rows))
         if not len(doubtful):
             return rows, 0, 0
         stored = drop_repeats(sort_rows(self._stored(rows.take(doubtful)))).rows
         at = _find(stored, rows)
-        keep = ~(rows.check & (at >= 0))
+        keep = at < 0
         equal = int(np.count_nonzero(same_value(rows.value[~keep], stored.value[at[~keep]])))
         return rows.take(keep), equal, int(np.count_nonzero(~keep)) - equal
 

@@ -20,11 +20,11 @@ from store.order import encode_order
 from telemetry.calibration import Calibrator
 from telemetry.decision import Decision, body_text, in_order
 from telemetry.errors import CorruptError
-from telemetry.frame import Admission, Derived, Entries, Flag, Frames, Verdict, join_entries
+from telemetry.frame import Admission, Derived, Entries, Frames, Verdict, join_entries
 from telemetry.plan import Device, Plan
 from telemetry.quality import BAD, GOOD, NOT_A_NUMBER, REPEATED, UNCERTAIN
 from telemetry.record import Ack, Clock, Config, Event, Record, Request, Start
-from telemetry.site import SiteConfig
+from telemetry.site import parse_site
 from telemetry.transaction import Transaction
 
 NS_PER_MS: Final = 1_000_000
@@ -34,7 +34,7 @@ ROWS_MAX: Final = 10_000  # DuckDB appends 10k batches 7 times faster than 1k ba
 DAY_MS: Final = 86_400_000
 SETTLED_MS: Final = 6 * 3_600_000  # a day is sorted once most of its late rows are there
 TEND_S, TEND_MORE_S = 300.0, 5.0  # between steps of housekeeping, and while there is more to do
-_LIVE, _DUPLICATE, _HAS_SEQ = int(Verdict.LIVE), int(Verdict.DUPLICATE), int(Flag.HAS_SEQ)  # numpy is slow with enums
+_DUPLICATE = int(Verdict.DUPLICATE)  # numpy is slow with enums
 WAIT_S: Final = 1.0  # how long a row waits for company
 _SABOTAGE: Final = os.environ.get("FIELDLOOM_SABOTAGE", "")
 
@@ -88,28 +88,21 @@ def _kept(frames: Frames, admission: Admission) -> NDArray[np.bool_]:
 def _project_samples(calibrator: Calibrator, raw: Frames, admission: Admission, kept: NDArray[np.bool_]) -> list[SampleRows]:
     """The samples to be kept; of calibrated ones also what was sent."""
     frames, sizes = calibrator.frames, np.diff(raw.offsets)
-    ts_ms, check = np.repeat(frames.ts_ns // NS_PER_MS, sizes), np.repeat(_must_check(frames, admission), sizes)
-    rows = [SampleRows(frames.point[kept], ts_ms[kept], frames.value[kept], admission.quality[kept], check[kept])]
+    ts_ms = np.repeat(frames.ts_ns // NS_PER_MS, sizes)
+    rows = [SampleRows(frames.point[kept], ts_ms[kept], frames.value[kept], admission.quality[kept])]
     if len(calibrator.corrected):
         also = kept & calibrator.corrected
-        rows.append(SampleRows(raw_number(raw.point[also]), ts_ms[also], raw.value[also], raw.quality[also], check[also]))
+        rows.append(SampleRows(raw_number(raw.point[also]), ts_ms[also], raw.value[also], raw.quality[also]))
     return rows
 
 
 def _project_derived(derived: Derived) -> SampleRows:
-    """What virtual points said. A point that left the configuration and came back may say a time again, so it is looked at."""
-    return make_rows(derived.point, derived.ts_ns // NS_PER_MS, derived.value, derived.quality, check=True)
-
-
-def _must_check(frames: Frames, admission: Admission) -> NDArray[np.bool_]:
-    """(n,) True where only the store can tell whether the frame is new: not live, or without a sequence number."""
-    unproved: NDArray[np.bool_] = (admission.verdict != _LIVE) | ((frames.flags & _HAS_SEQ) == 0)
-    return unproved
+    """What virtual points said."""
+    return make_rows(derived.point, derived.ts_ns // NS_PER_MS, derived.value, derived.quality)
 
 
 def _project_arrays(frames: Frames, admission: Admission) -> tuple[list[ArraySample], list[SampleRows]]:
     arrays, summaries = [], []
-    check = _must_check(frames, admission)
     for array in frames.arrays:
         if admission.verdict[array.frame] == _DUPLICATE:
             continue
@@ -118,12 +111,12 @@ def _project_arrays(frames: Frames, admission: Admission) -> tuple[list[ArraySam
         summary = summarise(array.values)
         quality = GOOD if summary[0] == len(array.values) else NOT_A_NUMBER | (UNCERTAIN if summary[0] else BAD)
         numbers = [summary_number(array.point, k) for k in range(len(SUMMARIES))]
-        summaries.append(make_rows(numbers, ts_ms, summary, quality, check[array.frame]))
+        summaries.append(make_rows(numbers, ts_ms, summary, quality))
     return arrays, summaries
 
 
 def _configure(plan: Plan, config: Config) -> list[Series]:
-    plan.apply(SiteConfig.model_validate_json(config.text))
+    plan.apply(parse_site(config.text))
     return [
         row
         for device in plan.devices
@@ -183,8 +176,9 @@ def _describe(record: Record) -> tuple[str, str, str, str]:
         case Request(request_id, kind, author, body):
             about = str(body.get("alarm") or body.get("actuator") or str(body.get("area") or "").partition("/")[0])
             return "request", request_id, about, _json({"kind": kind, "author": author, "body": body})
-        case Config(site, sha256, text, author):
-            return "config", sha256, site, _json({"author": author, "config": msgspec.Raw(text.encode())})
+        case Config(site, sha256, text, author, _, comment):
+            said = {"comment": comment} if comment else {}
+            return "config", sha256, site, _json({"author": author, **said, "config": msgspec.Raw(text.encode())})
         case Clock(jump_ns):
             return "clock", "", "", _json({"jump_ns": jump_ns})
         case Start(epoch, version):

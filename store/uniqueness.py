@@ -41,7 +41,7 @@ def without_infinities(rows: SampleRows) -> SampleRows:
     if np.isfinite(rows.value).all():
         return rows
     value = np.where(np.isfinite(rows.value), rows.value, np.nan)
-    return SampleRows(rows.point, rows.ts_ms, value, rows.quality, rows.check)
+    return SampleRows(rows.point, rows.ts_ms, value, rows.quality)
 
 
 def is_first(rows: SampleRows) -> NDArray[np.bool_]:

@@ -13,7 +13,7 @@ from typing import Any, Final, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from telemetry.site import ActuatorSpec, DeviceSpec, Origin, PointSpec, Profile, SiteConfig
+from telemetry.site import ActuatorSpec, DeviceSpec, Origin, PointSpec, Profile, SiteConfig, parse_site
 
 NS_PER_S: Final = 1_000_000_000
 
@@ -136,10 +136,12 @@ class Plan:
     _columns: PointColumns | None = None
     _calibrations: CalibrationTable | None = None
     _groups: list[Group] | None = None
+    _texts: dict[str, str] = field(default_factory=dict)  # of `sites`: 10,000 devices are not written anew for each snapshot
 
-    def apply(self, config: SiteConfig) -> None:
-        """Replace the site's configuration. Known devices and points keep their numbers."""
+    def apply(self, config: SiteConfig, text: str = "") -> None:
+        """Replace the site's configuration. Known devices and points keep their numbers. text: what it was read from."""
         old = self.sites.get(config.site)
+        self._texts[config.site] = text
         if old is not None and _differs_in_rules_only(old, config):
             self._replace_rules(config)
             return
@@ -147,11 +149,7 @@ class Plan:
         self.active.difference_update(previous)
         self.sites[config.site] = config
         self._columns = self._groups = None
-        area_tags = {area.name: area.tags for area in config.areas}
-        changed: list[tuple[int | None, str, DeviceSpec, tuple[str, ...]]] = []
-        for spec in config.devices:
-            tags = (*spec.tags, *area_tags[spec.area])
-            changed += [(number, name, spec, tags) for number, name in self._changed(config, spec, tags)]
+        changed = list(self._changed(config))
         known = self._known_points({number for number, *_ in changed if number is not None})
         for number, name, spec, tags in changed:
             self._place(config, name, spec, tags, known.get(-1 if number is None else number, {}))
@@ -168,24 +166,30 @@ class Plan:
             if group.is_active and group.site == config.site:
                 group.profile = config.profiles[group.profile.name]
 
-    def _changed(self, config: SiteConfig, spec: DeviceSpec, tags: tuple[str, ...]) -> Iterator[tuple[int | None, str]]:
-        """Number and name of devices of a line that are new or not what they were; the others are active again, with the new rules."""
-        profile, parent, origin, area = config.profiles[spec.profile], spec.parent or "", config.origin, spec.area
-        points, fits = [p.name for p in profile.points], dict[int, bool]()
-        for name in spec.names():
-            number = self.device_number.get(f"{config.site}/{name}")
-            if number is None:
-                yield None, name
-                continue
-            device = self.devices[number]
-            old = id(device.profile)
-            if old not in fits:
-                fits[old] = [p.name for p in device.profile.points] == points
-            if fits[old] and (device.area, device.parent, device.tags, device.origin) == (area, parent, tags, origin):
-                device.profile = profile
-                self.active.add(number)
-            else:
-                yield number, name
+    def _changed(self, config: SiteConfig) -> Iterator[tuple[int | None, str, DeviceSpec, tuple[str, ...]]]:
+        """Number, name, line and tags of devices that are new or not what they were; the others are active again, with the new rules."""
+        site, origin, numbers, devices, active = config.site, config.origin, self.device_number, self.devices, self.active
+        area_tags = {area.name: area.tags for area in config.areas}
+        profiles = {name: (profile, [p.name for p in profile.points]) for name, profile in config.profiles.items()}
+        fits = dict[tuple[int, int], bool]()
+        for spec in config.devices:
+            area, parent, (profile, points) = spec.area, spec.parent or "", profiles[spec.profile]
+            tags = (*spec.tags, *area_tags[area])
+            for name in (spec.name,) if spec.count is None else spec.names():
+                number = numbers.get(f"{site}/{name}")
+                if number is None:
+                    yield None, name, spec, tags
+                    continue
+                device = devices[number]
+                pair = (id(device.profile), id(profile))
+                if pair not in fits:
+                    fits[pair] = [p.name for p in device.profile.points] == points
+                is_same = device.area == area and device.parent == parent and device.tags == tags and device.origin == origin
+                if is_same and fits[pair]:
+                    device.profile = profile
+                    active.add(number)
+                else:
+                    yield number, name, spec, tags
 
     def _known_points(self, devices: set[int]) -> dict[int, dict[str, int]]:
         """Every point ever numbered of these devices, by name."""
@@ -282,8 +286,9 @@ class Plan:
 
     def snapshot(self) -> dict[str, Any]:
         """Names in number order and the configurations as text: enough to give every number again."""
+        self._texts = {name: self._texts.get(name) or config.canonical() for name, config in self.sites.items()}
         return {
-            "sites": {name: config.canonical() for name, config in self.sites.items()},
+            "sites": dict(self._texts),
             "devices": [d.key for d in self.devices],
             "points": self.point_owner.columns(),
         }
@@ -294,14 +299,13 @@ class Plan:
         plan = Plan()
         plan.point_owner = PointOwners((int(owner), str(name)) for owner, name in zip(*saved["points"], strict=True))
         reserved = list(saved["devices"])
-        configs = {name: SiteConfig.model_validate_json(text) for name, text in saved["sites"].items()}
         placeholder = Profile(name="gone", points=[])
         for number, key in enumerate(reserved):
             site, _, name = key.partition("/")
             plan.devices.append(Device(number, site, name, "", placeholder, "LIVE", ()))
             plan.device_number[key] = number
-        for config in configs.values():
-            plan.apply(config)
+        for text in saved["sites"].values():
+            plan.apply(parse_site(text), text)
         return plan
 
 

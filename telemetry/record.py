@@ -45,6 +45,7 @@ class Config(msgspec.Struct, frozen=True, tag="config", tag_field="t", omit_defa
     """A site's whole configuration as canonical JSON (`telemetry.site.SiteConfig`), named by its SHA-256.
 
     warm: memory of windows that are new in it, computed from history (`rules.warm_start`); empty = they begin with nothing.
+    comment: why, as its author says.
     """
 
     site: str
@@ -52,6 +53,7 @@ class Config(msgspec.Struct, frozen=True, tag="config", tag_field="t", omit_defa
     text: str
     author: str = ""
     warm: bytes = b""
+    comment: str = ""
 
 
 class Clock(msgspec.Struct, frozen=True, tag="clock", tag_field="t"):

@@ -38,7 +38,7 @@ def run(test: str, name: str = "") -> tuple[int, str, float]:
     if name:
         environment["FIELDLOOM_SABOTAGE"] = name
     # A test that hangs under sabotage is red too, but must not eat the budget.
-    argv = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "--durations=0", "--timeout=60", *test.split()]
+    argv = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "--durations=0", "--timeout=120", *test.split()]
     began = time.monotonic()
     done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr, time.monotonic() - began

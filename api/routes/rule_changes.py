@@ -25,6 +25,7 @@ router = APIRouter(tags=["configuration"], route_class=GuardedRoute)
 Comment = Annotated[str, StringConstraints(max_length=2000)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Edit = Callable[[SiteConfig, dict[str, Any]], SiteConfig]
+Done = Callable[[SiteConfig], RuleSpec | None]
 HASH = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
 
@@ -72,7 +73,10 @@ class RuleSubmitted(ConfigSubmitted):
 
 @router.put("/sites/{site}/rules/{rule}", status_code=202, responses=problem.documented(401, 403, 404, 409, 422, 503, 504))
 async def put_rule(site: str, rule: str, body: RulePut, parts: UseParts, principal: Engineer) -> RuleSubmitted:
-    """Add a rule to a site, or replace it; one of a profile is replaced for this site. 422 names every mistake in it."""
+    """Add a rule to a site, or replace it; one of a profile is replaced for this site. 422 names every mistake in it.
+
+    Repeated after it took effect, with the old hash, it is answered with the version in force, is not new and changes nothing.
+    """
     if body.rule.id != rule:
         errors = [FieldError(path="body.rule.id", message=f"must be {rule!r}, as in the address")]
         raise ProblemError(422, "invalid", "What was sent is not valid.", errors=errors)
@@ -89,7 +93,14 @@ async def put_rule(site: str, rule: str, body: RulePut, parts: UseParts, princip
             raise invalid(errors, "rule")
         return made
 
-    return await _submit(parts, principal, site, rule, edit, comment=body.comment, sha256=body.sha256, key=body.id)
+    def is_done(config: SiteConfig) -> RuleSpec | None:
+        """The rule in force where it is what this very person asks for: a repetition, after an answer that was lost."""
+        now = next((one for one in config.rules if (one.id, one.shadow) == (rule, body.rule.shadow)), None)
+        stamp = {"author": principal.person, "comment": body.comment}
+        same = now is not None and now == body.rule.model_copy(update={**stamp, "version": now.version, "changed": now.changed})
+        return now if same else None
+
+    return await _submit(parts, principal, site, rule, edit, is_done, comment=body.comment, sha256=body.sha256, key=body.id)
 
 
 @router.put("/sites/{site}/rules/{rule}/state", status_code=202, responses=problem.documented(401, 403, 404, 409, 422, 503, 504))
@@ -121,16 +132,20 @@ async def delete_rule(
 
 
 async def _submit(
-    parts: Parts, principal: Principal, site: str, rule: str, edit: Edit, *, comment: str, sha256: str | None, key: str | None
-) -> RuleSubmitted:
+    parts: Parts, principal: Principal, site: str, rule: str, edit: Edit, is_done: Done = lambda _: None, *, comment: str,
+    sha256: str | None, key: str | None,
+) -> RuleSubmitted:  # fmt: skip
     """Change the configuration in force and keep it as a request: all in a query thread, since a large one takes a while."""
     config = site_config(parts, site)
     now = datetime.fromtimestamp(parts.now_ms() / 1000, ZoneInfo(config.zone)).isoformat(timespec="minutes")
     version = next_version(config, rule)
     stamp = {"version": version, "author": principal.person, "changed": now, "comment": comment}
 
-    def make() -> tuple[dict[str, Any], RuleSubmitted]:
+    def make() -> tuple[dict[str, Any] | None, RuleSubmitted]:
         base = config.sha256()
+        if sha256 not in (None, base) and (done := is_done(config)) is not None:
+            request = f"{principal.person}.{key}" if key else ""
+            return None, RuleSubmitted(request=request, is_new=False, sha256=base, version=done.version, changes=[])
         if sha256 not in (None, base):
             raise _conflict("The configuration is another one by now; read it again and repeat the change.")
         try:
@@ -148,6 +163,8 @@ async def _submit(
         return {"site": site, "rule": rule, "comment": comment, "base": base, "text": made.canonical()}, told
 
     asked, told = await parts.queries.run(make)
+    if asked is None:
+        return told
     told.request, told.is_new = await parts.desk.put(principal, "config", asked, key)
     return told
 

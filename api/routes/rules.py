@@ -59,9 +59,12 @@ class VersionView(View):
     sender: str = Field(examples=["wang"], description="Who sent that configuration")
     what: What = Field(examples=["changed"])
     profile: str = Field(examples=["multispan"], description="The profile that brought it; empty: the site itself")
-    version: int | None = Field(examples=[3], description="Null, as author and changed: it was removed")
+    version: int | None = Field(examples=[3], description="Null, as state and changed: it was removed")
     state: State | None = Field(examples=["enabled"])
-    author: str | None = Field(examples=["wang"], description="Who wrote the version, when and why, as it says itself")
+    author: str | None = Field(
+        examples=["wang"],
+        description="Who wrote the version, when and why, as it says itself; of a removal, who asked for it and why",
+    )
     changed: str | None = Field(examples=["2026-01-13"])
     comment: str | None = Field(examples=["the new screen lets less heat out"])
     fields: list[FieldChange]
@@ -183,6 +186,6 @@ def _version_view(version: RuleVersion) -> VersionView:
         position=version.position, time_ms=version.time_ms, sha256=version.sha256, sender=version.sender, profile=version.profile,
         what="removed" if spec is None else "added" if version.before is None else "changed",
         version=None if spec is None else spec.version, state=None if spec is None else state_of(spec),
-        author=None if spec is None else spec.author, changed=None if spec is None else spec.changed,
-        comment=None if spec is None else spec.comment, fields=fields_view(version.fields),
+        author=version.sender if spec is None else spec.author, changed=None if spec is None else spec.changed,
+        comment=version.comment if spec is None else spec.comment, fields=fields_view(version.fields),
     )  # fmt: skip

@@ -13,7 +13,7 @@ from store.scan import FileScan
 from tests.browser.test_overview import DESK, PHONE, SCREENSHOTS, chromium
 from tests.unit.app.recorded_farm import END_MS, T0_MS, write_farm
 
-pytestmark = [pytest.mark.browser, pytest.mark.alone]
+pytestmark = pytest.mark.browser
 
 # Widths beyond the window, sizes of letters [px], heights of charts [px], colours of the page and of its letters.
 MEASURE = """() => ({

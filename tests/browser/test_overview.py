@@ -79,9 +79,9 @@ async def opened(web: WebProcess, *, size: dict[str, int], query: str, role: Any
         page.on("console", lambda message: faults.append(message.text) if "Content Security" in message.text else None)
         page.on("request", lambda r: faults.append(f"outside: {r.url}") if not r.url.startswith((web.base_url, "data:")) else None)
         await page.goto(f"{web.base_url}/login#{web.token('ann', role, ['north'], way='link')}")
-        await page.wait_for_url(re.compile(r"/$"), timeout=20_000)
+        await page.wait_for_url(re.compile(r"/$"))
         await page.goto(f"{web.base_url}/?{query}")
-        await page.wait_for_selector("body[data-link=live]", timeout=20_000)
+        await page.wait_for_selector("body[data-link=live]")
         yield page
     assert not faults
 
@@ -116,7 +116,7 @@ async def shoot(page: Any, name: str) -> None:
 
 async def test_desk_shows_values_alarms_and_commands_and_takes_an_acknowledgement(web: WebProcess) -> None:
     async with playing(web), opened(web, size=DESK, query="lang=zh&theme=light") as page:
-        await page.wait_for_function("document.querySelector('.tile .number').textContent.startsWith('39.')", timeout=15_000)
+        await page.wait_for_function("document.querySelector('.tile .number').textContent.startsWith('39.')")
         assert "°C" in await text(page, ".tile .unit")
         assert "HOT@north/house-0" in await text(page, ".actuator .why")
         rows = await page.locator("#alarm-list .row").all_inner_texts()
@@ -125,7 +125,7 @@ async def test_desk_shows_values_alarms_and_commands_and_takes_an_acknowledgemen
         assert await page.locator("#alarm-list img").count() == 0
         await shoot(page, "overview-desk-light-zh")
         await page.locator("#alarm-list .row", has_text="HOT").get_by_role("button").click()
-        await page.locator("#alarm-list .row", has_text="HOT").get_by_text("已确认").wait_for(timeout=10_000)
+        await page.locator("#alarm-list .row", has_text="HOT").get_by_text("已确认").wait_for()
         assert "south" not in await page.content()
 
 
@@ -136,16 +136,16 @@ async def test_who_was_told_and_what_comes_next_is_one_line(web: WebProcess) -> 
     deliveries.close()
     async with playing(web), opened(web, size=DESK, query="lang=en&theme=light") as page:
         row = page.locator("#alarm-list .row", has_text="HOT")
-        await row.get_by_text("told wang, <img src=x onerror=alert(1)> · next duty at").wait_for(timeout=20_000)
+        await row.get_by_text("told wang, <img src=x onerror=alert(1)> · next duty at").wait_for()
         assert await page.locator("#alarm-list img").count() == 0
         await page.click("#language")
-        await row.get_by_text("已通知 wang、").wait_for(timeout=10_000)
+        await row.get_by_text("已通知 wang、").wait_for()
 
 
 async def test_suppression_an_assignee_and_an_area_s_mode_are_shown_as_they_come(web: WebProcess) -> None:
     async with playing(web), opened(web, size=DESK, query="lang=en&theme=light") as page:
         row = page.locator("#alarm-list .row", has_text="HOT")
-        await row.wait_for(timeout=15_000)
+        await row.wait_for()
         assert await text(page, "#areas") == "Multi-span · automatic"
         change = {"from": "UNACK", "to": "UNACK", "priority": "P2", "area": "ms"}
         web.core.write(
@@ -156,24 +156,24 @@ async def test_suppression_an_assignee_and_an_area_s_mode_are_shown_as_they_come
                 ("flood", "north/ms", {"from": "NORM", "to": "UNACK", "event": "raise", "count": 11}),
             ]
         )  # fmt: skip
-        await row.get_by_text("suppressed by design").wait_for(timeout=10_000)
+        await row.get_by_text("suppressed by design").wait_for()
         assert "taken by <img src=x onerror=alert(1)>" in await row.inner_text()
         assert await row.locator(".badge").inner_text() == "D"
         assert await row.get_by_role("button").count() == 0
-        await page.get_by_text("wash-down · batch <img src=x onerror=alert(1)>, day 0 · flood of alarms").wait_for(timeout=10_000)
+        await page.get_by_text("wash-down · batch <img src=x onerror=alert(1)>, day 0 · flood of alarms").wait_for()
         assert await page.locator("#areas img, #alarm-list img").count() == 0
         web.core.write(decisions=[("area", "north/ms", {"to": {"mode": "EMPTY", "batch_ns": None, "batch": ""}}),
                                   ("flood", "north/ms", {"from": "UNACK", "to": "NORM", "event": "clear", "count": 12})])  # fmt: skip
-        await page.get_by_text("Multi-span · empty", exact=True).wait_for(timeout=10_000)
+        await page.get_by_text("Multi-span · empty", exact=True).wait_for()
         await page.click("#language")
-        await page.get_by_text("连栋温室 · 空置", exact=True).wait_for(timeout=10_000)
-        await row.get_by_text("按设计抑制").wait_for(timeout=10_000)
+        await page.get_by_text("连栋温室 · 空置", exact=True).wait_for()
+        await row.get_by_text("按设计抑制").wait_for()
         await shoot(page, "overview-desk-light-suppressed")
 
 
 async def test_phone_has_no_sideways_scroll_and_big_targets(web: WebProcess) -> None:
     async with playing(web), opened(web, size=PHONE, query="lang=en&theme=dark") as page:
-        await page.wait_for_function("document.querySelectorAll('#alarm-list .row').length === 2", timeout=15_000)
+        await page.wait_for_function("document.querySelectorAll('#alarm-list .row').length === 2")
         assert await page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
         for box in [await b.bounding_box() for b in await page.locator("button:visible").all()]:
             assert box["height"] >= 44
@@ -195,7 +195,7 @@ async def test_silence_of_the_core_is_shown_within_6_s(web: WebProcess) -> None:
         assert "may be incomplete" in await text(page, "#alarm-note")
         assert await page.locator("#alarm-list button:enabled").count() == 0
         before = await text(page, ".tile .age")
-        await page.wait_for_function("(old) => document.querySelector('.tile .age').textContent !== old", arg=before, timeout=5_000)
+        await page.wait_for_function("(old) => document.querySelector('.tile .age').textContent !== old", arg=before)
         await shoot(page, "overview-desk-dark-silent")
 
 
@@ -211,11 +211,11 @@ async def test_page_comes_back_by_itself_when_the_web_process_does(tmp_path: Pat
     core, port = CoreStub.begin(tmp_path), free_port()
     async with web_process(tmp_path, core, port=port) as web, playing(web), opened(web, size=DESK, query="lang=en") as page:
         web.stop.set()
-        await page.wait_for_selector("body[data-link=dead]", timeout=20_000)
+        await page.wait_for_selector("body[data-link=dead]")
         await web.task
         async with web_process(tmp_path, core, port=port):
-            await page.wait_for_selector("body[data-link=live]", timeout=20_000)
-            await page.wait_for_function("document.querySelectorAll('#alarm-list .row').length === 2", timeout=10_000)
+            await page.wait_for_selector("body[data-link=live]")
+            await page.wait_for_function("document.querySelectorAll('#alarm-list .row').length === 2")
             assert await page.locator("#banner").is_hidden()
     core.journal.close()
 
@@ -223,12 +223,12 @@ async def test_page_comes_back_by_itself_when_the_web_process_does(tmp_path: Pat
 async def test_log_out_ends_the_session_and_the_way_back(web: WebProcess) -> None:
     async with playing(web), opened(web, size=PHONE, query="lang=zh") as page:
         await page.click("#logout")
-        await page.wait_for_url(re.compile(r"/login$"), timeout=10_000)
+        await page.wait_for_url(re.compile(r"/login$"))
         await page.goto(f"{web.base_url}/")
-        await page.wait_for_url(re.compile(r"/login$"), timeout=10_000)
+        await page.wait_for_url(re.compile(r"/login$"))
         await page.fill("#token", "x" * 43)
         await page.click("button[type=submit]")
-        await page.get_by_text("链接或口令无效").wait_for(timeout=10_000)
+        await page.get_by_text("链接或口令无效").wait_for()
         assert await page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
 
@@ -256,8 +256,8 @@ async def test_hostile_and_endless_names_stay_text_and_inside(web: WebProcess, w
     )  # fmt: skip
     size = {"width": width, "height": 900}
     async with playing(web), opened(web, size=size, query=f"lang={lang}&theme={theme}") as page:
-        await page.wait_for_function("document.querySelectorAll('#alarm-list .row').length === 2", timeout=15_000)
-        await page.locator("#reject-list pre").first.wait_for(timeout=10_000)
+        await page.wait_for_function("document.querySelectorAll('#alarm-list .row').length === 2")
+        await page.locator("#reject-list pre").first.wait_for()
         assert await page.evaluate("document.documentElement.scrollWidth") <= width
         assert await page.evaluate("[...document.querySelectorAll('button')].every((b) => b.scrollWidth <= b.clientWidth)")
         assert await page.locator("main img, main script, main svg[onload]").count() == 0
@@ -272,6 +272,6 @@ async def test_hostile_and_endless_names_stay_text_and_inside(web: WebProcess, w
 async def test_viewer_sees_why_he_may_not_acknowledge(web: WebProcess) -> None:
     async with playing(web), opened(web, size=DESK, query="lang=en", role="viewer") as page:
         button = page.locator("#alarm-list .row button").first
-        await button.wait_for(timeout=15_000)
+        await button.wait_for()
         assert await button.is_disabled()
         assert await button.get_attribute("title") == "Your role may only look"

@@ -13,16 +13,10 @@ from ingest.memory_link import MemoryBroker, MemoryLink
 from ingest.mqtt import MqttLink
 from telemetry.clock import EngineClock
 from tests.faults.broker import RealBroker
+from tests.faults.process import until
 
 FILTERS = ("fl/+/+/telemetry",)
 TOPIC = "fl/site/device/telemetry"
-
-
-async def until(condition: Callable[[], Any], deadline_s: float = 10.0) -> None:
-    end = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < end, "condition not met in time"
-        await asyncio.sleep(0.005)
 
 
 class Session:

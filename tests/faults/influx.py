@@ -28,7 +28,7 @@ from influxdb_client.rest import ApiException
 
 from store.influx_server import InfluxV1, InfluxV2
 
-START_S = 20.0
+START_S = 60.0
 
 _CONFIG = """
 reporting-disabled = true

@@ -1,5 +1,6 @@
 """A child process under test: started, waited for, frozen, killed, and certainly gone at the end."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 POLL_S = 0.02
+DEADLINE_S = 30.0  # costs nothing when all is well; what is promised within a time has a deadline of its own
 
 
 def free_port() -> int:
@@ -22,13 +24,25 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def wait_until(condition: Callable[[], bool], *, deadline_s: float = 10.0, what: str = "condition") -> None:
+def wait_until(condition: Callable[[], bool], *, deadline_s: float = DEADLINE_S, what: str = "condition") -> None:
     """Return as soon as the condition holds; TimeoutError naming `what` after deadline_s. Blocks: not for coroutines."""
     end = time.monotonic() + deadline_s
     while not condition():
         if time.monotonic() > end:
             raise TimeoutError(f"{what}: not within {deadline_s} s")
         time.sleep(POLL_S)
+
+
+async def until(condition: Callable[[], object], *, deadline_s: float = DEADLINE_S, what: str = "condition") -> None:
+    """`wait_until` for coroutines. The condition is asked in a thread, as it may read the files of another process."""
+    end = time.monotonic() + deadline_s
+    while True:
+        began = time.monotonic()
+        if await asyncio.to_thread(condition):
+            return
+        if time.monotonic() > end:
+            raise TimeoutError(f"{what}: not within {deadline_s} s")
+        await asyncio.sleep(max(POLL_S, time.monotonic() - began))  # who reads much asks seldom
 
 
 def port_open(port: int, host: str = "127.0.0.1") -> bool:
@@ -89,7 +103,7 @@ class Process:
         """Everything it has written so far."""
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
-    def wait_ready(self, ready: Callable[[], bool], *, deadline_s: float = 10.0) -> Self:
+    def wait_ready(self, ready: Callable[[], bool], *, deadline_s: float = DEADLINE_S) -> Self:
         """Wait for a condition; an early death or a timeout raises with the end of the log."""
 
         def settled() -> bool:
@@ -103,19 +117,19 @@ class Process:
             raise RuntimeError(f"{self.argv[0]} ended with {self.returncode} before it was ready\n{self.output[-2000:]}")
         return self
 
-    def wait_line(self, text: str, *, deadline_s: float = 10.0) -> Self:
+    def wait_line(self, text: str, *, deadline_s: float = DEADLINE_S) -> Self:
         """Wait until its output contains the text."""
         return self.wait_ready(lambda: text in self.output, deadline_s=deadline_s)
 
-    def wait_port(self, port: int, *, deadline_s: float = 10.0) -> Self:
+    def wait_port(self, port: int, *, deadline_s: float = DEADLINE_S) -> Self:
         """Wait until it accepts connections on the loopback port."""
         return self.wait_ready(lambda: port_open(port), deadline_s=deadline_s)
 
-    def wait_http(self, url: str, *, deadline_s: float = 10.0) -> Self:
+    def wait_http(self, url: str, *, deadline_s: float = DEADLINE_S) -> Self:
         """Wait until the URL answers below 400."""
         return self.wait_ready(lambda: http_ok(url), deadline_s=deadline_s)
 
-    def wait_exit(self, *, deadline_s: float = 10.0) -> int:
+    def wait_exit(self, *, deadline_s: float = DEADLINE_S) -> int:
         """Wait for its end; the exit status."""
         assert self._child is not None
         return self._child.wait(deadline_s)
@@ -141,7 +155,7 @@ class Process:
             os.killpg(self.pid, signal.SIGKILL)
         self._child.wait(10)
 
-    def terminate(self, *, deadline_s: float = 10.0) -> int:
+    def terminate(self, *, deadline_s: float = DEADLINE_S) -> int:
         """SIGTERM, wait, SIGKILL when that was not enough; the exit status."""
         assert self._child is not None
         self.signal(signal.SIGTERM)

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from api.application import make_app
+from tests.faults.process import DEADLINE_S
 from tests.faults.web_world import World
 
 QUIET_S = 0.6  # longer than the feed's interval: nothing more is coming but beats
-FIRST_S = 20.0  # until the first word, which always comes: on a busy machine the application takes its time to begin
+FIRST_S = 30.0  # until the first word, which always comes: on a busy machine the application takes its time to begin
 
 
 async def collect_feed(
@@ -40,7 +41,7 @@ async def collect_feed(
             messages += await _until_quiet(from_app)
     finally:
         to_app.put_nowait({"type": "websocket.disconnect", "code": 1000})
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(DEADLINE_S):
             await task
     return messages
 

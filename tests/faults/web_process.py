@@ -16,6 +16,7 @@ from store.journal import Journal
 from telemetry.clock import EngineClock
 from telemetry.record import Record, Request, Start
 from telemetry.site import SiteConfig
+from tests.faults.process import DEADLINE_S
 from tests.faults.web_world import Writer, config_record, site
 
 
@@ -99,13 +100,13 @@ async def web_process(data_dir: Path, core: CoreStub | None = None, *, port: int
         serve(WebSettings(data_dir, port=port), history=history, clock=stub.clock, stop=stop, on_ready=ready.set_result), name="web"
     )
     try:
-        await asyncio.wait((task, ready), return_when=asyncio.FIRST_COMPLETED, timeout=10)
+        await asyncio.wait((task, ready), return_when=asyncio.FIRST_COMPLETED, timeout=DEADLINE_S)
         if task.done():
             task.result()
         yield WebProcess(ready.result(), data_dir, stub, stop, task)
     finally:
         stop.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE_S):
             await task
         if core is None:
             stub.journal.close()

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from api.application import make_app
+from tests.faults.process import DEADLINE_S
 from tests.faults.web_process import web_process
 from tests.faults.web_world import World, fill, make_world
 
@@ -88,7 +89,7 @@ async def test_hammered_history_leaves_live_answers_quick(tmp_path: Path) -> Non
     async with web_process(tmp_path) as web:
         headers = {"Authorization": f"Bearer {web.token('ann', 'viewer', None)}"}
         async with httpx.AsyncClient(base_url=web.base_url, headers=headers, timeout=30) as http:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(DEADLINE_S):
                 while (await http.get("/api/v1/sites/north")).status_code != 200:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
             path = "/api/v1/sites/north/devices/house-0/points/air_temp_c/history?start_ms=1200000000000&points=5000"

@@ -13,6 +13,7 @@ from paho.mqtt.properties import Properties
 
 from app.broker import SERVICE, Broker, BrokerAddress, password_line
 from telemetry.topic import CHANNELS
+from tests.faults.process import DEADLINE_S
 
 pytestmark = pytest.mark.security
 DEVICES = ["north/a", "north/b", "south/a"]
@@ -51,14 +52,14 @@ class Client:
         else:
             self.paho.connect("127.0.0.1", port)
         self.paho.loop_start()
-        self.accepted = self.connected.get(timeout=5)
+        self.accepted = self.connected.get(timeout=DEADLINE_S)
 
     def publish(self, topic, payload, *, retain=False):
         self.paho.publish(topic, payload, qos=1, retain=retain)  # answers prove nothing; later messages prove order
 
     def settled(self):
         """The broker has answered the publish, or ended the connection."""
-        end = time.monotonic() + 5.0
+        end = time.monotonic() + DEADLINE_S
         while self.answers.empty() and self.down.empty():
             assert time.monotonic() < end, "the broker neither answered nor hung up"
             time.sleep(0.002)
@@ -68,8 +69,8 @@ class Client:
         self.settled()
         return self.down.empty()
 
-    def heard(self, payload, deadline_s=5.0):
-        end = time.monotonic() + deadline_s
+    def heard(self, payload):
+        end = time.monotonic() + DEADLINE_S
         while all(got[1] != payload for got in self.got):
             assert time.monotonic() < end, f"{payload!r} never came"
             time.sleep(0.005)
@@ -77,7 +78,7 @@ class Client:
     def cut(self):
         """End the connection without DISCONNECT: the broker sends the will."""
         self.paho._sock.shutdown(socket.SHUT_RDWR)
-        self.down.get(timeout=5)
+        self.down.get(timeout=DEADLINE_S)
 
     def close(self):
         self.paho.disconnect()

@@ -17,7 +17,7 @@ from telemetry.record import Request
 from telemetry.site import SiteConfig
 from telemetry.transaction import Transaction
 from tests.faults.broker import RealBroker
-from tests.faults.process import Process, wait_until
+from tests.faults.process import DEADLINE_S, Process, wait_until
 
 ROOT = Path(__file__).parents[2]
 READY = '"core ready"'
@@ -69,7 +69,7 @@ class CoreProcess:
         """What all its runs have written."""
         return "".join(path.read_text(errors="replace") for path in sorted(self.directory.glob("core-*.log")))
 
-    def start(self, *, wait: bool = True, deadline_s: float = 20.0, **env: str) -> Self:
+    def start(self, *, wait: bool = True, deadline_s: float = DEADLINE_S, **env: str) -> Self:
         """Start; ready means that it says so, and has connected when the broker is up."""
         number = len(list(self.directory.glob("core-*.log")))
         argv = [*self._prefix, sys.executable, "-m", "app.cli", "serve", "core"]
@@ -78,13 +78,13 @@ class CoreProcess:
         self._began = time.monotonic()
         return self.wait_ready(deadline_s=deadline_s) if wait else self
 
-    def wait_ready(self, *, deadline_s: float = 20.0) -> Self:
+    def wait_ready(self, *, deadline_s: float = DEADLINE_S) -> Self:
         """Wait for its word, and note how long the start took."""
         self.process.wait_ready(lambda: READY in self.process.output, deadline_s=deadline_s)
         self.ready_s.append(time.monotonic() - self._began)
         return self
 
-    def wait_configured(self, site: str, *, deadline_s: float = 10.0) -> Self:
+    def wait_configured(self, site: str, *, deadline_s: float = DEADLINE_S) -> Self:
         """Wait until the journal holds a site's configuration and the broker session stands."""
 
         def settled() -> bool:

@@ -25,7 +25,7 @@ from telemetry.plan import Plan
 from telemetry.record import Config
 from telemetry.site import SiteConfig
 from telemetry.transaction import Transaction
-from tests.faults.process import wait_until
+from tests.faults.process import DEADLINE_S, wait_until
 
 ROWS, POINTS = 2, 5
 BOOT = 77
@@ -116,7 +116,7 @@ class VerifiableDevices:
         self._thread = threading.Thread(target=publish_on_time, name="verifiable devices", daemon=True)
         self._thread.start()
 
-    def finish(self, *, deadline_s: float = 20.0) -> Book:
+    def finish(self, *, deadline_s: float = DEADLINE_S) -> Book:
         """Stop publishing and wait until the broker has confirmed everything."""
         self._stop.set()
         if self._thread is not None:

@@ -11,7 +11,7 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from tests.faults.broker import RealBroker
-from tests.faults.process import wait_until
+from tests.faults.process import DEADLINE_S, wait_until
 from tests.system.core_process import CoreProcess
 from tests.system.test_t29_crash_around_command import dosing_site
 
@@ -29,9 +29,9 @@ def test_only_fresh_samples_decide(tmp_path):
         def publish(ec: float, seq: int, *, age_s: float = 0.0, channel: str = "telemetry") -> None:
             nonlocal published
             body = {"v": 1, "boot": 1, "seq": seq, "ts": int((time.time() - age_s) * 1000), "p": {"ec": ec}}
-            client.publish(f"fl/farm/careful/{channel}", json.dumps(body), qos=1).wait_for_publish(5)
+            client.publish(f"fl/farm/careful/{channel}", json.dumps(body), qos=1).wait_for_publish(DEADLINE_S)
             published += 1
-            wait_until(lambda: core.last().read_accounting().received >= published, deadline_s=5, what="message booked")
+            wait_until(lambda: core.last().read_accounting().received >= published, what="message booked")
 
         try:
             publish(1.0, 0)
@@ -42,7 +42,7 @@ def test_only_fresh_samples_decide(tmp_path):
             assert core.decisions("demand") == []
             assert core.last().read_accounting().duplicate == 1
             publish(9.0, 4)
-            wait_until(lambda: len(core.decisions("demand")) == 1, deadline_s=5, what="fresh sample decides")
+            wait_until(lambda: len(core.decisions("demand")) == 1, what="fresh sample decides")
         finally:
             client.disconnect()
             client.loop_stop()

@@ -12,7 +12,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from telemetry.frame import Verdict
 from telemetry.record import Event, Request
 from tests.faults.broker import RealBroker
-from tests.faults.process import wait_until
+from tests.faults.process import DEADLINE_S, wait_until
 from tests.system.core_process import CoreProcess
 from tests.system.test_t29_crash_around_command import dosing_site
 
@@ -45,12 +45,12 @@ def test_every_hostile_input_is_refused_marked_and_accounted_for(tmp_path):
         client.loop_start()
         try:
             for topic, payload, _ in HOSTILE:
-                client.publish(topic, payload, qos=1).wait_for_publish(5)
+                client.publish(topic, payload, qos=1).wait_for_publish(DEADLINE_S)
             for seq, age_s in enumerate((0.0, 3600.0, -3600.0, 50 * YEAR_S, -12 * YEAR_S)):
                 body = {"v": 1, "boot": 1, "seq": seq, "ts": int((time.time() - age_s) * 1000), "p": {"ec": 1.0}}
-                client.publish("fl/farm/careful/telemetry", json.dumps(body), qos=1).wait_for_publish(5)
+                client.publish("fl/farm/careful/telemetry", json.dumps(body), qos=1).wait_for_publish(DEADLINE_S)
             sent = len(HOSTILE) + 5
-            wait_until(lambda: core.last().read_accounting().received >= sent, deadline_s=10, what="all booked")
+            wait_until(lambda: core.last().read_accounting().received >= sent, what="all booked")
         finally:
             client.disconnect()
             client.loop_stop()

@@ -21,9 +21,8 @@ from telemetry.record import Event, Request
 from telemetry.site import SiteConfig
 from tests.faults.broker import RealBroker
 from tests.faults.older_build import OlderBuild
-from tests.faults.process import Process, wait_until
+from tests.faults.process import Process, until, wait_until
 from tests.system.core_process import ROOT, CoreProcess
-from tests.system.test_t27_expired_commands import until
 from tests.system.test_t33_hung_parts import Room
 
 pytestmark = pytest.mark.system
@@ -77,16 +76,16 @@ async def test_history_prints_the_decision_log_of_the_journal(tmp_path: Path) ->
                 await asyncio.to_thread(web.wait_ready, ready.is_file)
                 for warm, position in ((40.0, 80), (20.0, 0)):  # there and back: raised and returned, opened and shut
                     room.temp_c = warm
-                    await until(lambda wanted=position: device.actuators["vent"].target == wanted, deadline_s=15, what="vent moves")
+                    await until(lambda wanted=position: device.actuators["vent"].target == wanted, what="vent moves")
                 core.ask(Request("ack-1", "acknowledge", "王", {"alarm": "HOT@farm/live"}))
-                await until(lambda: core.decisions("answer", "ack-1"), deadline_s=10, what="acknowledged")
+                await until(lambda: core.decisions("answer", "ack-1"), what="acknowledged")
                 running.cancel()
                 assert core.stop() == 0
                 kinds = {kind: len(core.decisions(kind)) for kind in ("alarm", "command", "demand", "answer")}
                 print(f"decided: {kinds}")
                 assert min(kinds.values()) > 0
                 journal = log_of(core, "--journal")
-                wait_until(lambda: b"behind" not in log_of(core, "--history").stderr, deadline_s=30, what="history has it all")
+                wait_until(lambda: b"behind" not in log_of(core, "--history").stderr, what="history has it all")
                 through_web = log_of(core, "--history")
                 assert log_of(core, "--history", "--hash").stdout == log_of(core, "--journal", "--hash").stdout
                 assert ready.is_file()
@@ -139,7 +138,7 @@ def test_new_build_that_decides_otherwise_says_so_in_journal_status_and_history(
         argv = [sys.executable, "-m", "app.cli", "serve", "web"]
         with Process(argv, log=tmp_path / "web.log", env=core.env, cwd=ROOT) as web:
             web.wait_ready((core.data / "run" / "web.ready").is_file)
-            wait_until(lambda: b"behind" not in log_of(core, "--history").stderr, deadline_s=30, what="history has it all")
+            wait_until(lambda: b"behind" not in log_of(core, "--history").stderr, what="history has it all")
             assert log_of(core, "--history").stdout == log_of(core, "--journal").stdout
             web.terminate()
         history = DuckDBHistory(core.data / "history.duckdb")

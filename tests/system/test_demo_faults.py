@@ -28,7 +28,7 @@ def demo(data_dir: Path, *words: str, **environment: object) -> subprocess.Compl
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FIELDLOOM_")}
     given = {"FIELDLOOM_DATA_DIR": str(data_dir), "FIELDLOOM_WEB_PORT": "0"} | {k: str(v) for k, v in environment.items()}
     command = [sys.executable, "-m", "app.cli", "demo", "--quiet", *words]
-    return subprocess.run(command, cwd=ROOT, env=kept | given, capture_output=True, text=True, timeout=40, check=False)
+    return subprocess.run(command, cwd=ROOT, env=kept | given, capture_output=True, text=True, timeout=60, check=False)
 
 
 def assert_one_sentence(done: subprocess.CompletedProcess[str], code: int, *says: str) -> None:
@@ -105,7 +105,7 @@ def test_a_clock_behind_the_journal_is_told_and_the_demo_runs(tmp_path: Path) ->
     out = tmp_path / "out"
     with out.open("wb") as stream, subprocess.Popen(command, cwd=ROOT, env=environment, stdout=stream, stderr=stream) as process:
         try:
-            wait_until(lambda: b"is ready after" in out.read_bytes(), deadline_s=40, what="the demo is ready")
+            wait_until(lambda: b"is ready after" in out.read_bytes(), deadline_s=60, what="the demo is ready")
         finally:
             process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0

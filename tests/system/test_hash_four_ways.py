@@ -33,7 +33,7 @@ from tests.faults.hostile_farm import HostileFarm, ask, farm
 from tests.faults.process import Process, wait_until
 from tests.system.core_process import ROOT, CoreProcess
 
-pytestmark = [pytest.mark.system, pytest.mark.alone]
+pytestmark = pytest.mark.system
 HOUSES = 40
 WAYS = (["--journal"], ["--recompute", "journal"], ["--recompute", "history"], ["--recompute", "plainly"], ["--history"])
 
@@ -284,7 +284,7 @@ def _is_before_its_like(entries: Entries, at: int) -> bool:
 
 @pytest.mark.timeout(300)
 def test_live_journal_history_and_plain_loop_decide_the_same(tmp_path: Path) -> None:
-    core = record(tmp_path, frames=20_000, kills=3, rate=60, changes=6)
+    core = record(tmp_path, frames=12_000, kills=3, rate=60, changes=6)
     found = count(core)
     prove(core, found)
     assert found.decisions["alarm"] > 500

@@ -161,6 +161,7 @@ def test_full_disk_loses_nothing_and_goes_on_with_the_same_transaction(tmp_path)
         journal.close()
 
 
+@pytest.mark.alone
 def test_hanging_reader_neither_stops_appends_nor_grows_the_wal(tmp_path):
     journal = make_journal(tmp_path, wal_bytes_max=6 << 20)
     journal.append(make_transaction(0))

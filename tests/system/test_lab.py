@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 
 def lab(*words: str) -> str:
     argv = [sys.executable, "-m", "app.cli", "lab", "sites/nursery", "--hours", "0.25", *words]
-    done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, check=False, timeout=50)
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, check=False, timeout=100)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1]
 

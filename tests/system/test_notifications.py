@@ -27,9 +27,8 @@ from telemetry.clock import EngineClock
 from telemetry.record import Request
 from telemetry.site import SiteConfig
 from tests.faults.broker import RealBroker
-from tests.faults.process import Process, wait_until
+from tests.faults.process import Process, until, wait_until
 from tests.system.core_process import ROOT, CoreProcess
-from tests.system.test_t27_expired_commands import until
 from tests.system.test_t33_hung_parts import Room
 
 pytestmark = pytest.mark.system
@@ -44,8 +43,8 @@ contacts:
   boss: {{language: en, via: [{{channel: hook}}, {{channel: local, address: {file}}}]}}
 policies:
   - steps:
-      P1: [{{tell: [wang]}}, {{after_min: 0.05, tell: [boss]}}]
-      P2: [{{tell: [wang]}}, {{after_min: 0.05, tell: [boss]}}]
+      P1: [{{tell: [wang]}}, {{after_min: 0.02, tell: [boss]}}]
+      P2: [{{tell: [wang]}}, {{after_min: 0.02, tell: [boss]}}]
 repeat_min: 60
 self_test: {{at: "00:00", tell: [wang, boss]}}
 """
@@ -172,24 +171,24 @@ async def test_alarm_reaches_people_through_kills_of_notify_until_it_is_acknowle
         try:
             for number in range(4):  # each time killed at another moment of the same work
                 with run.process("notify") as notify:
-                    await until(lambda: "notify_ready" in notify.output, deadline_s=15, what="notify ready")
+                    await until(lambda: "notify_ready" in notify.output, what="notify ready")
                     run.room.temp_c = 40.0
-                    await until(lambda: run.state() == "UNACK", deadline_s=10, what="raised")
-                    await until(lambda: run.siren.actuators["siren"].target == 1, deadline_s=10, what="the siren sounds")
+                    await until(lambda: run.state() == "UNACK", what="raised")
+                    await until(lambda: run.siren.actuators["siren"].target == 1, what="the siren sounds")
                     await asyncio.sleep(number * 0.12)
                     notify.kill()
                 with run.process("notify"):
                     wanted = number + 1
                     told = lambda contact: receiver.told(contact).count(f"{ALARM} raise")  # noqa: E731
-                    await until(lambda: told("wang") >= wanted, deadline_s=15, what="told to the first")  # noqa: B023
-                    await until(lambda: told("boss") >= wanted, deadline_s=15, what="told to the second")  # noqa: B023
+                    await until(lambda: told("wang") >= wanted, what="told to the first")  # noqa: B023
+                    await until(lambda: told("boss") >= wanted, what="told to the second")  # noqa: B023
                     run.acknowledge()
                     run.room.temp_c = 20.0
-                    await until(lambda: run.state() == "NORM", deadline_s=10, what="back to normal")
+                    await until(lambda: run.state() == "NORM", what="back to normal")
                     cleared = lambda: min(receiver.told(contact).count(f"{ALARM} clear") for contact in ("wang", "boss"))  # noqa: E731
-                    await until(lambda: cleared() >= wanted, deadline_s=10, what="cleared")  # noqa: B023
+                    await until(lambda: cleared() >= wanted, what="cleared")  # noqa: B023
                     by_program = lambda: run.local.read_text().count("room has 40 C")  # noqa: E731
-                    await until(lambda: by_program() >= 2 * wanted, deadline_s=10, what="told by the program too")  # noqa: B023
+                    await until(lambda: by_program() >= 2 * wanted, what="told by the program too")  # noqa: B023
         finally:
             for task in tasks:
                 task.cancel()
@@ -214,17 +213,15 @@ async def test_hung_core_is_told_by_program_and_siren_without_core_or_network(tm
         tasks = [asyncio.create_task(client.run(stop)) for client in run.clients]
         try:
             with run.process("notify") as notify:
-                await until(lambda: run.siren.obedience.epoch > 0 and not run.siren.obedience.is_local, deadline_s=15, what="lease")
-                await until(lambda: "notify_ready" in notify.output, deadline_s=15, what="notify ready")
+                await until(lambda: run.siren.obedience.epoch > 0 and not run.siren.obedience.is_local, what="lease")
+                await until(lambda: "notify_ready" in notify.output, what="notify ready")
                 receiver.shutdown()
                 receiver.server_close()  # the internet is gone too
                 core.process.freeze()
-                await until(lambda: run.siren.actuators["siren"].target == 1, deadline_s=25, what="the siren sounds by itself")
-                await until(
-                    lambda: run.local.is_file() and "core writes nothing" in run.local.read_text(), deadline_s=20, what="program"
-                )
+                await until(lambda: run.siren.actuators["siren"].target == 1, what="the siren sounds by itself")
+                await until(lambda: run.local.is_file() and "core writes nothing" in run.local.read_text(), what="program")
                 core.process.thaw()
-                await until(lambda: run.siren.actuators["siren"].target == 0, deadline_s=15, what="the siren is told to be silent")
+                await until(lambda: run.siren.actuators["siren"].target == 0, what="the siren is told to be silent")
         finally:
             for task in tasks:
                 task.cancel()
@@ -237,7 +234,7 @@ def test_self_test_by_command_goes_through_core_to_the_channels(tmp_path: Path, 
         run = Farm(tmp_path, broker, core, receiver)
         with run.process("web"), run.process("notify") as notify:
             ready = core.data / "run" / "web.ready"
-            wait_until(lambda: "notify_ready" in notify.output and ready.is_file(), deadline_s=30, what="processes ready")
+            wait_until(lambda: "notify_ready" in notify.output and ready.is_file(), what="processes ready")
             passed = run.command("notify", "test")
             assert passed.returncode == 0, passed.stdout + passed.stderr
             assert "passed: 1 of 1 arrived" in passed.stdout

@@ -64,7 +64,7 @@ class Installation:
             ready.unlink(missing_ok=True)
             argv = [sys.executable, "-m", "app.cli", "serve", name]
             process = Process(argv, log=self.directory / f"{name}.log", env=self.env, cwd=ROOT)
-            self.processes[name] = process.start().wait_ready(ready.is_file, deadline_s=30)
+            self.processes[name] = process.start().wait_ready(ready.is_file)
 
     def stop(self) -> None:
         for process in self.processes.values():
@@ -90,8 +90,8 @@ class Installation:
         ready.unlink()
         argv = [sys.executable, "-m", "app.cli", "play", file, "--mapping", mapping]
         with Process(argv, log=self.directory / "play.log", env=self.env, cwd=ROOT) as play:
-            core.start().wait_ready(ready.is_file, deadline_s=30)
-            assert play.wait_exit(deadline_s=50) == 0, play.output
+            core.start().wait_ready(ready.is_file)
+            assert play.wait_exit(deadline_s=100) == 0, play.output
             return printed_table(play.output)
 
     def lane(self, name: str) -> list[list[object]]:

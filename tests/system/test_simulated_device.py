@@ -21,6 +21,7 @@ from simulators.device import Options
 from simulators.fleet import Broker, DeviceClient, build_devices, retrieve_disconnection, run_fleet
 from telemetry.clock import EngineClock
 from telemetry.wire import message as wire
+from tests.faults.process import DEADLINE_S
 from tests.unit.simulators.shipped import load_site
 
 pytestmark = pytest.mark.system
@@ -44,11 +45,11 @@ class Mosquitto:
         if binary is None:
             pytest.skip("mosquitto is not installed")
         self._process = subprocess.Popen([binary, "-c", str(self._config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + DEADLINE_S
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
                 return
-        pytest.fail("mosquitto did not start within 10 s")
+        pytest.fail("mosquitto did not start")
 
     def kill(self) -> None:
         assert self._process is not None
@@ -92,7 +93,7 @@ class Listener:
                 self.latest |= row.p
             self._heard.set()
 
-    async def until(self, holds: Callable[[], bool], what: str, *, within_s: float = 20) -> None:
+    async def until(self, holds: Callable[[], bool], what: str, *, within_s: float = DEADLINE_S) -> None:
         try:
             async with asyncio.timeout(within_s):
                 while not holds():
@@ -145,7 +146,7 @@ async def fleet(broker: Mosquitto, *, speed: float = 60.0) -> AsyncIterator[None
         yield
     finally:
         stop.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE_S):
             await running
 
 
@@ -219,7 +220,7 @@ async def test_fleet_of_a_site_runs_every_device_as_its_own_client(broker):
             SITE, host="127.0.0.1", port=broker.port, password_of=lambda _: None, seed=1, clock=clock, sample_s=0.5, stop=stop
         )
         running = asyncio.create_task(run, name="fleet")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE_S):
             async for message in client.messages:
                 names.add(message.topic.value.split("/")[2])
                 if len(names) == 4:
@@ -239,7 +240,7 @@ async def test_device_that_is_told_to_end_while_answers_come_ends(broker):
         address = Broker("127.0.0.1", broker.port, lambda _name: None)
         client = DeviceClient(device, address, clock=clock, random=np.random.default_rng(attempt))
         running = asyncio.create_task(client.run(asyncio.Event()))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE_S):
             while not device.is_connected:  # noqa: ASYNC110 -- it lives behind a socket
                 await asyncio.sleep(0.01)
         for _ in range(300):
@@ -247,7 +248,7 @@ async def test_device_that_is_told_to_end_while_answers_come_ends(broker):
         await asyncio.sleep(0.01)
         time.sleep(0.02)  # noqa: ASYNC251 -- on purpose: the loop stands still
         running.cancel()
-        done, _ = await asyncio.wait((running,), timeout=3.0)
+        done, _ = await asyncio.wait((running,), timeout=DEADLINE_S)
         running.cancel()
-        await asyncio.wait((running,), timeout=5.0)
+        await asyncio.wait((running,), timeout=DEADLINE_S)
         assert done, f"attempt {attempt}"

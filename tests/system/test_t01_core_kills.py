@@ -49,7 +49,7 @@ def kill_and_check(directory: Path, *, kills: int, messages: int) -> tuple[Findi
             return all(reader.has(message) for message in book.confirmed)
 
         with contextlib.suppress(TimeoutError):  # what is missing is counted below
-            wait_until(drained, deadline_s=5 if kills <= 10 else 30, what="everything stored")
+            wait_until(drained, what="everything stored")
         assert core.stop() == 0
         reader.take(core.transactions(position))
         found, accounting = reader.check(book), core.last().read_accounting()

@@ -191,11 +191,11 @@ def test_no_acknowledgement_leaves_before_its_rows_are_synced(tmp_path):
         devices = VerifiableDevices(broker.host, broker.port)
         try:
             devices.run(rate=400)
-            wait_until(lambda: len(devices.book.sent) >= ACKS_MIN + 200, deadline_s=20, what="messages sent")
+            wait_until(lambda: len(devices.book.sent) >= ACKS_MIN + 200, what="messages sent")
             sent = len(devices.finish().sent)
         finally:
             devices.close()
-        wait_until(lambda: core.last().read_accounting().stored >= sent, deadline_s=20, what="everything stored")
+        wait_until(lambda: core.last().read_accounting().stored >= sent, what="everything stored")
         core.stop()
         spy.wait_exit()
     proof = prove(parse(trace))

@@ -9,7 +9,6 @@ The devices are the simulator's, on a real broker; core takes overrides from its
 import asyncio
 import os
 import time
-from collections.abc import Callable
 from contextlib import closing, suppress
 
 import numpy as np
@@ -22,6 +21,7 @@ from telemetry.clock import EngineClock
 from telemetry.record import Request
 from telemetry.site import SiteConfig
 from tests.faults.broker import RealBroker
+from tests.faults.process import until
 from tests.system.core_process import CoreProcess
 
 pytestmark = pytest.mark.system
@@ -82,15 +82,6 @@ class Devices:
         return {name: at for device in self.devices for name, at in device.obedience.executed.items()}
 
 
-async def until(condition: Callable[[], bool], *, deadline_s: float, what: str) -> None:
-    try:
-        async with asyncio.timeout(deadline_s):
-            while not await asyncio.to_thread(condition):  # noqa: ASYNC110 - another process's files give no event
-                await asyncio.sleep(0.1)
-    except TimeoutError:
-        raise AssertionError(f"{what}: not within {deadline_s} s") from None
-
-
 def override_all(core: CoreProcess, turn: int) -> None:
     with closing(Inbox(core.data / "inbox.sqlite")) as inbox:
         for device in range(DEVICES):
@@ -125,20 +116,20 @@ async def test_no_command_is_executed_after_its_expiry(tmp_path):
         devices = Devices(broker)
         devices.go_online()
         try:
-            await until(lambda: all(d.obedience.epoch for d in devices.devices), deadline_s=10, what="leases")
+            await until(lambda: all(d.obedience.epoch for d in devices.devices), what="leases")
             override_all(core, 1)
-            await until(lambda: len(devices.executed()) >= every, deadline_s=10, what="executed while online")
+            await until(lambda: len(devices.executed()) >= every, what="executed while online")
             override_all(core, 2)  # the switches may not move yet: theirs must run out inside the devices
-            await until(lambda: all_closed(core, 2 * every), deadline_s=10, what="second turn settled")
+            await until(lambda: all_closed(core, 2 * every), what="second turn settled")
             await devices.go_offline()
             override_all(core, 3)
-            await until(lambda: len(deadlines(core)) >= 3 * every, deadline_s=10, what="sent to the broker's queue")
+            await until(lambda: len(deadlines(core)) >= 3 * every, what="sent to the broker's queue")
             core.kill()
             await asyncio.to_thread(core.start)
-            await until(lambda: all_closed(core, 3 * every), deadline_s=15, what="third turn lost")
+            await until(lambda: all_closed(core, 3 * every), what="third turn lost")
             before = set(last_states(core))
             devices.go_online()
-            await until(lambda: len(devices.executed().keys() - before) > 0, deadline_s=15, what="obeying again")
+            await until(lambda: len(devices.executed().keys() - before) > 0, what="obeying again")
         finally:
             await devices.go_offline()
         core.stop()

@@ -8,8 +8,9 @@ import aiomqtt
 import pytest
 
 from tests.faults.broker import RealBroker
+from tests.faults.process import DEADLINE_S, until
 from tests.system.core_process import CoreProcess
-from tests.system.test_t27_expired_commands import Devices, site, until
+from tests.system.test_t27_expired_commands import Devices, site
 
 pytestmark = pytest.mark.system
 
@@ -23,9 +24,7 @@ async def test_commands_of_the_old_epoch_are_refused(tmp_path):
         core.kill()
         await asyncio.to_thread(core.start)
         try:
-            await until(
-                lambda: all(d.obedience.epoch > old for d in devices.devices), deadline_s=10, what="leases of the new epoch"
-            )
+            await until(lambda: all(d.obedience.epoch > old for d in devices.devices), what="leases of the new epoch")
             answers = await ask_as_ghost(broker, [f"d-{i}" for i in range(len(devices.devices))], old)
         finally:
             await devices.go_offline()
@@ -35,7 +34,7 @@ async def test_commands_of_the_old_epoch_are_refused(tmp_path):
 
 async def ask_as_ghost(broker: RealBroker, names: list[str], epoch: int) -> list[dict[str, Any]]:
     """Command every device as the controller of `epoch`; their answers."""
-    async with aiomqtt.Client(broker.host, broker.port, identifier="ghost") as client, asyncio.timeout(10):
+    async with aiomqtt.Client(broker.host, broker.port, identifier="ghost") as client, asyncio.timeout(DEADLINE_S):
         await client.subscribe("fl/farm/+/ack", qos=1)
         for name in names:
             body = {"v": 1, "id": f"{epoch}-1-farm/{name}/p0", "epoch": epoch, "actuator": "p0", "value": 50.0, "expires_s": 30.0}

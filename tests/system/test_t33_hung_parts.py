@@ -26,12 +26,11 @@ from simulators.fleet import Broker, DeviceClient
 from telemetry.clock import EngineClock
 from telemetry.site import SiteConfig
 from tests.faults.broker import RealBroker
-from tests.faults.process import Process, wait_until
+from tests.faults.process import DEADLINE_S, Process, until, wait_until
 from tests.system.core_process import ROOT, CoreProcess, sabotage
 from tests.system.ledger import StoreReader, VerifiableDevices, ledger_site
-from tests.system.test_t27_expired_commands import until
 
-pytestmark = [pytest.mark.system, pytest.mark.alone]
+pytestmark = pytest.mark.system
 WATCHDOG_S = 10.0
 WAL_MAX = 64 << 20
 
@@ -180,8 +179,8 @@ async def hang_core(tmp_path: Path, hang: Hang, *, seconds: float, speed: float)
         try:
             with Process(argv, log=tmp_path / "notify.log", env=core.env, cwd=ROOT) as notify:
                 room.temp_c = 40.0
-                await until(lambda: live.actuators["vent"].target == 80, deadline_s=15, what="vent opens")
-                await until(lambda: quick.obedience.epoch > 0 and not quick.obedience.is_local, deadline_s=10, what="lease")
+                await until(lambda: live.actuators["vent"].target == 80, what="vent opens")
+                await until(lambda: quick.obedience.epoch > 0 and not quick.obedience.is_local, what="lease")
                 hang.begin(core)
                 room.temp_c = 20.0  # the command that shuts the vent is decided in the moment the loop is blocked
                 began_at = time.monotonic()
@@ -193,11 +192,11 @@ async def hang_core(tmp_path: Path, hang: Hang, *, seconds: float, speed: float)
                     room.temp_c = 60.0 - room.temp_c
                     await asyncio.sleep(0.3)
                 room.temp_c = 20.0
-                await until(lambda: time.monotonic() > began_at + seconds, deadline_s=2, what="it has lasted")
+                await asyncio.sleep(began_at + seconds - time.monotonic())
                 await asyncio.to_thread(hang.end, core)
-                await until(lambda: live.actuators["vent"].target == 0, deadline_s=10, what="controls again")
-                await until(lambda: not quick.obedience.is_local, deadline_s=10, what="lease again")
-                await until(lambda: '"change": "clear"' in notify.output, deadline_s=10, what="watchdog clears")
+                await until(lambda: live.actuators["vent"].target == 0, what="controls again")
+                await until(lambda: not quick.obedience.is_local, what="lease again")
+                await until(lambda: '"change": "clear"' in notify.output, what="watchdog clears")
                 late = [name for at, where, name in spy.commands if at > began_at + 1 and where == "live"]
                 print(f"alarm after {alarmed_s:.1f} s, local after {local_s:.1f} s, {len(late)} commands afterwards")
                 assert local_s <= LEASE_LIFETIME_S / speed + 1.0
@@ -212,6 +211,7 @@ async def hang_core(tmp_path: Path, hang: Hang, *, seconds: float, speed: float)
             spy.close()
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(120)
 async def test_core_frozen_blocked_or_deaf_for_a_while(tmp_path):
     """Three cores side by side, each with its broker, devices and event loop: they wait most of the time."""
@@ -239,9 +239,9 @@ async def test_core_ends_when_one_of_its_tasks_is_gone_without_a_word(tmp_path, 
         (tmp_path / "data").mkdir()
         core = Core(Settings(data_dir=tmp_path / "data", mqtt_host=broker.host, mqtt_port=broker.port, sabotage=sabotage()))
         running = asyncio.create_task(core.run(), name="core")
-        await until(lambda: core._links[0]._connection is not None, deadline_s=10, what="connected")
+        await until(lambda: core._links[0]._connection is not None, what="connected")
         next(task for task in asyncio.all_tasks() if task.get_name() == name).cancel()
-        done, _ = await asyncio.wait((running,), timeout=5.0)
+        done, _ = await asyncio.wait((running,), timeout=DEADLINE_S)
         if not done:
             running.cancel()
             await asyncio.wait((running,))
@@ -266,16 +266,16 @@ async def test_supervisor_starts_core_again_when_its_mqtt_task_dies(tmp_path):
         try:
             with Process(argv, log=tmp_path / "serve.log", env=core.env | {"FIELDLOOM_WEB_PORT": "0"}, cwd=ROOT) as service:
                 room.temp_c = 40.0
-                await until(lambda: live.actuators["vent"].target == 80, deadline_s=30, what="vent opens")
+                await until(lambda: live.actuators["vent"].target == 80, what="vent opens")
                 epoch, before = live.obedience.epoch, len(spy.commands)
                 armed.touch()
-                await until(lambda: '"ended"' in service.output, deadline_s=5, what="core ends")
+                await until(lambda: '"ended"' in service.output, what="core ends")
                 armed.unlink()
                 died_at = time.monotonic()
-                await until(lambda: live.obedience.epoch > epoch, deadline_s=15, what="a new core holds the lease")
+                await until(lambda: live.obedience.epoch > epoch, what="a new core holds the lease")
                 back_s = time.monotonic() - died_at
                 room.temp_c = 20.0
-                await until(lambda: live.actuators["vent"].target == 0, deadline_s=10, what="controls again")
+                await until(lambda: live.actuators["vent"].target == 0, what="controls again")
                 assert '"part": "core"' in service.output
                 assert "the MQTT task failed: FailpointReached" in (core.data / "log" / "core.log").read_text()
                 print(f"a new core after {back_s:.1f} s, {len(spy.commands) - before} commands since")
@@ -347,13 +347,12 @@ def freeze_web(tmp_path: Path, script: str, *, seconds: float, rate: float) -> N
         devices = VerifiableDevices(broker.host, broker.port)
         try:
             devices.run(rate=rate)
-            began = time.monotonic()
             first = core.last().last
-            wait_until(lambda: time.monotonic() > began + seconds / 2, deadline_s=seconds, what="measured before")
+            time.sleep(seconds / 2)
             before = commit_gaps_ms(core, first)
             with frozen_inside(script, core, tmp_path) as web:
-                began, middle = time.monotonic(), core.last().last
-                wait_until(lambda: time.monotonic() > began + seconds, deadline_s=2 * seconds, what="measured while frozen")
+                middle = core.last().last
+                time.sleep(seconds)
                 during = commit_gaps_ms(core, middle)
                 wal = max(path.stat().st_size for path in (core.data / "journal").glob("*-wal"))
                 web.thaw()
@@ -375,10 +374,12 @@ def freeze_web(tmp_path: Path, script: str, *, seconds: float, rate: float) -> N
         assert wal < WAL_MAX
 
 
+@pytest.mark.alone
 def test_web_frozen_inside_an_insert(tmp_path):
     freeze_web(tmp_path, INSERT, seconds=3, rate=500)
 
 
+@pytest.mark.alone
 def test_web_frozen_inside_a_read(tmp_path):
     freeze_web(tmp_path, READ, seconds=3, rate=500)
 

@@ -13,6 +13,7 @@ from starlette.websockets import WebSocket
 from api.feed import CLOSE_SLOW, ITEMS_MAX, POINTS_PER_MESSAGE, FeedClient, FeedHub, serve_feed
 from api.state import Delta, LiveState
 from telemetry.clock import ManualClock
+from tests.faults.process import DEADLINE_S
 from tests.faults.web_feed import collect_feed
 from tests.faults.web_world import World, config_record, fill, make_world, site
 
@@ -114,7 +115,7 @@ async def test_client_that_takes_nothing_is_disconnected_and_counted(world: Worl
     headers = [(b"host", b"testserver"), (b"authorization", f"Bearer {token}".encode())]
     scope = {"type": "websocket", "path": "/", "query_string": b"", "headers": headers, "client": ("127.0.0.1", 1), "server": None}
     parts = world.parts
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE_S):
         socket = WebSocket(scope, receive, send)
         await serve_feed(socket, gate=parts.gate, hub=parts.hub, state=parts.state)
     assert sent[-1]["code"] == CLOSE_SLOW

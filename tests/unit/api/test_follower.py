@@ -15,6 +15,7 @@ from store.journal_reader import Gap
 from store.projection import Projector
 from telemetry.record import Event
 from telemetry.transaction import Transaction
+from tests.faults.process import DEADLINE_S
 from tests.faults.web_world import Writer
 
 
@@ -44,7 +45,7 @@ class TrimmedWhileRead:
 
 async def until(follower: HistoryFollower, history: History, position: int) -> None:
     task = asyncio.create_task(follower.run())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE_S):
         while history.position() < position:  # noqa: ASYNC110 - the follower's thread moves it
             await asyncio.sleep(0.01)
     task.cancel()

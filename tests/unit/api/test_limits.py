@@ -9,18 +9,19 @@ from api.limits import LoginLimit, QueryPool, host_name
 from api.problem import ProblemError
 from store.history import HistoryFault, QueryLimit
 from telemetry.clock import ManualClock
+from tests.faults.process import DEADLINE_S
 
 
 async def test_query_over_its_time_is_504_and_its_thread_stays_counted() -> None:
     pool, release = QueryPool(threads=1, waiting_max=0, limit_s=0.05), threading.Event()
     with pytest.raises(ProblemError) as slow:
-        await pool.run(lambda: release.wait(5))
+        await pool.run(lambda: release.wait(DEADLINE_S))
     with pytest.raises(ProblemError) as full:
         await pool.run(lambda: None)
     assert (slow.value.status, full.value.status, pool.results["timed_out"], pool.results["refused"]) == (504, 503, 1, 1)
     assert full.value.headers["Retry-After"]
     release.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE_S):
         while pool.busy:  # noqa: ASYNC110 -- the thread ends by itself
             await asyncio.sleep(0.01)
     assert await pool.run(lambda: 7) == 7
@@ -31,7 +32,7 @@ async def test_query_over_its_time_is_interrupted_and_one_that_ends_with_it_is_5
     interrupted = threading.Event()
 
     def query() -> None:
-        assert interrupted.wait(5)
+        assert interrupted.wait(DEADLINE_S)
         raise QueryLimit("interrupted")
 
     pool = QueryPool(limit_s=0.05, interrupt=interrupted.set)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from api.application import make_app
@@ -81,7 +82,7 @@ async def test_versions_over_time_and_a_diff_of_any_two(world: World, http: http
     history_of(world, two, two, None, {**two, "version": 3, "comment": "back again"}, {**two, "version": 4, "priority": "P1"})
     items = (await http.get("rules/HOT/versions")).json()["items"]
     assert [(v["what"], v["version"], v["author"], v["comment"]) for v in items] == [
-        ("changed", 4, "li", "new screen"), ("added", 3, "li", "back again"), ("removed", None, None, None),
+        ("changed", 4, "li", "new screen"), ("added", 3, "li", "back again"), ("removed", None, "test", ""),
         ("changed", 2, "li", "new screen"), ("added", 1, "", ""),
     ]  # fmt: skip
     assert items[0]["time_ms"] > items[-1]["time_ms"]
@@ -118,7 +119,11 @@ async def test_a_rule_is_put_with_its_version_written_for_it(world: World, http:
     assert (hot.version, hot.author, hot.comment, hot.changed) == (2, "wang", "new screen", "2026-01-01T08:00+08:00")
     world.write(records=[config_record(config)])
     again = await http.put("rules/HOT", json={"rule": rule, "sha256": sha256})
-    assert (again.status_code, again.json()["type"]) == (409, "/problems/conflict")
+    assert (again.status_code, again.json()["type"]) == (409, "/problems/conflict")  # another comment: not the same
+    for key in ("put-hot-1", None):
+        again = await http.put("rules/HOT", json={"rule": rule, "comment": "new screen", "sha256": sha256, "id": key})
+        assert again.status_code == 202, again.text
+        assert again.json() == told | {"is_new": False, "changes": [], "request": told["request"] if key else ""}
     assert len(world.inbox.requests) == 1
 
 
@@ -197,7 +202,13 @@ async def test_a_rule_is_switched_and_removed(world: World, http: httpx.AsyncCli
     assert (await http.delete("rules/HOT", params={"sha256": sha256, "shadow": True})).status_code == 409
     answer = await http.delete("rules/HOT", params={"sha256": sha256, "comment": "never useful"})
     assert (answer.status_code, answer.json()["version"], answer.json()["changes"][0]["what"]) == (202, None, "removed")
-    assert world.inbox.requests[answer.json()["request"]].body["comment"] == "never useful"
+    body = world.inbox.requests[answer.json()["request"]].body
+    assert body["comment"] == "never useful"
+    gone = config_record(SiteConfig.model_validate_json(body["text"]))
+    world.write(records=[msgspec.structs.replace(gone, author="wang", comment="never useful")])
+    newest = (await http.get("rules/HOT/versions")).json()["items"][0]
+    assert (newest["what"], newest["author"], newest["comment"]) == ("removed", "wang", "never useful")
+    assert newest["time_ms"] > 0
     assert (await http.delete("rules/NONE", params={"sha256": sha256})).status_code == 404
 
 

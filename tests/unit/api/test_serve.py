@@ -15,13 +15,14 @@ from api.serve import bind, newest_plan
 from store.snapshot import write_snapshot
 from telemetry.errors import EnvironmentFault
 from telemetry.plan import Plan
+from tests.faults.process import DEADLINE_S
 from tests.faults.web_process import CoreStub, WebProcess, web_process
 
 ACKNOWLEDGE = "/api/v1/sites/north/alarms/house-0/HOT/acknowledge"
 RAISE = [("alarm", "HOT@north/house-0", {"from": "NORM", "to": "UNACK", "event": "raise", "priority": "P2"})]
 
 
-async def until(check: Callable[[], Awaitable[Any]], limit_s: float = 10.0) -> Any:
+async def until(check: Callable[[], Awaitable[Any]], limit_s: float = DEADLINE_S) -> Any:
     """The first true answer of `check`."""
     async with asyncio.timeout(limit_s):
         while not (found := await check()):  # noqa: ASYNC110 -- what is waited for happens behind a socket
@@ -30,7 +31,7 @@ async def until(check: Callable[[], Awaitable[Any]], limit_s: float = 10.0) -> A
 
 
 def client(web: WebProcess, token: str) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=web.base_url, headers={"Authorization": f"Bearer {token}"})
+    return httpx.AsyncClient(base_url=web.base_url, headers={"Authorization": f"Bearer {token}"}, timeout=DEADLINE_S)
 
 
 async def test_journal_becomes_live_values_history_and_readiness(tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ async def test_acknowledge_goes_through_inbox_and_journal_to_the_feed(tmp_path: 
                 assert answer.json() == {"request": "ann.first-press", "is_new": True}
                 assert [r.author for r in web.core.acknowledge_all()] == ["ann"]  # type: ignore[union-attr]
                 seen = []
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(DEADLINE_S):
                     while not (seen and seen[-1]["type"] == "alarm"):
                         seen.append(json.loads(await feed.recv()))
                 assert seen[0]["items"][0]["state"] == "UNACK"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from api.state import COMMANDS_MAX, REJECTS_MAX, LiveState, parse
 from telemetry.record import Event, Start
+from tests.faults.process import DEADLINE_S
 from tests.faults.web_process import CoreStub, WebProcess, web_process
 from tests.faults.web_world import Writer, config_record, fill, make_world, site
 
@@ -87,21 +88,21 @@ def test_reject_of_a_strange_topic_belongs_to_no_site(topic: str) -> None:
 
 async def metric(web: WebProcess, name: str) -> int:
     async with httpx.AsyncClient(
-        base_url=web.base_url, headers={"Authorization": f"Bearer {web.token('ann', 'viewer', None)}"}
+        base_url=web.base_url, headers={"Authorization": f"Bearer {web.token('ann', 'viewer', None)}"}, timeout=DEADLINE_S
     ) as http:
         [line] = [line for line in (await http.get("/metrics")).text.splitlines() if line.startswith(name)]
         return int(line.rsplit(" ", 1)[1])
 
 
 async def caught_up(web: WebProcess) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE_S):
         while await metric(web, "fieldloom_journal_position") != web.core.journal.last_position:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 
 async def test_trimmed_journal_is_skipped_and_counted(tmp_path: Path) -> None:
     core = CoreStub.begin(tmp_path, segment_s=0.01)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE_S):
         while not core.journal.trim(before=core.journal.last_position):
             core.write()
             await asyncio.sleep(0)

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from tests.faults.process import DEADLINE_S
 from tests.faults.web_process import CoreStub, WebProcess, web_process
 from tests.unit.app.test_cli import fieldloom
 
@@ -61,7 +62,7 @@ def rows(text: str) -> list[list[str]]:
 async def test_measures_are_a_table_with_units_in_both_languages(web: WebProcess) -> None:
     web.core.write(decisions=[change("raise", "NORM", "UNACK")])
     web.core.write(decisions=[change("acknowledge", "UNACK", "ACKED", author="[red]li")])
-    async with asyncio.timeout(20):  # until history has followed
+    async with asyncio.timeout(DEADLINE_S):  # until history has followed
         while "[red]li" not in (done := await run(web, "alarms", "measures", "north")).stdout:
             assert done.returncode == 0, done.stderr
     table = rows(done.stdout)

@@ -89,7 +89,7 @@ def logs_in(address: BrokerAddress, user: str, password: str) -> bool:
     port = address.port if user == SERVICE else address.device_port
     login = ["-h", address.host, "-p", str(port), "-u", user, "-P", password]
     command = ["mosquitto_pub", *login, "-t", f"fl/{user}/telemetry", "-m", "x"]
-    done = subprocess.run(command, capture_output=True, check=False, timeout=10)
+    done = subprocess.run(command, capture_output=True, check=False, timeout=60)
     return done.returncode == 0
 
 

@@ -23,6 +23,7 @@ from store.place import owned
 from store.projection import Projector
 from telemetry.clock import EngineClock
 from telemetry.errors import EnvironmentFault
+from tests.faults.process import DEADLINE_S
 from tests.faults.web_process import CoreStub, web_process
 
 ROOT = Path(__file__).parents[3]
@@ -37,7 +38,7 @@ def fieldloom(*words: str, **environment: object) -> subprocess.CompletedProcess
         env=kept | given,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
 
@@ -71,7 +72,7 @@ async def test_why_answers_from_the_journal_from_web_and_from_the_history(tmp_pa
     assert "Rule HOT, version 1: air_temp_c (39.5 °C) > 38" in journal.stdout
     async with web_process(tmp_path, core) as web:
         served = {"url": web.base_url, "token": web.token("ann", "viewer", None)}
-        async with asyncio.timeout(25):
+        async with asyncio.timeout(DEADLINE_S):
             while "(39.5 °C)" not in (await printed("HOT@north/house-1", "--at", "0s", **served)).stdout:
                 pass  # until the history has it
         unknown = await printed("HOTT@north/house-1", **served)
@@ -88,7 +89,7 @@ async def test_rules_are_listed_and_compared(tmp_path: Path) -> None:
     core.write(decisions=[("alarm", "HOT@north/house-1", raised)])
     async with web_process(tmp_path, core) as web:
         served = {"url": web.base_url, "token": web.token("ann", "viewer", None), "data_dir": tmp_path}
-        async with asyncio.timeout(25):
+        async with asyncio.timeout(DEADLINE_S):
             while "1 " not in (listed := (await asyncio.to_thread(fieldloom, "rules", "list", "north", **served)).stdout):
                 pass  # until web has seen the alarm
         same = await asyncio.to_thread(fieldloom, "rules", "diff", "north", "south", **served)
@@ -143,7 +144,7 @@ async def test_decision_log_of_the_history_is_that_of_the_journal_with_web_and_w
     async with web_process(tmp_path, core) as web:
         (tmp_path / "run").mkdir(exist_ok=True)
         (tmp_path / "run" / "web.ready").write_text(web.base_url)  # as `serve web` tells its address
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE_S):
             while "behind" in (stored := await printed("--history")).stderr:
                 pass
         assert (stored.stdout, stored.stderr) == (journal.stdout, "")

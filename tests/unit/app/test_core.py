@@ -1,6 +1,9 @@
 """What core does beside its commits: snapshots that fail cost time, not control; a full disk costs a follower its backlog, and says so."""
 
+import asyncio
+import gc
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -85,15 +88,52 @@ async def test_nearly_full_disk_cuts_a_follower_off_and_the_gap_is_in_history(tm
             part.close()
 
 
-def test_of_two_changes_of_one_configuration_the_second_is_refused(tmp_path: Path) -> None:
+async def test_a_large_configuration_is_checked_beside_the_loop(tmp_path: Path) -> None:
+    """Control goes on while 10,000 devices are read: the longest time the loop stands still is a small part of the whole."""
+    fill_journal(tmp_path)
+    core, base = Core(settings(tmp_path)), site("north")
+    devices = [base.devices[0].model_copy(update={"name": f"d-{k}", "count": None}) for k in range(10_000)]
+    request = Request(
+        "q", "config", "wang", {"text": base.model_copy(update={"devices": devices, "areas": base.areas}).canonical()}
+    )
+    longest = 0.0
+
+    async def beat() -> None:
+        nonlocal longest
+        last = time.perf_counter()
+        while True:
+            await asyncio.sleep(0.001)
+            now = time.perf_counter()
+            longest, last = max(longest, now - last), now
+
+    gc.collect()
+    gc.freeze()  # as `run` does
+    beating = asyncio.create_task(beat())
+    await asyncio.sleep(0.01)
+    began = time.perf_counter()
+    await core._take_request(request, 1)
+    whole = time.perf_counter() - began
+    await asyncio.sleep(0.01)
+    beating.cancel()
+    gc.unfreeze()
+    [_, record] = [record for _, record in core._gather.build(core.engine.position + 1, core._clock.now_ns(), 0).records]
+    core._close()
+    assert isinstance(record, Config)
+    assert record.text == request.body["text"]
+    assert longest < whole / 3, f"{longest:.3f} of {whole:.3f} s"
+
+
+async def test_of_two_changes_of_one_configuration_the_second_is_refused(tmp_path: Path) -> None:
     """Both were made from the configuration in force; the second would take back the first without having seen it."""
     fill_journal(tmp_path)
     core, base = Core(settings(tmp_path)), site("north")
     first, second = (base.model_copy(update={"organisation": name}) for name in ("first", "second"))
     for name, changed, asked in (("q1", first, base), ("q2", second, base), ("q3", second, first)):
         body = {"site": "north", "base": asked.sha256(), "text": changed.canonical()}
-        core._take_request(Request(name, "config", "wang", body), 1)
-    core._take_request(Request("q4", "config", "wang", {"site": "north", "text": base.canonical()}), 1)  # without a base: as it is
+        await core._take_request(Request(name, "config", "wang", body), 1)
+    await core._take_request(
+        Request("q4", "config", "wang", {"site": "north", "text": base.canonical()}), 1
+    )  # without a base: as it is
     records = [record for _, record in core._gather.build(core.engine.position + 1, core._clock.now_ns(), 0).records]
     core._close()
     refused = {record.id: record.body.get("refused", "") for record in records if isinstance(record, Request)}

@@ -30,7 +30,7 @@ from rules.lane import run_lane
 from telemetry.errors import CallerError, ConfigError, EnvironmentFault
 from telemetry.plan import Plan
 from telemetry.wire import message as wire
-from tests.faults.process import free_port
+from tests.faults.process import DEADLINE_S, free_port
 
 SITE = """
 v: 1
@@ -279,7 +279,7 @@ def test_where_a_played_device_logs_in(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 async def test_a_broker_that_is_not_there_is_one_sentence() -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(DEADLINE_S):
         with pytest.raises(EnvironmentFault, match="play again: what is stored stays"):
             async with connected(BrokerLogin("127.0.0.1", free_port(), "old/a", None)):
                 pass

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import httpx
 
+from tests.faults.process import DEADLINE_S
 from tests.faults.web_process import CoreStub, WebProcess, web_process
 from tests.faults.web_world import config_record, site
 from tests.unit.app.test_alarm_commands import answered
@@ -14,7 +15,10 @@ from tests.unit.app.test_cli import fieldloom
 async def kept(web: WebProcess, token: str, count: int) -> None:
     """Until the history has so many versions of the rule."""
     path = f"{web.base_url}/api/v1/sites/north/rules/HOT/versions"
-    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {token}"}) as http, asyncio.timeout(20):
+    async with (
+        httpx.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=DEADLINE_S) as http,
+        asyncio.timeout(DEADLINE_S),
+    ):
         while len((await http.get(path)).json().get("items", [])) < count:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 

@@ -22,7 +22,7 @@ with tables.slow_progress("second"):
 
 
 def shown(after_s: float) -> str:
-    return subprocess.run([sys.executable, "-c", SLOW, str(after_s)], capture_output=True, text=True, check=True, timeout=30).stderr
+    return subprocess.run([sys.executable, "-c", SLOW, str(after_s)], capture_output=True, text=True, check=True, timeout=60).stderr
 
 
 def test_a_bar_is_shown_for_slow_work_only_and_the_steps_of_a_command_add_up() -> None:

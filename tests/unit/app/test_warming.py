@@ -435,7 +435,7 @@ async def test_ordered_over_http_and_taken_by_core(tmp_path: Path) -> None:
     told = [Request("first", "config", "ann", {"text": world_site("north").canonical()}), request]
     broken = base64.b64encode(b"no such thing").decode()
     for row, one in enumerate([*told, Request("bad", "config", "ann", {**request.body, "warm": broken})], start=1):
-        core._take_request(one, row)
+        await core._take_request(one, row)
     entries = core._gather.build(0, time.time_ns(), 0)
     answers = {d.subject: d.body for d in core.engine.step(entries).decisions if d.kind == "answer"}
     core._close()

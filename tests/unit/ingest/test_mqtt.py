@@ -4,17 +4,12 @@ import asyncio
 import random
 import time
 
+import pytest
+
 from ingest.mqtt import MqttLink
 from telemetry.clock import EngineClock
 from tests.faults.broker import RealBroker
-from tests.faults.process import free_port
-
-
-async def until(condition, deadline_s=10.0):
-    end = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < end, "condition not met in time"
-        await asyncio.sleep(0.005)
+from tests.faults.process import free_port, until
 
 
 def link(port, **options):
@@ -23,6 +18,7 @@ def link(port, **options):
     return MqttLink(host="127.0.0.1", port=port, clock=clock, rng=random.Random(1), **(defaults | options))
 
 
+@pytest.mark.alone
 async def test_a_frozen_broker_is_found_within_two_keepalives_and_comes_back(tmp_path):
     downs, ups = [], []
     with RealBroker(tmp_path / "broker") as broker:

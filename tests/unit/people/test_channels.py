@@ -147,7 +147,7 @@ def test_server_that_hangs_or_drips_costs_a_limited_time(server: Server) -> None
     server.hang.set()
     server.drips = True
     assert failure(webhook(server)) == "no answer within 0.5 s"
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10
 
 
 def test_server_that_is_not_there(server: Server) -> None:

@@ -20,6 +20,7 @@ from store.journal_reader import JournalReader
 from telemetry.clock import ManualClock
 from telemetry.record import Event, Start
 from tests.faults.disk import fill, small_disk
+from tests.faults.process import DEADLINE_S
 from tests.faults.web_world import SECOND_NS, START_NS, Writer, config_record, site
 
 RAISE = (
@@ -415,7 +416,7 @@ async def test_process_delivers_and_stops(desk: Desk) -> None:
     task = asyncio.create_task(
         run(desk.directory, log_only(), lambda _secret: "", clock=desk.clock, wall=desk.clock.now_ns, stop=stop)
     )
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE_S):
         while not _delivered(desk.directory):  # noqa: ASYNC110 -- what is waited for happens in another thread's file
             await asyncio.sleep(0.02)
         stop.set()

@@ -5,6 +5,7 @@ and the condition machine are its own.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -124,6 +125,14 @@ class Oracle:
     window_quality: dict[tuple[int, int, bool], int] = field(default_factory=dict)
     last_said: dict[int, Said] = field(default_factory=dict)
     said: list[Said] = field(default_factory=list)
+    reads: dict[Any, Any] = field(default_factory=dict)  # what trees read, found once for each configuration
+
+    def once(self, find: Callable[..., Any], *of: Any) -> Any:
+        """What `find` says of these parts of the present configuration."""
+        key = (find.__name__, *map(id, of))
+        if key not in self.reads:
+            self.reads[key] = find(*of)
+        return self.reads[key]
 
     def step(self, entries: Entries, admission: Admission) -> None:
         frames, records = entries.frames, dict(entries.records)
@@ -160,7 +169,7 @@ class Oracle:
     def timers(self) -> list[tuple[int, int, Any]]:
         """(due, class, what): delays of conditions, values that grow old, silences."""
         found: list[tuple[int, int, Any]] = [(c.due, 0, c) for c in self.conditions if c.due is not None]
-        read = self.read_points()
+        read = self.once(self.read_points)
         for point, value in [*self.latest.items(), *((point, 0.0) for point in self.arrays)]:
             if point in read and not math.isnan(value):
                 found.append((max(self.last_ns[point], self.sight) + read[point], 1, point))
@@ -249,7 +258,7 @@ class Oracle:
     def derive(self, position: int, time: int, changed: set[Any], *, is_sample: bool) -> set[Any]:
         """Virtual points that read something changed, each after those that it reads; what is changed then."""
         for v in self.virtual:
-            if not changed & self.keys_of(v.tree, v):
+            if not changed & self.once(self.keys_of, v.tree, v):
                 continue
             value = self.scalar(v.tree, v)
             value = NAN if value is None else float(value)
@@ -319,14 +328,14 @@ class Oracle:
         news: set[Any] = set()
         done: set[Any] = set()
         for c, group in self.member_groups:
-            key = (c.device.number, text(group), c.live_only)
-            points = {("point", c.device.point(name)) for name in self.array_names(group, c.device)}
+            key = (c.device.number, self.once(text, group), c.live_only)
+            points = {("point", c.device.point(name)) for name in self.once(self.array_names, group, c.device)}
             if key in done or not points & changed:
                 continue
             done.add(key)
             for kept in kept_of(group.arg):
-                mine = (c.device.number, text(kept), c.live_only)
-                inside = {("point", c.device.point(name)) for name in self.array_names(kept.arg, c.device)}
+                mine = (c.device.number, self.once(text, kept), c.live_only)
+                inside = {("point", c.device.point(name)) for name in self.once(self.array_names, kept.arg, c.device)}
                 if mine not in done and inside & changed:
                     done.add(mine)
                     count = self.member_count(kept.arg, c)
@@ -342,7 +351,7 @@ class Oracle:
         return news
 
     def member_count(self, node: Node, c: Condition) -> int:
-        name = self.array_names(node, c.device)[0]
+        name = self.once(self.array_names, node, c.device)[0]
         return next(p.members for p in c.device.profile.points if p.name == name)
 
     def member(self, node: Any, c: Condition, k: int) -> Any:
@@ -354,7 +363,7 @@ class Oracle:
             self.of_member = None
 
     def remembered(self, node: Window, c: Condition, k: int) -> Any:
-        key = (c.device.number, text(node), c.live_only)
+        key = (c.device.number, self.once(text, node), c.live_only)
         looks = [(time, values[k]) for time, values in self.looks.get(key, [])]
         if not looks or k in self.blanks.get(key, ()):
             return None if node.fn == "held" else NAN
@@ -368,7 +377,7 @@ class Oracle:
     def judge(self, position: int, phase: int, time: int, changed: set[Any]) -> None:
         """Evaluate once each rule that reads something changed."""
         for c in self.conditions:
-            if changed & {key for node in self.nodes(c) for key in self.keys_of(node, c)}:
+            if any(changed & self.once(self.keys_of, node, c) for node in self.nodes(c)):
                 self.evaluate(position, phase, time, c)
 
     def after(self, record: Any, now: int) -> None:
@@ -392,7 +401,7 @@ class Oracle:
         if c.due is not None and c.due <= time:
             self.end_delay(position, c)
         holds, clears = self.truths(c)
-        leaves_of = leaves(c.when)
+        leaves_of = self.once(leaves, c.when)
         c.value = self.read(leaves_of[0], c) if leaves_of else NAN
         demand = (
             self.scalar(c.value_of, c) if c.value_of is not None else NAN if c.rule.demand is None else float(c.rule.demand.value)
@@ -503,7 +512,7 @@ class Oracle:
         if isinstance(ref, Vote):
             return self.vote(ref, c)[0]
         if isinstance(ref, Group):
-            return self.groups.get((c.device.number, text(ref), c.live_only), NAN)
+            return self.groups.get((c.device.number, self.once(text, ref), c.live_only), NAN)
         if isinstance(ref, Silent):
             return self.silent.get((c.device.number, ref.length_ns), NAN)
         if isinstance(ref, Window):
@@ -515,7 +524,7 @@ class Oracle:
         match node:
             case Number(value):
                 return value
-            case PointRef() if self.of_member is not None and self.array_names(node, c.device):
+            case PointRef() if self.of_member is not None and self.once(self.array_names, node, c.device):
                 return self.arrays[self.number(node, c)][self.of_member] if self.number(node, c) in self.arrays else NAN
             case Window("held" | "rise", _, _, ()) if self.of_member is not None:
                 return self.remembered(node, c, self.of_member)
@@ -553,6 +562,7 @@ class Oracle:
 
     def configure(self, config: SiteConfig, now: int) -> None:
         self.plan.apply(config)
+        self.reads = {}
         old = {c.key: c for c in self.conditions}
         self.conditions = []
         self.versions = {

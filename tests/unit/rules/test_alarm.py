@@ -1,13 +1,14 @@
 """The life of an alarm: every state with every event, latching, shelving, and requests that come twice."""
 
 import math
+import random
 from typing import Any
 
 import pytest
 
 from app.wiring import build_engine
 from telemetry.decision import Decision
-from telemetry.site import DeviceSpec
+from telemetry.site import ActuatorSpec, DemandSpec, DeviceSpec
 from tests.unit.rules.house import House, S, config, house_of, rule_of
 
 # How to come to a state, what the condition then is, and what each event does: "-" nothing (a request is then refused).
@@ -61,6 +62,71 @@ def test_a_latching_alarm_that_was_acknowledged_after_it_returned_waits_for_a_re
     for step, state in zip(["raise", "clear", "acknowledge", "reset"], ["UNACK", "RTNUN", "LATCH", "NORM"], strict=True):
         house.happen(step)
         assert house.state == state
+
+
+@pytest.mark.parametrize("aside", [["shelve", "clear", "unshelve"], ["out_of_service", "clear", "in_service"]])
+def test_a_latching_alarm_that_was_put_aside_still_waits_for_a_reset(aside: list[str]) -> None:
+    house = House(latching=True)
+    for step in ["raise", *aside]:
+        house.happen(step)
+    assert house.state == "LATCH"
+    house.happen("reset")
+    assert house.state == "NORM"
+
+
+def stopping(*, latching: bool = True) -> House:
+    """A house whose alarm stops a machine that otherwise runs."""
+    house, base = House(), config(latching)
+    rule = (
+        base.profiles["p"]
+        .rules[0]
+        .model_copy(update={"version": 2, "demand": DemandSpec(actuator="run", bound="at_most", value=0, level="equipment")})
+    )
+    run = ActuatorSpec(name="run", low=0, high=1, rest=1)
+    house.configure(
+        base.model_copy(update={"profiles": {"p": base.profiles["p"].model_copy(update={"rules": [rule], "actuators": [run]})}})
+    )
+    house.decisions.clear()
+    return house
+
+
+def told(house: House) -> list[float]:
+    return [float(d.body["value"]) for d in house.decisions if d.kind == "demand"]
+
+
+@pytest.mark.parametrize(("latching", "values"), [(True, [0, 0, 0, 0, 0, 1]), (False, [0, 1, 0, 1, 1, 1])])
+def test_what_a_latching_alarm_stops_runs_again_after_the_reset_only(latching: bool, values: list[float]) -> None:
+    house, after = stopping(latching=latching), []
+    for step in ["raise", "clear", "raise", "clear", "acknowledge", "reset"]:
+        house.happen(step)
+        after.append(told(house)[-1])
+    assert after == values
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_lives_of_a_latching_stop_equal_the_oracle(seed: int) -> None:
+    """It stands from the moment its condition turns on until somebody resets the alarm, whatever else is done to it."""
+    draw, single, batch = random.Random(seed), stopping(), stopping()
+    on = latched = False
+    for _ in range(60):
+        event = draw.choice(EVENTS)
+        made = single.happen(event)
+        if event in {"raise", "clear"}:
+            on = event == "raise"
+            latched = latched or on
+            batch.measure(35.0 if on else 20.0)
+        else:
+            batch.ask(event)
+        latched &= not (event == "reset" and any(d.kind == "answer" and d.body["accepted"] for d in made))
+        assert latched or not on
+        assert (told(single) or [1.0])[-1] == (0.0 if latched else 1.0), event
+    batch.flush()
+    assert [d for d in batch.decisions if d.kind in {"alarm", "demand", "answer"}] == [
+        d for d in single.decisions if d.kind in {"alarm", "demand", "answer"}
+    ]
+    again = build_engine()
+    again.restore(single.engine.snapshot())
+    assert again.stages[3].snapshot() == single.engine.stages[3].snapshot()
 
 
 @pytest.mark.parametrize("together", [False, True], ids=["one by one", "one batch"])

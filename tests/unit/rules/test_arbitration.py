@@ -178,7 +178,12 @@ def test_override_of_a_recorded_site_is_refused() -> None:
     assert not answers(World(plan_of(origin="REPLAY")).run([override(0, "q")]))[0][0]
 
 
-@pytest.mark.parametrize("rules", [[], [{"id": "R1", "version": 2, "profile": "house", "when": "vent_pct > 0"}]])
+R1 = {"id": "R1", "profile": "house", "when": "vent_pct > 0"}
+
+
+@pytest.mark.parametrize(
+    "rules", [[], [R1 | {"version": 2}], [R1 | {"tag": "north"}], [R1 | {"area": "b"}], [R1 | {"devices": ["h-1"]}]]
+)
 def test_demand_of_a_rule_that_is_gone_or_changed_ends(rules: list[dict]) -> None:
     world = World()
     world.run([at(1).demand("R1", VENT, 60.0)])

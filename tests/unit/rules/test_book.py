@@ -1,5 +1,6 @@
 """Binding of rules to devices: scope, links, what cannot be bound, what moves, and state over changes."""
 
+import gc
 import json
 from typing import Any
 
@@ -9,13 +10,15 @@ from app.wiring import build_engine
 from ingest.decode import Directory, Gather
 from rules import book, loop, panes
 from rules.book import bind
-from rules.cohort import Rulebook
+from rules.cohort import Cohort, Rule, Rulebook, Virtual
 from rules.engine import Engine
 from telemetry.decision import Decision
 from telemetry.plan import Plan
 from telemetry.record import Config, Start
-from telemetry.site import DemandSpec, RuleSpec, SiteConfig
+from telemetry.site import AreaSpec, DemandSpec, DeviceSpec, PointSpec, RuleSpec, SiteConfig
 from tests.unit.rules.histories import T0, site
+from tests.unit.rules.house import House
+from tests.unit.rules.house import config as house_config
 
 S = 1_000_000_000
 
@@ -185,3 +188,46 @@ def test_numbers_of_devices_and_points_survive_what_leaves_and_comes_back() -> N
     assert {d.key: (d.number, d.points) for d in plan.devices[:5]} == before
     again = Plan.from_snapshot(json.loads(json.dumps(plan.snapshot())))
     assert [(d.key, d.points) for d in again.devices] == [(d.key, d.points) for d in plan.devices]
+
+
+def test_a_rulebook_that_was_replaced_needs_no_collection_of_garbage() -> None:
+    """Core never looks for garbage among what a large configuration makes: nothing of the old rules may hold itself."""
+    house = House()
+    rules = [
+        RuleSpec(id="PEERS", when="max(peers.temp_c) > 3 or weather.temp_c > 2"),
+        RuleSpec(id="OWN", when="mean(temp_c, 3 min) > 3"),
+    ]
+    base = house_config(latching=False)
+    broken = PointSpec(name="broken_c", unit="C", low=0, high=1, expression="nowhere.temp_c + 1")
+    profile = base.profiles["p"].model_copy(update={"points": [*base.profiles["p"].points, broken]})
+    areas = [AreaSpec(name="a", links={"weather": "d-0"}), AreaSpec(name="b")]
+    devices = [DeviceSpec(name="d", profile="p", area="a", count=3), DeviceSpec(name="e", profile="p", area="b", count=2)]
+    gc.collect()
+    gc.disable()
+    try:
+        counts = []
+        for k in range(4):
+            spec = {"profiles": {"p": profile}, "areas": areas, "devices": devices, "organisation": str(k)}
+            house.configure(base.model_copy(update=spec | {"rules": [one.model_copy(update={"version": k + 1}) for one in rules]}))
+            counts.append(sum(isinstance(made, Cohort | Virtual | Rule) for made in gc.get_objects()))
+    finally:
+        gc.enable()
+    assert counts == counts[:1] * 4
+
+
+@pytest.mark.parametrize(
+    "when", ["max(peers: other.temp_c) > 30", "any(peers: mean(other.temp_c, 3 min) > 30)", "max(peers: hour()) > 23"]
+)
+def test_a_group_over_a_link_moves_when_what_is_linked_does(when: str) -> None:
+    """The peers themselves say nothing; what they see of others is news to who asks them."""
+    house = House()
+    rule = RuleSpec(id="PEERS", area="a", when=when.replace("> 23", ">= 0"), priority="P2")
+    areas = [AreaSpec(name="a", links={"other": "x"}), AreaSpec(name="b")]
+    devices = [DeviceSpec(name="d", profile="p", area="a", count=3), DeviceSpec(name="x", profile="p", area="b")]
+    spec = {"areas": areas, "devices": devices, "rules": [rule]}
+    house.configure(house_config(latching=False).model_copy(update=spec))
+    for _ in range(200):
+        house.send("x", temp_c=35.0)
+        house.flush()
+    raised = {d.subject for d in house.decisions if d.kind == "alarm" and d.subject.startswith("PEERS")}
+    assert raised == {f"PEERS@s/d-{k}" for k in range(3)}

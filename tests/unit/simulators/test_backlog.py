@@ -1,7 +1,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulators.backlog import BURST_MAX, RESEND_NS, RESENDS_MAX, Backlog
+from simulators.backlog import BURST_MAX, RESENDS_MAX, Backlog
+
+RESEND_NS = 30_000_000_000
 
 
 def payload(seq: int) -> bytes:
@@ -46,6 +48,13 @@ def test_silent_service_is_asked_three_times_then_the_message_is_declared_lost()
     assert backlog.take_lost_to() == 7
     assert backlog.take_lost_to() is None
     assert (len(backlog), backlog.given_up) == (0, 1)
+
+
+def test_patience_is_an_option():
+    backlog = Backlog(10, resend_s=6)
+    backlog.keep(7, payload(7), sent_ns=0)
+    assert backlog.due(5_999_999_999, may_resend=True) == []
+    assert backlog.due(6_000_000_000, may_resend=True) == [b"7"]
 
 
 def test_stopped_service_costs_no_sample():

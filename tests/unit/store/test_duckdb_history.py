@@ -16,6 +16,7 @@ import pytest
 from store.duckdb_history import DAY_MS, DuckDBHistory
 from store.history import HistoryFault, QueryLimit, RecordRow, make_rows, no_rows
 from telemetry.errors import StoreError
+from tests.faults.process import DEADLINE_S
 
 T0 = 1_700_000_000_000
 ROOT = Path(__file__).parents[3]
@@ -122,10 +123,10 @@ def test_interrupt_stops_reads_of_other_threads(path):
 
     reader = threading.Thread(target=read)
     reader.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + DEADLINE_S
     while reader.is_alive() and time.monotonic() < deadline:
         history.interrupt()
-    reader.join(5)
+    reader.join(DEADLINE_S)
     assert len(stopped) == 1
     assert history.count() == 1_000_000
     history.close()
@@ -147,7 +148,7 @@ def test_compaction_changes_no_answer_and_ends(path):
     assert max(steps) <= 600
     assert [(r.ts_ms if hasattr(r, "ts_ms") else r.t_ms).tolist() for r in (q() for q in ask)] == before
     late = history.read(2, 0, 2 * T0, limit=1)
-    assert history.append(make_rows(late.point, late.ts_ms, late.value, check=True), [], 6) == (0, 1, 0, 0)
+    assert history.append(make_rows(late.point, late.ts_ms, late.value), [], 6) == (0, 1, 0, 0)
     history.close()
     history = DuckDBHistory(path, memory_mb=64)
     assert history.count() == 3000

@@ -138,7 +138,6 @@ def test_samples_keep_point_time_value_and_admitted_quality():
     assert rows.value.tolist()[:3] == [1.0, 2.0, 3.0]
     assert np.isnan(rows.value[3])
     assert rows.quality.tolist() == [0, 4, 0, BAD | NOT_A_NUMBER]
-    assert not rows.check.any()
 
 
 def test_duplicate_frames_and_repeated_samples_are_left_out():
@@ -146,13 +145,6 @@ def test_duplicate_frames_and_repeated_samples_are_left_out():
     verdict = [Verdict.LIVE, Verdict.DUPLICATE, Verdict.LATE]
     rows = project(frames_transaction(0, given, verdict=verdict, quality=[REPEATED, 0, 0]), Plan()).rows
     assert rows.value.tolist() == [3.0]
-
-
-@pytest.mark.parametrize("verdict", [v for v in Verdict if v is not Verdict.DUPLICATE])
-@pytest.mark.parametrize("flags", [0, LIVE_SEQ])
-def test_only_a_live_frame_with_a_sequence_needs_no_check(verdict, flags):
-    rows = project(frames_transaction(0, frames([T0], [0], [1.0], flags=flags), verdict=[verdict]), Plan()).rows
-    assert rows.check.tolist() == [not (verdict is Verdict.LIVE and flags == LIVE_SEQ)]
 
 
 def test_config_gives_series_with_the_cores_numbers_also_after_a_change():

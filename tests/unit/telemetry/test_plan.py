@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from telemetry.plan import Plan
-from telemetry.site import AreaSpec, DeviceSpec, PointSpec, Profile, SiteConfig
+from telemetry.site import AreaSpec, DeviceSpec, PointSpec, Profile, SiteConfig, parse_site
 
 
 def site(
@@ -120,3 +120,13 @@ def test_any_change_leaves_the_plan_that_a_restart_makes(seed: int) -> None:
         assert found[:3] == want[:3]
         assert plan.active <= found[3]
         assert (numbers(again), again.active) == (numbers(plan), plan.active)
+
+
+def test_a_snapshot_has_the_text_that_a_configuration_was_read_from() -> None:
+    plan, text = Plan(), site().canonical()
+    plan.apply(parse_site(text), text)
+    plan.apply(site("t"))
+    saved = plan.snapshot()["sites"]
+    assert saved["s"] is text
+    assert saved == {name: config.canonical() for name, config in plan.sites.items()}
+    assert Plan.from_snapshot(plan.snapshot()).snapshot() == plan.snapshot()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from telemetry.site import SiteConfig
+from telemetry.site import SiteConfig, parse_site
 
 
 def raw(**changes: Any) -> dict[str, Any]:
@@ -70,3 +70,42 @@ def test_lateness_follows_the_heartbeat() -> None:
         return profile.lateness()
 
     assert [lateness(heartbeat_s=1), lateness(heartbeat_s=20)] == [10.0, 60.0]
+
+
+def listed(count: int, **changes: Any) -> str:
+    """Canonical text of a site with its devices one by one."""
+    devices = [{"name": f"d-{k}", "profile": "p", "area": "a", "tags": ["t"]} for k in range(count)]
+    return SiteConfig.model_validate(raw(devices=devices) | changes).canonical()
+
+
+def test_a_text_is_read_as_pydantic_reads_it_and_what_did_not_change_is_the_same_object() -> None:
+    before = parse_site(listed(5))
+    rules = [{"id": "R", "version": 2, "when": "temp_c > 2"}]
+    text = listed(6, rules=rules)
+    after = parse_site(text)
+    assert after == SiteConfig.model_validate_json(text)
+    assert [a is b for a, b in zip(before.devices, after.devices, strict=False)] == [True] * 5
+    assert after.canonical() == text
+    moved = parse_site(listed(3, areas=[{"name": "a"}, {"name": "b"}]))
+    assert moved.devices[0] is after.devices[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"site":1}',
+        '{"site":"s","devices":{}}',
+        '{"site":"s","devices":[3]}',
+        listed(2).replace('"a"', '"b"', 1),
+    ],
+)
+def test_what_is_wrong_in_a_text_is_told_as_by_pydantic(text: str) -> None:
+    with pytest.raises(ValidationError) as told:
+        parse_site(text)
+    with pytest.raises(ValidationError) as want:
+        SiteConfig.model_validate_json(text)
+    assert str(told.value) == str(want.value)
