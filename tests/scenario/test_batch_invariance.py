@@ -18,6 +18,7 @@ from app.wiring import build_engine
 from rules.engine import Engine
 from store.snapshot import read_snapshot, write_snapshot
 from telemetry.frame import COLUMNS, Entries, make_frames
+from telemetry.record import Request
 from tests.scenario.recorded_hour import Recorder, drive, replay_entries
 
 
@@ -114,13 +115,18 @@ def test_two_frames_swapped_change_the_hash() -> None:
         for d in np.unique(frames.device)
         for i, j in itertools.pairwise(np.flatnonzero((frames.device == d) & (sizes == 2))[20:])
     ]
-    first = frames.value[frames.offsets[:-1]]
-    a, b = next((i, j) for i, j in pairs if 31 < first[i] < 80 and first[j] < 28)
-    ts, seq, value = frames.ts_ns.copy(), frames.seq.copy(), frames.value.copy()
-    ts[[a, b]], seq[[a, b]] = ts[[b, a]], seq[[b, a]]
-    sa, sb = (slice(int(frames.offsets[k]), int(frames.offsets[k + 1])) for k in (a, b))
-    value[sa], value[sb] = value[sb].copy(), value[sa].copy()
-    assert drive(changed(entries, ts_ns=ts, seq=seq, value=value), [], build_engine())[0] != digest
+    first = np.nan_to_num(frames.value[frames.offsets[:-1]])
+    pairs.sort(key=lambda pair: -abs(min(first[pair[0]], 60) - min(first[pair[1]], 60)))
+
+    def swapped(a: int, b: int) -> Entries:
+        ts, seq, value = frames.ts_ns.copy(), frames.seq.copy(), frames.value.copy()
+        ts[[a, b]], seq[[a, b]] = ts[[b, a]], seq[[b, a]]
+        sa, sb = (slice(int(frames.offsets[k]), int(frames.offsets[k + 1])) for k in (a, b))
+        value[sa], value[sb] = value[sb].copy(), value[sa].copy()
+        return changed(entries, ts_ns=ts, seq=seq, value=value)
+
+    # Where they are furthest apart some of them decide something.
+    assert any(drive(swapped(*pair), [], build_engine())[0] != digest for pair in pairs[:12])
 
 
 def test_the_last_bit_of_a_value_at_a_threshold_changes_the_hash() -> None:
@@ -133,6 +139,12 @@ def test_the_last_bit_of_a_value_at_a_threshold_changes_the_hash() -> None:
     assert differing
 
 
+def asks_twice(entries: Entries) -> bool:
+    """Whether a request comes again with the id it had."""
+    ids = [record.id for _, record in entries.records if isinstance(record, Request)]
+    return len(set(ids)) < len(ids)
+
+
 FIELDS = [
     ("Conditions", "rules"), ("Conditions", "cohorts"), ("Alarms", "alarms"), ("Alarms", "answered"),
     ("Admit", "point"), ("Admit", "device"), ("Admit", "ledger"),
@@ -141,7 +153,7 @@ FIELDS = [
 
 @pytest.mark.parametrize(("stage", "field"), FIELDS, ids=lambda name: name)
 def test_a_field_missing_from_the_snapshot_changes_the_hash(stage: str, field: str) -> None:
-    entries, digest, _ = hour()
+    entries, digest, _ = hour(next(seed for seed in range(6, 30) if asks_twice(hour(seed)[0])) if field == "answered" else 1)
 
     def forgetful(engine: Engine) -> Engine:
         saved, fresh = engine.snapshot(), build_engine()
