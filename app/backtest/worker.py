@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection, get_context, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
-from threading import Event
+from threading import Event, current_thread, main_thread
 from typing import Any, Final, NamedTuple
 
 from app.backtest.job import Job, split
@@ -195,13 +195,22 @@ def started(work: Callable[..., None], *arguments: Any) -> Iterator["Connection[
 
 @contextlib.contextmanager
 def _deaf() -> Iterator[None]:
-    """Ctrl-C while a process starts waits until it has: the process inherits that it does not hear it, and we lose none."""
+    """Ctrl-C while a process starts waits until it has: the process inherits that it does not hear it, and we lose none.
+
+    A mask is of one thread, and another one may be given the signal; what Python does about it is done in the main thread.
+    """
     resource_tracker.ensure_running()  # its own start would let signals through again
+    is_main, heard = current_thread() is main_thread(), list[int]()
+    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number)) if is_main else None
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        if is_main:
+            signal.signal(signal.SIGINT, before)
+    if heard:
+        signal.raise_signal(signal.SIGINT)
 
 
 class _Merge:

@@ -40,6 +40,7 @@ from telemetry.frame import Kind, slice_entries
 from telemetry.plan import Plan
 from telemetry.record import Config, Request
 from telemetry.site import RuleSpec
+from tests.faults.process import wait_until
 from tests.unit.app.recorded_farm import END_MS, MINUTE_MS, RULES, T0_MS, farm, samples, write_farm
 
 
@@ -447,7 +448,7 @@ def test_ctrl_c_ends_the_command_with_what_is_done(file: Path, tmp_path: Path) -
         select.select([], [], [], 0.05)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(60) == 130
-    assert not process_group(process.pid)
+    wait_until(lambda: not process_group(process.pid), what="all processes of the group end")
     report = msgspec.json.decode((tmp_path / "a.json").read_bytes(), type=Report)
     assert not report.complete
 
