@@ -39,7 +39,7 @@ def influx_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     history: History | None = None
     if request.param == "influx-1":
-        history = InfluxHistory(tmp_path / "influx.sqlite", InfluxV1(request.getfixturevalue("influx_url"), "spikes"))
+        history = InfluxHistory(tmp_path / "influx.sqlite", InfluxV1(request.getfixturevalue("influx_url"), tmp_path.name))
     made = make_world(tmp_path, history)
     yield made
     made.close()

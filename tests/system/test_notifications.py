@@ -61,7 +61,9 @@ class Receiver(ThreadingHTTPServer):
         self.bad = 0
 
     def told(self, contact: str) -> list[str]:
-        return [f"{line['alarm']} {line['change']}" for m in self.got if m["contact"] == contact for line in m["lines"]]
+        """What a contact was told, each message once, however often it came."""
+        messages = {m["id"]: m for m in self.got}.values()
+        return [f"{line['alarm']} {line['change']}" for m in messages if m["contact"] == contact for line in m["lines"]]
 
 
 class _Handler(BaseHTTPRequestHandler):
