@@ -1,10 +1,10 @@
 """Statistics over event time: 60 panes aligned to UTC, and what else remembers a series in a bounded place.
 
 One sample costs the same however many the window holds, and mostly touches one cache line. Sums and extremes stand on two stacks: of the
-60 panes from the last multiple of 60 on, *young* is the sum so far; of the 60 before, sums from each pane to the last were made when these
-were over, and *old* is the one from the window's oldest pane on. The sum over the window is old + young: nothing is ever subtracted from
-a sum, and the order of additions follows from pane numbers and the order of samples, not from how these were cut into calls. Counts are
-integers, and may be subtracted.
+60 panes from the last multiple of 60 on, *young* is the sum of those before the newest, *open*; of the 60 before, sums from each pane to
+the last were made when these were over, and *old* is the one from the window's oldest pane on. The sum over the window is old + young +
+open: nothing is ever subtracted from a sum, and the order of additions follows from pane numbers and the order of samples, not from how
+these were cut into calls. Counts are integers, and may be subtracted.
 
 The state of all columns is one block of memory, seen as int64, float64 and uint16: what a sample touches lies together. See docs/rules.md
 for the meaning of each function.
@@ -35,9 +35,9 @@ BINS: Final = 128
 NONE: Final = np.iinfo(np.int64).min
 
 MEAN, MIN, MAX, STD, COUNT, RATE, DELTA, SLOPE, SHIFT, QUANTILE, ROBUST_Z, EWMA, CUSUM_HIGH, CUSUM_LOW, HELD, AGO = range(16)
-# A seat's state begins with a cache line: newest pane, first counted pane, samples counted (RATE and HELD: what they saw last), those of
-# the newest pane (HELD: time of the last sample), then of a stack the newest pane's sum, young and old, and which slots hold anything. STD
-# has a second line: of the stack of squares the same three, and the centre.
+# A seat's state begins with a cache line: newest pane, first counted pane, samples of the panes before the newest (RATE and HELD: what they
+# saw last), those of the newest pane (HELD: time of the last sample), then of a stack open, young and old, and which slots hold anything.
+# STD has a second line: of the stack of squares the same three, and the centre.
 HEADER: Final = 8
 LAST, OPEN, YOUNG, OLD, MASK, CENTRE = 2, 4, 5, 6, 7, 3
 # Words of a seat's state that lie together, rows of 60 panes as float64, and rows of counts as uint16: of the latter two a pane of all
@@ -211,6 +211,8 @@ def _move_on(fn: int, f: Array, h: int, at: int, step: int, mask: int, slot: int
             total = _join(fn, f[at + k * step], total)
             f[at + k * step] = total
         f[h + 1] = _nothing(fn)
+    else:
+        f[h + 1] = _join(fn, f[h + 1], f[h])
     f[h] = _nothing(fn)
     f[h + 2] = _from(fn, f, at, step, mask, slot + 1)
 
@@ -219,7 +221,7 @@ def _move_on(fn: int, f: Array, h: int, at: int, step: int, mask: int, slot: int
 def _add(fn: int, f: Array, h: int, at: int, step: int, mask: int, head: int, pane: int, x: float) -> None:
     """Put a number into a pane of the window; the caller sets its bit."""
     if pane == head:
-        f[h], f[h + 1] = _join(fn, f[h], x), _join(fn, f[h + 1], x)
+        f[h] = _join(fn, f[h], x)
         return
     slot, newest = pane % PANES, head % PANES
     if slot > newest:
@@ -262,6 +264,7 @@ def _advance_stacked(spec: Array, pane: int, f: Array, i: Array, io: int, u: Arr
             f[at + (PANES + was) * step] = f[squares]
         if counts:
             u[few + was * step] = i[io + 3]
+            i[io + 2] += i[io + 3]
             i[io + 3] = 0
     stay = ~0 << (slot + 1) | (1 << (was + 1)) - 1 if slot > was else (2 << was) - (2 << slot)
     if counts:
@@ -280,30 +283,72 @@ def _advance_stacked(spec: Array, pane: int, f: Array, i: Array, io: int, u: Arr
 @_compile
 def _insert_stacked(spec: Array, head: int, pane: int, x: float, f: Array, i: Array, io: int, u: Array, local: int) -> None:
     """Count one finite sample in a pane of a window on two stacks."""
-    fn, at, step = spec[0], spec[4] + local, spec[6]
-    mask, slot = i[io + MASK], pane % PANES
+    fn = spec[0]
     if fn == RATE:
         last = f[io + LAST]
         f[io + LAST] = x
         if x <= last:  # a counter that fell was reset: what it counted meanwhile is not known
             return
         x -= last
-    elif fn == MEAN or fn == STD:
-        count = spec[5] + slot * step + local
-        n = i[io + 3] if pane == head else int(u[count]) if mask >> slot & 1 else 0
-        if n == COUNT_MAX:
+    elif pane == head and (fn == MEAN or fn == STD):
+        if i[io + 3] == COUNT_MAX:
             return
-        if pane == head:
-            i[io + 3] = n + 1
-        else:
-            u[count] = n + 1
-        i[io + 2] += 1
+        i[io + 3] += 1
     if fn == STD:
         x -= f[io + HEADER + CENTRE]
+    if pane == head:
+        f[io + OPEN] = _join(fn, f[io + OPEN], x)
+        if fn == STD:
+            f[io + HEADER] += x * x
+        return
+    at, step, mask, slot = spec[4] + local, spec[6], i[io + MASK], pane % PANES
+    if fn == MEAN or fn == STD:
+        count = spec[5] + slot * step + local
+        n = int(u[count]) if mask >> slot & 1 else 0
+        if n == COUNT_MAX:
+            return
+        u[count] = n + 1
+        i[io + 2] += 1
+    if fn == STD:
         _add(fn, f, io + HEADER, at + PANES * step, step, mask, head, pane, x * x)
     _add(fn, f, io + OPEN, at, step, mask, head, pane, x)
-    if pane != head:
-        i[io + MASK] = mask | 1 << slot
+    i[io + MASK] = mask | 1 << slot
+
+
+@_compile
+def _on_stacks(spec: Array, f: Array, i: Array, io: int, u: Array, local: int, pane: int, x: float, decides: bool) -> float:
+    """`update_column` of a window on two stacks: what most samples do takes the shortest way."""
+    fn, head = spec[0], i[io]
+    if pane > head:
+        _advance_stacked(spec, pane, f, i, io, u, local)
+        head = pane
+    first = i[io + 1]
+    if np.isfinite(x) and pane > head - PANES:
+        if first == NONE or pane < first:
+            if first == NONE and fn == STD:
+                f[io + HEADER + CENTRE] = x
+            elif first == NONE and fn == RATE:
+                f[io + LAST] = x
+            first = i[io + 1] = pane
+        _insert_stacked(spec, head, pane, x, f, i, io, u, local)
+    if not decides or first == NONE or head - first < COVERED:
+        return np.nan
+    total = _sum(fn, f, io + OPEN)
+    if fn == MEAN or fn == STD:
+        n = i[io + 2] + i[io + 3]
+        if fn == MEAN:
+            return total / n if n > 0 else np.nan
+        m = total / max(n, 1)
+        return sqrt(max(_sum(fn, f, io + HEADER) / n - m * m, 0.0)) if n > 1 else np.nan
+    if fn == RATE:
+        return total / (PANES * spec[1] / 60e9)
+    return total if np.isfinite(total) else np.nan
+
+
+@_compile
+def _sum(fn: int, f: Array, h: int) -> float:
+    """Over the whole window: old panes, young ones, and the newest."""
+    return _join(fn, _join(fn, f[h + 2], f[h + 1]), f[h])
 
 
 # -- panes kept one by one ----------------------------------------------------------------------------------------------------
@@ -370,33 +415,22 @@ def update_column(
     window still holds that.
     """
     fn, io = spec[0], spec[2] + local * spec[3]
+    if spec[6]:
+        if fn == HELD:
+            return _held(spec, parameter, f, i, io, u, local, time_ns, pane, x)
+        return _on_stacks(spec, f, i, io, u, local, pane, x, decides)
     fo, uo = io + spec[4], 4 * io + spec[5]
     if fn == EWMA:
         return _smooth(parameter, f, fo, i, io, time_ns, x)
     if fn == CUSUM_HIGH or fn == CUSUM_LOW:
         return _cusum(fn, spec[1], parameter, f, fo, i, io, time_ns, x)
-    if fn == HELD:
-        return _held(spec, parameter, f, i, io, u, local, time_ns, pane, x)
-    head = i[io]
-    if pane > head:
-        if spec[6]:
-            _advance_stacked(spec, pane, f, i, io, u, local)
-        else:
-            _advance(fn, pane, f, fo, i, io, u, uo)
-        head = pane
-    first = i[io + 1]
+    if pane > i[io]:
+        _advance(fn, pane, f, fo, i, io, u, uo)
+    head, first = i[io], i[io + 1]
     if np.isfinite(x) and pane > head - PANES:
-        if first == NONE:
-            if fn == STD:
-                f[io + HEADER + CENTRE] = x
-            if fn == RATE:
-                f[io + LAST] = x
         if first == NONE or pane < first:
             first = i[io + 1] = pane
-        if spec[6]:
-            _insert_stacked(spec, head, pane, x, f, i, io, u, local)
-        else:
-            _insert(fn, pane & (LEAVES - 1), x, parameter, f, fo, i, io, u, uo)
+        _insert(fn, pane & (LEAVES - 1), x, parameter, f, fo, i, io, u, uo)
     if not decides or first == NONE or head - first < COVERED:
         return np.nan
     return _result(fn, spec, parameter, f, fo, i, io, u, uo, x)
@@ -404,22 +438,9 @@ def update_column(
 
 @_compile
 def _result(fn: int, spec: Array, parameter: Array, f: Array, fo: int, i: Array, io: int, u: Array, uo: int, x: float) -> float:
-    n, total = i[io + 2], 0.0
-    if spec[6]:
-        total = _join(fn, f[io + OLD], f[io + YOUNG])
-    if fn == MEAN:
-        return total / n if n > 0 else np.nan
-    if fn == MIN or fn == MAX:
-        return total if np.isfinite(total) else np.nan
+    n = i[io + 2]
     if fn == COUNT:
         return float(n)
-    if fn == STD:
-        if n < 2:
-            return np.nan
-        m = total / n
-        return sqrt(max((f[io + HEADER + 2] + f[io + HEADER + 1]) / n - m * m, 0.0))
-    if fn == RATE:
-        return total / (PANES * spec[1] / 60e9)
     if fn == DELTA or fn == AGO:
         for k in range(PANES - 1, -1 if fn == DELTA else PANES - 1 - NEAR, -1):
             first = f[fo + ((i[io] - k) & (LEAVES - 1))]
@@ -559,6 +580,6 @@ def _held(
         i[io + 3], f[io + LAST] = time_ns, x
     if i[io + 1] == NONE and not np.isnan(x):
         i[io + 1] = pane
-    if f[io + OLD] + f[io + YOUNG] >= parameter[0] * 1e9:
+    if _sum(HELD, f, io + OPEN) >= parameter[0] * 1e9:
         return 1.0
     return 0.0 if i[io + 1] != NONE and i[io] - i[io + 1] >= COVERED else np.nan
