@@ -851,18 +851,30 @@ def statistic(fn: str, history: list[tuple[int, float]], length: int) -> float:
 def by_panes(samples: list[tuple[int, int, float]], head: int) -> float:
     """The order of additions that the product promises, for (pane, newest pane when it came, value) as they came.
 
-    Since the last multiple of 60 panes: as they came. Of the 60 panes before: their sums from the last pane back, as they stood when
-    these were over, then what came later. The two sums are added.
+    Since the last multiple of 60 panes: those of the newest pane as they came (open); those of panes before it as these were over, and
+    what came later as it came (young). Of the 60 panes before: their sums from the last pane back, as they stood when these were over,
+    then what came later (old). The sum is old + young + open.
     """
     block = head // PANES
-    young = summed([v for p, _, v in samples if p // PANES == block])
+    young, newest, fresh = 0.0, head, 0.0
+    for p, seen, v in samples:
+        if p // PANES != block:
+            continue
+        if seen != newest:
+            young, fresh, newest = young + fresh, 0.0, seen
+        if p == seen:
+            fresh += v
+        else:
+            young += v
+    if newest != head:
+        young, fresh = young + fresh, 0.0
     old = 0.0
     for k in range(block * PANES - 1, head - PANES, -1):
         old = summed([v for p, seen, v in samples if p == k and seen // PANES < block]) + old
     for p, seen, v in samples:
         if p // PANES < block and seen // PANES == block:
             old += v
-    return old + young
+    return old + young + fresh
 
 
 def summed(values: list[float]) -> float:
