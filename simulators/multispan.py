@@ -12,7 +12,7 @@ References
 """
 
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -59,6 +59,17 @@ class Parameters:
     fan_m_s: float = 0.04  # all exhaust fans, m3 per m2 floor and s: 34 air changes an hour
     pad_efficiency: float = 0.67  # of saturation; 0.64-0.70 measured on cellulose pads
     lamp_w_m2: float = 60.0  # electric; all of it ends as heat in the house
+
+
+class Air(Protocol):
+    """Air of a house of any kind, as its state holds it; each (n,)."""
+
+    @property
+    def air_c(self) -> Any: ...
+    @property
+    def vapour_kg_m3(self) -> Any: ...
+    @property
+    def co2_kg_m3(self) -> Any: ...
 
 
 class State(NamedTuple):
@@ -110,21 +121,39 @@ def initial_state(air_c: ArrayLike, rh_pct: ArrayLike, mass_c: ArrayLike, *, co2
     co2_ppm : [ppm]
     """
     air, humidity, mass, co2 = np.broadcast_arrays(*(np.atleast_1d(np.asarray(v, float)) for v in (air_c, rh_pct, mass_c, co2_ppm)))
-    vapour = psychrometrics.abs_humidity_g_m3(air, humidity) / 1000.0
-    return State(air.copy(), vapour, mass.copy(), co2 * KG_M3_PER_PPM, air.copy(), np.zeros_like(air))
+    return State(air.copy(), vapour_density_kg_m3(air, humidity), mass.copy(), co2 * KG_M3_PER_PPM, air.copy(), np.zeros_like(air))
 
 
-def vapour_pressure_pa(state: State) -> Any:
+def held(name: str, values: ArrayLike, low: float = 0.0, high: float = 1.0) -> Array:
+    """`values` as an array, held to low..high.
+
+    Raises
+    ------
+    ValueError : where a value is no number; it names the field and the first such house
+    """
+    array = np.asarray(values, float)
+    if not np.isfinite(array).all():
+        house = int(np.argwhere(~np.isfinite(np.atleast_1d(array)))[0][0])
+        raise ValueError(f"{name} of house {house} is not a number: give a value of {low:g} to {high:g}")
+    return np.minimum(np.maximum(array, low), high)
+
+
+def vapour_density_kg_m3(temp_c: ArrayLike, rh_pct: ArrayLike = 100.0) -> Any:
+    """Vapour in air of a temperature [C] and relative humidity [%] [kg/m3]; saturation where no humidity is given."""
+    return psychrometrics.abs_humidity_g_m3(temp_c, rh_pct) / 1000.0
+
+
+def vapour_pressure_pa(state: Air) -> Any:
     """Vapour pressure of the inside air from its vapour density, ea = X R_v T [Pa]."""
     return state.vapour_kg_m3 * psychrometrics.GAS_CONSTANT_VAPOUR * (state.air_c + psychrometrics.ZERO_C_K)
 
 
-def relative_humidity_pct(state: State) -> Any:
+def relative_humidity_pct(state: Air) -> Any:
     """Relative humidity of the inside air [%]."""
     return psychrometrics.relative_humidity_pct(state.air_c, vapour_pressure_pa(state))
 
 
-def co2_ppm(state: State) -> Any:
+def co2_ppm(state: Air) -> Any:
     """CO2 of the inside air [ppm], counted at 20 C."""
     return state.co2_kg_m3 / KG_M3_PER_PPM
 
@@ -214,6 +243,43 @@ def photosynthesis_kg_m2_s(temp_c: ArrayLike, co2_kg_m3: ArrayLike, rad_w_m2: Ar
     return np.where(total > 0.0, by_light * by_co2 / np.where(total > 0.0, total, 1.0), 0.0)
 
 
+def canopy_cover(leaf_area_index: ArrayLike) -> Any:
+    """Part of the floor that leaves shade, 1 - exp(-0.7 LAI) [-]; LAI 1: 0.503."""
+    return 1.0 - np.exp(-0.7 * np.asarray(leaf_area_index, float))
+
+
+def co2_uptake_kg_m2_s(temp_c: ArrayLike, co2_kg_m3: ArrayLike, rad_w_m2: ArrayLike, cover: ArrayLike) -> Any:
+    """Net CO2 uptake of a crop, gross uptake of its cover by day and respiration of 8e-8 kg/(m2 s) of cover in the dark.
+
+    Parameters
+    ----------
+    temp_c, co2_kg_m3, rad_w_m2 : as for `photosynthesis_kg_m2_s`
+    cover : part of the floor under leaves [-]
+
+    Returns
+    -------
+    [kg/(m2 s)], negative in the dark
+    """
+    light = np.asarray(rad_w_m2, float)
+    return np.asarray(cover, float) * np.where(light > 0.0, photosynthesis_kg_m2_s(temp_c, co2_kg_m3, light), -8e-8)
+
+
+def condensation_kg_m2_s(vapour_pa: ArrayLike, cover_c: ArrayLike) -> Any:
+    """Vapour that condenses on a cover, mass transfer 6.4e-9 x 5 kg/(m2 s Pa) [1].
+
+    Parameters
+    ----------
+    vapour_pa : vapour pressure of the inside air [Pa]
+    cover_c : temperature of the cover's inner face [C]
+
+    Returns
+    -------
+    [kg/(m2 s)], not below 0. Air of 20 C and 80 % (1871 Pa) on a cover of 8.75 C: 2.38e-5.
+    """
+    saturation_pa = psychrometrics.saturation_vapour_pressure_pa(cover_c)
+    return np.maximum(0.0, 6.4e-9 * 5.0 * (np.asarray(vapour_pa, float) - saturation_pa))
+
+
 def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, parameters: Parameters) -> State:
     """The state `dt_s` later, in Euler steps of at most 5 s with inputs and weather held."""
     assert dt_s >= 0.0
@@ -242,16 +308,16 @@ def _euler(state: State, dt_s: float, inputs: Inputs, outside: Outside, p: Param
     air = state.air_c + dt_s * heat / p.air_j_m2_k
     mass_heat = (1.0 - cover) * absorbed - to_mass - p.mass_soil_w_m2_k * (state.mass_c - p.soil_c)
     mass = state.mass_c + dt_s * mass_heat / p.mass_j_m2_k
-    outside_vapour = psychrometrics.abs_humidity_g_m3(outside.temp_c, outside.rh_pct) / 1000.0
-    vapour_in = (
-        latent / VAPORISATION_J_KG + fog - flow * (state.vapour_kg_m3 - outside_vapour) - _condensation(state, warmer, outside)
-    ) - fan * (state.vapour_kg_m3 - blown_kg_m3)
+    outside_vapour = vapour_density_kg_m3(outside.temp_c, outside.rh_pct)
+    # The cover's temperature lies between outside and inside.
+    condensed = condensation_kg_m2_s(vapour_pressure_pa(state), np.asarray(outside.temp_c, float) + 0.45 * warmer)
+    vapour_in = (latent / VAPORISATION_J_KG + fog - flow * (state.vapour_kg_m3 - outside_vapour) - condensed) - fan * (
+        state.vapour_kg_m3 - blown_kg_m3
+    )
     vapour = state.vapour_kg_m3 + dt_s * vapour_in / p.height_m
     # What exceeds saturation is mist that falls out within a step.
-    vapour = np.minimum(vapour, psychrometrics.abs_humidity_g_m3(air, 100.0) / 1000.0)
-    uptake = cover * np.where(
-        np.asarray(outside.rad_w_m2, float) > 0.0, photosynthesis_kg_m2_s(state.air_c, state.co2_kg_m3, outside.rad_w_m2), -8e-8
-    )
+    vapour = np.minimum(vapour, vapour_density_kg_m3(air))
+    uptake = co2_uptake_kg_m2_s(state.air_c, state.co2_kg_m3, outside.rad_w_m2, cover)
     dose = np.asarray(inputs.co2_valve, float) * p.co2_kg_m2_s
     co2 = state.co2_kg_m3 + dt_s * (dose - uptake - (flow + fan) * (state.co2_kg_m3 - OUTSIDE_CO2_KG_M3)) / p.height_m
     water_j_m2_k = np.pi / 4.0 * p.pipe_diameter_m**2 * p.pipe_length_m_m2 * 4.18e6
@@ -263,7 +329,7 @@ def _blown_in(inputs: Inputs, outside: Outside, p: Parameters) -> tuple[Any, Any
     """Air that exhaust fans draw through the pad [m3/(m2 s)], and its temperature [C] and vapour [kg/m3] behind a wet pad."""
     fan = np.asarray(inputs.exhaust_fan, float) * p.fan_m_s
     wet = np.asarray(inputs.pad_pump, float) * p.pad_efficiency
-    outside_c, dry = np.asarray(outside.temp_c, float), psychrometrics.abs_humidity_g_m3(outside.temp_c, outside.rh_pct) / 1000.0
+    outside_c, dry = np.asarray(outside.temp_c, float), vapour_density_kg_m3(outside.temp_c, outside.rh_pct)
     if not np.any((fan > 0.0) & (wet > 0.0)):  # the wet bulb is solved by steps: not where it is not asked for
         return fan, outside_c, dry
     colder = wet * (outside_c - psychrometrics.wet_bulb_c(outside_c, outside.rh_pct))
@@ -281,7 +347,7 @@ def _canopy(state: State, inputs: Inputs, outside: Outside, p: Parameters) -> tu
     absorbed = p.transmission * (1.0 - p.albedo) * shade * np.asarray(outside.rad_w_m2, float)
     deficit = np.maximum(0.0, psychrometrics.saturation_vapour_pressure_pa(state.air_c) - vapour_pressure_pa(state))
     latent = transpiration_w_m2(p.leaf_area_index, absorbed, co2_ppm(state), deficit)
-    return latent, absorbed, 1.0 - np.exp(-0.7 * p.leaf_area_index)
+    return latent, absorbed, canopy_cover(p.leaf_area_index)
 
 
 def _boiler(state: State, inputs: Inputs, p: Parameters) -> Any:
@@ -290,9 +356,3 @@ def _boiler(state: State, inputs: Inputs, p: Parameters) -> Any:
     admitted = np.asarray(inputs.mixing_valve, float) * np.asarray(inputs.pump, float) * np.asarray(inputs.boiler, float)
     admitted = admitted / p.pipe_turnover_s
     return np.clip(admitted * water_j_m2_k * (p.boiler_c - state.pipe_c), 0.0, p.boiler_w_m2)
-
-
-def _condensation(state: State, warmer: Any, outside: Outside) -> Any:
-    # On the cover, whose temperature lies between outside and inside; mass transfer 6.4e-9 x 5 kg/(m2 s Pa) [1].
-    cover_c = np.asarray(outside.temp_c, float) + 0.45 * warmer
-    return np.maximum(0.0, 6.4e-9 * 5.0 * (vapour_pressure_pa(state) - psychrometrics.saturation_vapour_pressure_pa(cover_c)))
