@@ -20,7 +20,6 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from simulators import multispan
 from simulators.multispan import AIR_J_M3_K, KG_M3_PER_PPM, VAPORISATION_J_KG, held, vapour_density_kg_m3
 from telemetry import psychrometrics
 
@@ -249,8 +248,10 @@ def gradient_k(state: State, inputs: Inputs, parameters: Parameters) -> Any:
 
     600 W at full fan: 0.83 K; without a fan five times as much. The state's `air_c` is the mean of both.
     """
-    return _heater_w(inputs, parameters) * (1.0 - state.cut_out) / (
-        AIR_J_M3_K * parameters.fan_m3_s * mixing(inputs.circulation_fan, parameters)
+    return (
+        _heater_w(inputs, parameters)
+        * (1.0 - state.cut_out)
+        / (AIR_J_M3_K * parameters.fan_m3_s * mixing(inputs.circulation_fan, parameters))
     )
 
 

@@ -65,11 +65,19 @@ class Air(Protocol):
     """Air of a house of any kind, as its state holds it; each (n,)."""
 
     @property
-    def air_c(self) -> Any: ...
+    def air_c(self) -> Any:
+        """Temperature [C]."""
+        ...
+
     @property
-    def vapour_kg_m3(self) -> Any: ...
+    def vapour_kg_m3(self) -> Any:
+        """Vapour density [kg/m3]."""
+        ...
+
     @property
-    def co2_kg_m3(self) -> Any: ...
+    def co2_kg_m3(self) -> Any:
+        """CO2 [kg/m3]."""
+        ...
 
 
 class State(NamedTuple):

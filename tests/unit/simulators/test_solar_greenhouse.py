@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from simulators import multispan
+from simulators import multispan, solar_greenhouse
 from simulators.multispan import Outside, co2_ppm, relative_humidity_pct
 from simulators.solar_greenhouse import (
     Inputs,
@@ -168,15 +168,16 @@ def test_a_thousand_houses_together_equal_houses_alone():
             assert field[i] == pytest.approx(value[0], rel=1e-12)
 
 
-def test_half_the_step_gives_the_same_day():
+def test_half_the_step_gives_the_same_day(monkeypatch):
     coarse = fine = start()
     for minute in range(1440):
         hour = minute / 60
         outside, open_now = weather(hour, 700.0), float(8.5 <= hour < 16)
         inputs = Inputs(open_now, vent_top=float(11 <= hour < 14), heater=float(hour < 3))
+        monkeypatch.setattr(solar_greenhouse, "STEP_S_MAX", 10.0)
         coarse = advance(coarse, MINUTE_S, inputs=inputs, outside=outside, parameters=HOUSE)
-        for _ in range(12):
-            fine = advance(fine, 5.0, inputs=inputs, outside=outside, parameters=HOUSE)
+        monkeypatch.setattr(solar_greenhouse, "STEP_S_MAX", 5.0)
+        fine = advance(fine, MINUTE_S, inputs=inputs, outside=outside, parameters=HOUSE)
         assert coarse.air_c[0] == pytest.approx(fine.air_c[0], abs=0.1)
         assert coarse.wall_c[0] == pytest.approx(fine.wall_c[0], abs=0.1)
         assert coarse.topsoil_c[0] == pytest.approx(fine.topsoil_c[0], abs=0.1)
