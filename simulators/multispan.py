@@ -132,7 +132,7 @@ def initial_state(air_c: ArrayLike, rh_pct: ArrayLike, mass_c: ArrayLike, *, co2
     return State(air.copy(), vapour_density_kg_m3(air, humidity), mass.copy(), co2 * KG_M3_PER_PPM, air.copy(), np.zeros_like(air))
 
 
-def held(name: str, values: ArrayLike, low: float = 0.0, high: float = 1.0) -> Array:
+def held(name: str, values: ArrayLike, low: float = 0.0, high: float = 1.0) -> Any:
     """`values` as an array, held to low..high.
 
     Raises

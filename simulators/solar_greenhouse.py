@@ -21,7 +21,7 @@ from simulators import multispan
 from simulators.multispan import AIR_J_M3_K, KG_M3_PER_PPM, OUTSIDE_CO2_KG_M3, VAPORISATION_J_KG, Outside, held
 from telemetry import psychrometrics
 
-# The air follows within 6-15 min, its vapour within 3 min at open vents.
+# The air follows within 6-15 min, its vapour within 90 s at open vents.
 STEP_S_MAX: Final = 10.0
 # What weather may be; beyond it is held (a pyranometer shows -3 W/m2 at night).
 _OUTSIDE_BOUNDS: Final = {"temp_c": (-60.0, 60.0), "rh_pct": (0.0, 100.0), "rad_w_m2": (0.0, 1500.0), "wind_m_s": (0.0, 100.0)}
@@ -187,7 +187,7 @@ def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, para
         multispan.vapour_density_kg_m3(outside.temp_c, outside.rh_pct),
         solar_gain_w_m2(inputs, outside.rad_w_m2, parameters),
         air_flow_m_s(inputs, outside.wind_m_s, parameters),
-        inputs.heater * parameters.heater_w_m2 + inputs.lamp * parameters.lamp_w_m2,
+        np.asarray(inputs.heater, float) * parameters.heater_w_m2 + np.asarray(inputs.lamp, float) * parameters.lamp_w_m2,
     )
     steps = int(np.ceil(dt_s / STEP_S_MAX))
     for _ in range(steps):
