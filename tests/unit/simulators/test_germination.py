@@ -178,7 +178,8 @@ def test_a_slipping_fan_belt_stretches_the_gradient_to_five_times():
 
 def test_a_day_loses_and_makes_no_energy_water_or_co2():
     crops, trays = np.array([[TOMATO, LETTUCE]]), np.array([[100.0, 50.0]])
-    state = first = initial_state(22, 70, tray_c=16, co2_ppm=800, batches=2)._replace(thermal_time_c_d=np.array([[80.0, 30.0]]))
+    # Supersaturated, so that mist falls in the first step.
+    state = first = initial_state(22, 105, tray_c=16, co2_ppm=800, batches=2)._replace(thermal_time_c_d=np.array([[80.0, 30.0]]))
     heat_in = water_in = co2_in = heat_through = water_through = co2_through = 0.0
     for step in range(17280):
         hour = step * 5 / 3600
