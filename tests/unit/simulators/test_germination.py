@@ -316,8 +316,8 @@ def test_air_never_holds_more_than_saturation():
 
 def test_positions_beyond_their_ends_count_as_the_ends():
     start = initial_state(25, 80)
-    beyond = run(start, 0.1, inputs=Inputs(1.5, fog=-1, crop=99, trays=-3), outside=Outside(10, 120))
-    at_end = run(start, 0.1, inputs=Inputs(1, fog=0, crop=len(CROPS) - 1, trays=0), outside=Outside(10, 100))
+    beyond = run(start, 0.1, inputs=Inputs(1.5, fog=-1, trays=-3), outside=Outside(10, 120))
+    at_end = run(start, 0.1, inputs=Inputs(1, fog=0, trays=0), outside=Outside(10, 100))
     assert [v.tolist() for v in beyond] == [v.tolist() for v in at_end]
 
 
@@ -327,6 +327,9 @@ def test_what_is_no_number_is_refused_with_its_name():
         run(state, 1, inputs=Inputs(trays=np.array([[10, 10], [10, np.nan]])))
     with pytest.raises(ValueError, match=r"door of house 0 is not a number: give a value of 0 to 1"):
         run(state, 1, inputs=Inputs(door=np.nan))
+    for crop in (-1, len(CROPS), 0.5):
+        with pytest.raises(ValueError, match=r"crop is not a number of CROPS: give a whole number of 0 to 6"):
+            run(state, 1, inputs=Inputs(crop=crop))
     with pytest.raises(ValueError, match="temp_c"):
         run(state, 1, outside=Outside(np.nan, 70))
 
