@@ -133,7 +133,7 @@ class Outside(NamedTuple):
 
 # What is no position 0..1; beyond these it is held, but a crop that is none is refused.
 _BOUNDS: Final = {
-    "crop": (-1.0, float(len(CROPS))),
+    "crop": (0.0, float(len(CROPS) - 1)),
     "trays": (0.0, 10_000.0),
     "temp_c": (-60.0, 60.0),
     "rh_pct": (0.0, 100.0),
@@ -341,6 +341,8 @@ def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, para
         or 1.
     """
     assert dt_s >= 0.0
+    if not np.isin(inputs.crop, np.arange(len(CROPS))).all():
+        raise ValueError(f"crop is not a number of CROPS: give a whole number of 0 to {len(CROPS) - 1}, as CROP_NUMBER has it")
     inputs = Inputs(*(held(name, v, *_BOUNDS.get(name, (0.0, 1.0))) for name, v in zip(Inputs._fields, inputs, strict=True)))
     outside = Outside(*(held(name, v, *_BOUNDS[name]) for name, v in zip(Outside._fields, outside, strict=True)))
     room = _room(state, inputs, outside, parameters)
@@ -373,8 +375,6 @@ class _Room(NamedTuple):
 
 def _room(state: State, inputs: Inputs, outside: Outside, p: Parameters) -> _Room:
     crop, trays = (np.broadcast_to(v, state.emerged.shape) for v in (inputs.crop, inputs.trays))
-    if not np.isin(crop, np.arange(len(CROPS))).all():
-        raise ValueError(f"crop is not a number of CROPS: give a whole number of 0 to {len(CROPS) - 1}, as CROP_NUMBER has it")
     number, mixed = trays.sum(axis=-1), mixing(inputs.circulation_fan, p)
     return _Room(
         outside.temp_c,

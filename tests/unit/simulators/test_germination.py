@@ -327,7 +327,7 @@ def test_what_is_no_number_is_refused_with_its_name():
         run(state, 1, inputs=Inputs(trays=np.array([[10, 10], [10, np.nan]])))
     with pytest.raises(ValueError, match=r"door of house 0 is not a number: give a value of 0 to 1"):
         run(state, 1, inputs=Inputs(door=np.nan))
-    for crop in (-1, len(CROPS), 0.5):
+    for crop in (-1, len(CROPS), 0.5, np.nan):
         with pytest.raises(ValueError, match=r"crop is not a number of CROPS: give a whole number of 0 to 6"):
             run(state, 1, inputs=Inputs(crop=crop))
     with pytest.raises(ValueError, match="temp_c"):
