@@ -1,0 +1,1 @@
+"""Control: primitives that controllers are made of."""

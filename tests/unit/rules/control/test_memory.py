@@ -1,0 +1,474 @@
+"""Primitives with memory against scalar loops over random calls with stretches of unknown input."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rules.control import memory
+from rules.control.memory import Cycle, Gains, Guard, Moves, Rates
+from telemetry.errors import CallerError
+from tests.unit.rules.control.sequences import NAN, T0, Array, S, agree_in_any_grouping, times, walk
+
+N = 7
+SEEDS = range(3)
+DAY = 86_400 * S
+SAMPLE_S = 10
+
+
+def part(value: Any, unit: int | None) -> Any:
+    """Parameters of one unit."""
+    return value[unit : unit + 1] if unit is not None and isinstance(value, np.ndarray) else value
+
+
+class Input:
+    """What acts on one unit: the last known value for three sample periods, then the fail-safe. Scalar."""
+
+    def __init__(self, value: float, fail_safe: float, sample_s: int = SAMPLE_S) -> None:
+        self.value, self.at, self.fail_safe, self.held = value, T0, fail_safe, 3 * sample_s * S
+
+    def acting(self, now: int) -> float:
+        return self.fail_safe if self.is_over(now) else self.value
+
+    def is_over(self, now: int) -> bool:
+        return now - self.at > self.held and not math.isnan(self.fail_safe)
+
+    def changes(self, after: int, now: int, new: float) -> list[tuple[int, float]]:
+        """(time, what acts from then on) in after..now, and takes a new value."""
+        out = []
+        over = self.at + self.held + 1
+        if after < over <= now and not math.isnan(self.fail_safe):
+            out.append((over, self.fail_safe))
+        if not math.isnan(new):
+            self.value, self.at = new, now
+            out.append((now, new))
+        return out
+
+
+# -- hold ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_hold_equals_its_definition(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    at, values = times(rng, 1500, SAMPLE_S), walk(rng, 1500, N, 0.0, 100.0, 0.4)
+    fail_safe = np.array([0.0, 30.0, NAN, 30.0, 0.0, NAN, 30.0])
+
+    def one(unit: int | None) -> Any:
+        guard = Guard(SAMPLE_S, part(fail_safe, unit))
+        return lambda state, t, k, new: memory.hold(state, t, part(values[k], unit) if new else NAN, guard)
+
+    out = agree_in_any_grouping(one(None), one, memory.start_hold(np.full(N, 50.0), T0), at, rng)
+    for unit in range(N):
+        last, last_at = 50.0, T0
+        for k, now in enumerate(at):
+            if not math.isnan(values[k, unit]):
+                last, last_at = values[k, unit], now
+            over = now - last_at > 3 * SAMPLE_S * S and not math.isnan(fail_safe[unit])
+            assert out[k, unit] == (fail_safe[unit] if over else last)
+    assert (out == 30.0).any()
+
+
+def test_hold_ends_right_after_three_periods() -> None:
+    guard = Guard(10.0, 0.0)
+    state, _ = memory.hold(memory.start_hold([NAN], T0), T0, 42.0, guard)
+    assert memory.hold(state, T0 + 30 * S, NAN, guard)[1] == 42.0
+    assert memory.hold(state, T0 + 30 * S + 1, NAN, guard)[1] == 0.0
+    assert memory.hold(state, T0 + 30 * S + 1, 41.0, guard)[1] == 41.0
+    assert memory.hold(state, T0 + 10**6 * S, NAN, Guard(10.0))[1] == 42.0, "a fail-safe of NaN stays"
+    assert math.isnan(memory.hold(memory.start_hold([NAN], T0), T0 + S, NAN, guard)[1][0])
+    assert memory.hold(state, T0 + S, math.inf, guard)[1] == 42.0
+
+
+def test_a_late_input_is_not_used() -> None:
+    guard = Guard(10.0, 0.0)
+    state, _ = memory.hold(memory.start_hold([1.0, 1.0], T0), T0 + 10 * S, [2.0, NAN], guard)
+    late, shown = memory.hold(state, T0 + 9 * S, 99.0, guard)
+    np.testing.assert_array_equal(shown, [2.0, 1.0])
+    for before, after in zip(state, late, strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+# -- ramp ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_ramp_equals_its_definition(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    at, targets = times(rng, 1500, SAMPLE_S), walk(rng, 1500, N, 10.0, 30.0, 0.3)
+    fail_safe = rng.choice([12.0, NAN], N)
+    up, down = rng.choice([0.0, 56.25, 1000.3, np.inf], (2, N))
+
+    def one(unit: int | None) -> Any:
+        guard, rates = Guard(SAMPLE_S, part(fail_safe, unit)), Rates(part(up, unit), part(down, unit))
+        return lambda state, t, k, new: memory.ramp(state, t, part(targets[k], unit) if new else NAN, rates, guard)
+
+    out = agree_in_any_grouping(one(None), one, memory.start_ramp(np.full(N, 20.0), T0), at, rng)
+    for unit in range(N):
+        expected = scalar_ramp(at, targets[:, unit], up[unit], down[unit], fail_safe[unit])
+        np.testing.assert_array_equal(out[:, unit], expected)
+        assert ((out[:, unit] >= 10.0) & (out[:, unit] <= 30.0)).all()
+        hours = np.diff(at) / S / 3600.0
+        with np.errstate(invalid="ignore"):
+            moved = np.diff(out[:, unit])
+            assert (np.isinf(up[unit]) | (moved <= up[unit] * hours + 1e-9)).all()
+            assert (np.isinf(down[unit]) | (-moved <= down[unit] * hours + 1e-9)).all()
+
+
+def scalar_ramp(at: Array, targets: Array, up: float, down: float, fail_safe: float) -> list[float]:
+    heard, target, start, start_at, before, out = Input(20.0, fail_safe), 20.0, 20.0, T0, T0, []
+
+    def place(now: int) -> float:
+        elapsed = (now - start_at) / 1e9
+        least, most = (math.inf if math.isinf(rate) else rate / 3600.0 * elapsed for rate in (down, up))
+        return min(max(target, start - least), start + most)
+
+    for now, new in zip(at, targets, strict=True):
+        for moment, value in heard.changes(before, now, new):
+            if value != target:
+                start, start_at = place(moment), moment
+                target = value
+        before = now
+        out.append(place(now))
+    return out
+
+
+def test_a_ramp_walks_as_second_by_second_steps_would() -> None:
+    guard, rates = Guard(3600.0), Rates(1.5, 2.0)
+    state, _ = memory.ramp(memory.start_ramp([18.0], T0), T0, 21.0, rates, guard)
+    stepped = 18.0
+    for second in range(1, 3 * 3600):
+        stepped += min(21.0 - stepped, 1.5 / 3600.0)
+        if second % 600 == 0:
+            assert memory.ramp(state, T0 + second * S, NAN, rates, guard)[1] == pytest.approx(stepped, abs=1e-9)
+    assert memory.ramp(state, T0 + 2 * 3600 * S, NAN, rates, guard)[1] == 21.0
+
+
+def test_a_ramp_that_knows_no_value_begins_at_its_first_target() -> None:
+    guard, rates = Guard(60.0), Rates(1.0, 1.0)
+    state, shown = memory.ramp(memory.start_ramp([NAN], T0), T0, NAN, rates, guard)
+    assert math.isnan(shown[0])
+    state, shown = memory.ramp(state, T0 + S, 19.0, rates, guard)
+    assert shown == 19.0
+    state, _ = memory.ramp(state, T0 + 2 * S, 25.0, rates, guard)
+    assert memory.ramp(state, T0 + 3602 * S, NAN, rates, guard)[1] == 20.0
+
+
+# -- moves of a drive ----------------------------------------------------------------------------------------------------
+
+
+class ScalarDrive:
+    """Asks at every moment at which anything can happen: is a move worth it and permitted?"""
+
+    def __init__(self, least: float, wait_s: int, per_day: int, fail_safe: float) -> None:
+        self.least, self.wait, self.per_day, self.input = least, wait_s * S, per_day, Input(20.0, fail_safe, 60)
+        self.target = self.position = 20.0
+        self.moves: list[int] = []
+        self.forced: list[int] = []
+
+    def ask(self, now: int) -> None:
+        aim = min(max(self.target, 0.0), 100.0)
+        worth = aim != self.position and (abs(aim - self.position) >= self.least or aim in {0.0, 100.0})
+        rested = not self.moves or now - self.moves[-1] >= self.wait
+        if worth and rested and sum(m > now - DAY for m in self.moves) < self.per_day:
+            self.position = aim
+            self.moves.append(now)
+
+    def force(self, now: int, value: float) -> None:
+        self.target = value
+        aim = min(max(value, 0.0), 100.0)
+        if aim != self.position:
+            self.position = aim
+            self.moves.append(now)
+            self.forced.append(now)
+
+    def call(self, before: int, now: int, new: float) -> float:
+        changes = self.input.changes(before, now, new)
+        for minute in range(before, now + 1, 60 * S):
+            for moment in (minute, minute + 1):
+                if moment > now:
+                    continue
+                self.ask(moment)
+                for at, value in changes:
+                    if at == moment and at < now:
+                        self.force(moment, value)
+        self.ask(now)
+        for at, value in changes:
+            if at == now:
+                self.target = value
+                self.ask(now)
+        return self.position
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_moves_equal_their_definition(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    at, targets = times(rng, 2500, 60), walk(rng, 2500, N, -20.0, 120.0, 0.3)
+    fail_safe = rng.choice([0.0, NAN, 100.0], N)
+    least, wait = rng.choice([0.0, 3.0, 25.0], N), rng.choice([0, 120, 600], N)
+
+    def one(unit: int | None) -> Any:
+        guard, moves = Guard(60.0, part(fail_safe, unit)), Moves(part(least, unit), 40, part(wait, unit))
+        return lambda state, t, k, new: memory.move(state, t, part(targets[k], unit) if new else NAN, moves, guard)
+
+    start = memory.start_drive(np.full(N, 20.0), T0, Moves(0.0, 40))
+    out = agree_in_any_grouping(one(None), one, start, at, rng)
+    assert ((out >= 0.0) & (out <= 100.0)).all()
+    for unit in range(N):
+        drive, before = ScalarDrive(float(least[unit]), int(wait[unit]), 40, float(fail_safe[unit])), T0
+        for k, now in enumerate(at.tolist()):
+            assert out[k, unit] == drive.call(before, now, targets[k, unit]), f"unit {unit}, call {k}"
+            before = now
+        own = [m for m in drive.moves if m not in drive.forced]
+        assert len(own) > 50
+        assert max(sum(m - DAY < other <= m for other in drive.moves) for m in own) <= 40
+
+
+def test_a_blanket_moves_six_times_a_day_at_most() -> None:
+    moves, guard = Moves(2.0, 6, 120.0), Guard(3600.0)
+    state, moved, position = memory.start_drive([0.0], T0, moves), 0, 0.0
+    for k in range(48):
+        state, shown = memory.move(state, T0 + k * 1800 * S, 100.0 * (k % 2), moves, guard)
+        moved += shown[0] != position
+        position = shown[0]
+    assert moved == 6
+
+
+def test_a_fail_safe_position_waits_for_nothing() -> None:
+    moves, guard = Moves(5.0, 1, 600.0), Guard(10.0, 3.0)
+    state, shown = memory.move(memory.start_drive([0.0], T0, moves), T0, 50.0, moves, guard)
+    assert shown == 50.0
+    state, shown = memory.move(state, T0 + 20 * S, 70.0, moves, guard)
+    assert shown == 50.0
+    assert memory.move(state, T0 + 50 * S, NAN, moves, guard)[1] == 50.0
+    assert memory.move(state, T0 + 50 * S + 1, NAN, moves, guard)[1] == 3.0
+
+
+# -- duty cycle ----------------------------------------------------------------------------------------------------------
+
+
+def scalar_phases(share: float, period: float, min_on: float, min_off: float) -> tuple[float, float]:
+    """Nanoseconds on and off; infinite for the phase that does not end."""
+    share = min(max(share, 0.0), 1.0)
+    if share <= 0.0 or share * 86_400.0 < min_on:
+        return round(min_on * 1e9), math.inf
+    if share >= 1.0 or (1.0 - share) * 86_400.0 < min_off:
+        return math.inf, round(min_off * 1e9)
+    length = max(period, min_on / share, min_off / (1.0 - share))
+    on = max(round(share * length * 1e9), round(min_on * 1e9), 1)
+    return on, max(round(length * 1e9) - on, round(min_off * 1e9), 1)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_duty_equals_its_definition(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    at, shares = times(rng, 2000, SAMPLE_S * 3), walk(rng, 2000, N, -0.2, 1.2, 0.3)
+    fail_safe = rng.choice([0.0, 1.0, 0.25, NAN], N)
+    least_on, least_off = rng.choice([0.0, 20.0, 60.0], (2, N))
+    period = rng.choice([30.0, 300.0], N)
+
+    def one(unit: int | None) -> Any:
+        cycle, guard = Cycle(part(period, unit), part(least_on, unit), part(least_off, unit)), Guard(30.0, part(fail_safe, unit))
+        return lambda state, t, k, new: memory.duty(state, t, part(shares[k], unit) if new else NAN, cycle, guard)
+
+    out = agree_in_any_grouping(one(None), one, memory.start_duty(N, T0), at, rng)
+    for unit in range(N):
+        expected, changes = scalar_duty(at, shares[:, unit], (period[unit], least_on[unit], least_off[unit]), fail_safe[unit])
+        np.testing.assert_array_equal(out[:, unit], expected)
+        lasted = np.diff(changes)
+        assert (lasted[::2] >= least_on[unit] * S).all()
+        assert (lasted[1::2] >= least_off[unit] * S).all()
+        assert len(changes) > 20
+
+
+def scalar_duty(at: Array, shares: Array, times_s: tuple[float, float, float], fail_safe: float) -> tuple[list[bool], list[int]]:
+    heard, share, on, since, before = Input(0.0, fail_safe, 30), 0.0, False, T0 - DAY, T0
+    out, changes = [], []
+
+    def turn(until: int, at_once: bool) -> None:
+        nonlocal on, since
+        while (due := since + scalar_phases(share, *times_s)[0 if on else 1]) <= until:
+            on, since = not on, until if at_once else int(due)
+            changes.append(since)
+
+    for now, new in zip(at.tolist(), shares, strict=True):
+        for moment, value in heard.changes(before, now, new):
+            turn(moment, False)
+            share = value
+            turn(moment, True)
+        turn(now, False)
+        before = now
+        out.append(on)
+    return out, changes
+
+
+def seconds_on(share: float, cycle: Cycle, seconds: int) -> int:
+    state, on, guard = memory.start_duty(1, T0), 0, Guard(86_400.0)
+    for second in range(seconds):
+        state, shown = memory.duty(state, T0 + second * S, share, cycle, guard)
+        on += bool(shown[0])
+    return on
+
+
+def test_minimum_ventilation_runs_60_of_300_s() -> None:
+    cycle, guard = Cycle(300.0, 60.0, 60.0), Guard(86_400.0)
+    assert seconds_on(0.2, cycle, 3000) == 600
+    state, _ = memory.duty(memory.start_duty(1, T0), T0, 0.2, cycle, guard)
+    shown = [bool(memory.duty(state, T0 + second * S, NAN, cycle, guard)[1][0]) for second in range(0, 600, 30)]
+    assert shown == [True, True, *[False] * 8] * 2
+
+
+def test_a_small_share_makes_the_cycle_longer_and_stays_true() -> None:
+    assert seconds_on(0.05, Cycle(300.0, 60.0), 6000) == 300
+    _, on = memory.duty(memory.start_duty(1, T0), T0, 60.0 / 86_401.0, Cycle(300.0, 60.0), Guard(86_400.0))
+    assert not on[0], "a share that needs more than a day is none"
+
+
+def test_a_new_share_acts_at_once_within_the_minimum_times() -> None:
+    cycle, guard = Cycle(300.0, 60.0, 60.0), Guard(86_400.0)
+    state, _ = memory.duty(memory.start_duty(1, T0), T0, 0.5, cycle, guard)
+    state, on = memory.duty(state, T0 + 10 * S, 0.0, cycle, guard)
+    assert on[0]
+    assert memory.duty(state, T0 + 60 * S - 1, NAN, cycle, guard)[1][0]
+    state, on = memory.duty(state, T0 + 60 * S, NAN, cycle, guard)
+    assert not on[0]
+    state, on = memory.duty(state, T0 + 90 * S, 1.0, cycle, guard)
+    assert not on[0]
+    assert memory.duty(state, T0 + 120 * S, NAN, cycle, guard)[1][0]
+
+
+# -- PI ------------------------------------------------------------------------------------------------------------------
+
+
+class ScalarPI:
+    def __init__(self, kp: float, ti: float, tracking: float, fail_safe: float) -> None:
+        self.kp, self.ti, self.tracking, self.fail_safe = kp, ti, tracking, fail_safe
+        self.integral, self.output, self.heard_at, self.own = 0.0, 30.0, T0, False
+
+    def call(self, now: int, error: float, position: float, auto: bool) -> float:
+        over = now - self.heard_at > 3 * SAMPLE_S * S and not math.isnan(self.fail_safe)
+        shown = self.fail_safe if over else self.output
+        real = shown if math.isnan(position) else min(max(position, 0.0), 100.0)
+        fresh = not math.isnan(error)
+        if not fresh:
+            self.output = shown if auto else real
+            self.own = auto and self.own and not over
+            return self.output
+        proportional = self.kp * error
+        if not auto or over or not self.own:
+            self.integral, self.output = real - proportional, real
+        else:
+            elapsed = min(now - self.heard_at, 3 * SAMPLE_S * S) / 1e9
+            step = proportional * elapsed / self.ti
+            present = proportional + self.integral
+            step = min(max(step, min(0.0 - present, 0.0)), max(100.0 - present, 0.0))
+            moved = self.integral + step + (real - shown) * min(elapsed / self.tracking, 1.0)
+            self.integral = min(max(moved, min(0.0, self.integral)), max(100.0, self.integral))
+            self.output = min(max(proportional + self.integral, 0.0), 100.0)
+        self.heard_at, self.own = now, auto
+        return self.output
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_pi_equals_its_definition_and_stays_bounded(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    steps = 3000
+    at, errors = times(rng, steps, SAMPLE_S), walk(rng, steps, N, -5.0, 5.0, 0.2)
+    positions = walk(rng, steps, N, -10.0, 110.0, 0.3)
+    auto = np.cumsum(rng.random((steps, N)) < 0.02, axis=0) % 2 == 0
+    fail_safe = rng.choice([0.0, 100.0, NAN], N)
+    kp, ti, tracking = rng.choice([-20.0, 4.0, 30.0], N), rng.choice([60.0, 1200.0], N), rng.choice([15.0, 600.0], N)
+
+    def one(unit: int | None) -> Any:
+        gains = Gains(part(kp, unit), part(ti, unit), part(tracking, unit))
+        guard = Guard(SAMPLE_S, part(fail_safe, unit))
+
+        def step(state: Any, t: int, k: int, new: bool) -> Any:
+            error, position = (part(x[k], unit) if new else NAN for x in (errors, positions))
+            return memory.pi(state, t, error, gains, guard, position=position, auto=part(auto[k], unit))
+
+        return step
+
+    out = agree_in_any_grouping(one(None), one, memory.start_pi(np.full(N, 30.0), T0), at, rng)
+    assert ((out >= 0.0) & (out <= 100.0)).all()
+    for unit in range(N):
+        scalar = ScalarPI(kp[unit], ti[unit], tracking[unit], fail_safe[unit])
+        bound = abs(kp[unit]) * 5.0
+        for k, now in enumerate(at.tolist()):
+            assert out[k, unit] == scalar.call(now, errors[k, unit], positions[k, unit], bool(auto[k, unit])), (
+                f"unit {unit}, call {k}"
+            )
+            assert -bound <= scalar.integral <= 100.0 + bound
+
+
+def test_pi_does_not_wind_up_behind_its_limit() -> None:
+    gains, guard = Gains(10.0, 100.0), Guard(10.0)
+    state, _ = memory.pi(memory.start_pi([0.0], T0), T0, 0.0, gains, guard)
+    for k in range(1, 2000):
+        state, shown = memory.pi(state, T0 + k * 10 * S, 8.0, gains, guard)
+    assert shown == 100.0
+    assert state.integral[0] <= 100.0
+    for k in range(2000, 2011):
+        state, shown = memory.pi(state, T0 + k * 10 * S, -1.0, gains, guard)
+    assert shown[0] < 20.0
+
+
+def test_pi_waits_for_a_drive_that_does_not_follow() -> None:
+    gains, guard = Gains(10.0, 100.0, 20.0), Guard(10.0)
+    state, _ = memory.pi(memory.start_pi([30.0], T0), T0, 1.0, gains, guard, position=30.0)
+    for k in range(1, 500):
+        state, shown = memory.pi(state, T0 + k * 10 * S, 1.0, gains, guard, position=30.0)
+    # In balance kp e dt / Ti = (u - position) dt / Tt: 30 + 10 * 20 / 100.
+    assert shown[0] == pytest.approx(32.0)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_after_a_hand_or_a_fail_safe_the_output_moves_without_a_jump(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    gains, guard, n = Gains(rng.uniform(-30, 30, 500), 100.0), Guard(10.0, 80.0), 500
+    state, _ = memory.pi(memory.start_pi(rng.uniform(0, 100, n), T0), T0, rng.normal(0, 3, n), gains, guard)
+    hand = rng.uniform(0, 100, n)
+    state, shown = memory.pi(state, T0 + 10 * S, rng.normal(0, 3, n), gains, guard, position=hand, auto=False)
+    np.testing.assert_array_equal(shown, hand)
+    error = rng.normal(0, 3, n)
+    state, shown = memory.pi(state, T0 + 20 * S, error, gains, guard, position=hand)
+    np.testing.assert_array_equal(shown, hand)
+    state, shown = memory.pi(state, T0 + 30 * S, error, gains, guard, position=hand)
+    assert (np.abs(shown - hand) <= np.abs(gains.kp * error) * 10.0 / 100.0 + 1e-9).all()
+    state, shown = memory.pi(state, T0 + 100 * S, NAN, gains, guard)
+    np.testing.assert_array_equal(shown, 80.0)
+    state, shown = memory.pi(state, T0 + 110 * S, error, gains, guard)
+    np.testing.assert_array_equal(shown, 80.0)
+
+
+# -- what is refused -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Guard(0.0), "sample_s must be above 0"),
+        (lambda: Guard([10.0, NAN]), "sample_s must be above 0"),
+        (lambda: Rates(1.0, -1.0), "at least 0"),
+        (lambda: Moves(-1.0, 6), "least"),
+        (lambda: Moves(1.0, 6, -1.0), "wait_s"),
+        (lambda: Moves(1.0, 0), "per_day"),
+        (lambda: Moves(1.0, 6, low=5.0, high=4.0), "low must not be above high"),
+        (lambda: Cycle(0.0), "period_s"),
+        (lambda: Cycle(60.0, -1.0), "min_on_s"),
+        (lambda: Gains(NAN, 10.0), "kp"),
+        (lambda: Gains(1.0, 0.0), "ti_s"),
+        (lambda: Gains(1.0, 10.0, low=5.0, high=4.0), "low must not be above high"),
+    ],
+)
+def test_wrong_parameters_are_refused_with_their_name(make: Any, message: str) -> None:
+    with pytest.raises(CallerError, match=message):
+        make()
+
+
+def test_no_units_are_no_error() -> None:
+    guard = Guard(10.0, 0.0)
+    assert memory.hold(memory.start_hold(np.zeros(0), T0), T0, NAN, guard)[1].shape == (0,)
+    state, on = memory.duty(memory.start_duty(0, T0), T0, 0.5, Cycle(60.0), guard)
+    assert on.shape == state.since_ns.shape == (0,)
