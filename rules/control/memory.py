@@ -483,4 +483,4 @@ def _integrated(state: PI, turn: Turn, proportional: Array, lag: Array, gains: G
     present = proportional + state.integral
     step = np.clip(step, np.minimum(low - present, 0.0), np.maximum(high - present, 0.0))
     moved = state.integral + step + lag * np.minimum(elapsed_s / _array(gains.follow_s), 1.0)
-    return np.clip(moved, np.minimum(low, state.integral), np.maximum(high, state.integral))
+    return np.asarray(np.clip(moved, np.minimum(low, state.integral), np.maximum(high, state.integral)))

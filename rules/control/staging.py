@@ -232,7 +232,7 @@ def _chosen(machines: Machines, event_ns: Array, due_ns: Array, rotates: Array) 
     preference = np.where(rotates, np.where(machines.on, -run_ns, run_ns), np.arange(machines.on.shape[1]))
     ready = (event_ns == due_ns[:, None]) & (due_ns < NEVER)[:, None]
     first = np.argmin(np.where(ready, preference, NEVER), axis=1)
-    return ready & (np.arange(machines.on.shape[1]) == first[:, None])
+    return np.asarray(ready & (np.arange(machines.on.shape[1]) == first[:, None]))
 
 
 def _switch(machines: Machines, chosen: Array, at_ns: Array) -> Machines:

@@ -115,7 +115,7 @@ class ScalarStaging:
 @pytest.mark.parametrize("with_faults", [False, True])
 def test_staging_equals_its_definition(seed: int, with_faults: bool) -> None:
     rng = np.random.default_rng(seed)
-    steps = 1200
+    steps = 500
     at, errors = times(rng, steps, SAMPLE_S), walk(rng, steps, N, -3.0, 6.0, 0.25)
     available = np.cumsum(rng.random((steps, N, M)) < 0.01 * with_faults, axis=0) % 2 == 0
     fail_safe = np.array([0.0, 4.0, NAN, 2.0, 1.0, 4.0, NAN])
@@ -152,7 +152,7 @@ def test_staging_equals_its_definition(seed: int, with_faults: bool) -> None:
 
 def keeps_its_limits(unit: ScalarStaging, limits: dict[str, Any], with_faults: bool) -> None:
     """Of the starts and stops that the staging was just seen to make."""
-    assert sum(map(len, unit.starts)) > 20
+    assert sum(map(len, unit.starts)) > 10
     every = sorted(start for starts in unit.starts for start in starts)
     assert all(b - a >= limits["stagger_s"] * S for a, b in itertools.pairwise(every))
     for starts, stops in zip(unit.starts, unit.stops, strict=True):
