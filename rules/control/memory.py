@@ -416,7 +416,7 @@ class PI(NamedTuple):
     heard: Heard  # errors
     integral: Array
     output: Array
-    rules: Array  # bool: its last output was its own, not that of a hand or of a fail-safe
+    rules: Array  # bool: it, not a hand, ruled when the last error was known
 
 
 def start_pi(output: ArrayLike, time_ns: ArrayLike) -> PI:
@@ -469,9 +469,7 @@ def pi(
     integral = np.where(takes_over, real - proportional, _integrated(state, turn, proportional, real - shown, gains, guard))
     own = np.where(takes_over, real, np.clip(proportional + integral, low, high))
     output = np.where(~free, real, np.where(turn.fresh, own, shown))
-    return PI(
-        turn.heard, np.where(turn.fresh, integral, state.integral), output, free & (turn.fresh | (state.rules & ~lapsed))
-    ), output
+    return PI(turn.heard, np.where(turn.fresh, integral, state.integral), output, free & (turn.fresh | state.rules)), output
 
 
 def _integrated(state: PI, turn: Turn, proportional: Array, lag: Array, gains: Gains, guard: Guard) -> Array:

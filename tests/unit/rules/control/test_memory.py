@@ -353,7 +353,7 @@ class ScalarPI:
         fresh = not math.isnan(error)
         if not fresh:
             self.output = shown if auto else real
-            self.own = auto and self.own and not over
+            self.own = auto and self.own
             return self.output
         proportional = self.kp * error
         if not auto or over or not self.own:
