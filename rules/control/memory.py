@@ -6,7 +6,8 @@ is the same everywhere: the last known input acts on for at most three sample pe
 nanosecond after them; a fail-safe of NaN means "stay". An input that is older than the last call is late and is not used.
 
 Time alone acts at the moment it is due, whenever it is asked for: a call without input changes no later answer, and calls for some
-units are as calls for all. What is due at the time of a call happens before its input is taken.
+units are as calls for all. What is due at the time of a call happens before its input is taken. Parameters of a call hold since the
+call before it: where they change, call once more with the old ones.
 """
 
 from dataclasses import dataclass
@@ -43,6 +44,14 @@ def noted(times_ns: Array, at_ns: Array, mask: Array) -> Array:
     out = times_ns.copy()
     out[mask] = np.concatenate([times_ns[mask][..., 1:], at_ns[mask][..., None]], axis=-1)
     return out
+
+
+def fitted(times_ns: Array, k: int) -> Array:
+    """Lists of the last times (..., k) after their length, a limit, was changed: the newest stay, older ones were long ago."""
+    missing = k - times_ns.shape[-1]
+    if missing <= 0:
+        return times_ns[..., -k:]
+    return np.concatenate([np.full((*times_ns.shape[:-1], missing), LONG_AGO), times_ns], axis=-1)
 
 
 def require(holds: Any, message: str) -> None:
@@ -267,7 +276,7 @@ def move(state: Drive, time_ns: ArrayLike, target: ArrayLike, moves: Moves, guar
     (state, position (n,) within low..high)
     """
     turn = listen(state.heard, time_ns, target, guard)
-    position, starts_ns, from_ns = state.position, state.moves_ns, state.heard.now_ns
+    position, starts_ns, from_ns = state.position, fitted(state.moves_ns, moves.per_day), state.heard.now_ns
     for k, (at_ns, old, new) in enumerate(turn.moments(guard)):
         position, starts_ns = _sent(position, starts_ns, old, from_ns, at_ns, moves)
         if k == 0:

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rules.control.memory import DAY_S, LONG_AGO, NEVER, Guard, Heard, listen, nanoseconds, noted, require, start_hold
+from rules.control.memory import DAY_S, LONG_AGO, NEVER, Guard, Heard, fitted, listen, nanoseconds, noted, require, start_hold
 from telemetry.plan import NS_PER_S
 
 Array = NDArray[Any]
@@ -135,11 +135,17 @@ def staging(
     Returns
     -------
     (state, on (n, s) bool)
-    """
-    turn = listen(state.heard, time_ns, error, guard)
-    latched, below_ns, machines = _until(state.latched, state.below_ns, state.machines, turn.lapse_ns, stages, limits)
 
-    numbers = np.arange(latched.shape[1])
+    Raises
+    ------
+    CallerError : the number of stages is not that of the machines
+    """
+    stages_given, numbers = stages.off_at.shape[-1], np.arange(state.latched.shape[1])
+    require(stages_given == len(numbers), f"{stages_given} stages for {len(numbers)} machines; give one stage for each machine")
+    turn = listen(state.heard, time_ns, error, guard)
+    machines = state.machines._replace(starts_ns=fitted(state.machines.starts_ns, limits.starts_per_hour))
+    latched, below_ns, machines = _until(state.latched, state.below_ns, machines, turn.lapse_ns, stages, limits)
+
     lapses = turn.lapses[:, None]
     latched = np.where(lapses, numbers < np.asarray(guard.fail_safe, np.float64).reshape(-1, 1), latched)
     below_ns = np.where(lapses, NEVER, below_ns)

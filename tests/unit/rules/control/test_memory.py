@@ -8,6 +8,7 @@ import pytest
 
 from rules.control import memory
 from rules.control.memory import Cycle, Gains, Guard, Moves, Rates
+from rules.control.primitives import p_band, ventilation_setpoint
 from telemetry.errors import CallerError
 from tests.unit.rules.control.sequences import NAN, T0, Array, S, agree_in_any_grouping, times, walk
 
@@ -243,6 +244,40 @@ def test_a_fail_safe_position_waits_for_nothing() -> None:
     assert shown == 50.0
     assert memory.move(state, T0 + 50 * S, NAN, moves, guard)[1] == 50.0
     assert memory.move(state, T0 + 50 * S + 1, NAN, moves, guard)[1] == 3.0
+
+
+def test_a_changed_daily_limit_counts_the_moves_of_before() -> None:
+    guard, state, shown = Guard(3600.0), memory.start_drive([0.0], T0, Moves(2.0, 2)), []
+    for k, most in [(1, 2), (2, 2), (3, 2), (4, 3), (5, 3), (6, 1)]:
+        state, position = memory.move(state, T0 + k * 600 * S, 10.0 * k, Moves(2.0, most), guard)
+        shown.append(position[0])
+    # The third move of the day is the one that was waiting.
+    assert shown == [10.0, 20.0, 20.0, 30.0, 30.0, 30.0]
+
+
+def test_a_vent_keeps_every_limit_of_its_chain() -> None:
+    rng, n, steps = np.random.default_rng(5), 50, 3000
+    air = walk(rng, steps, n, 15.0, 35.0, 0.2)
+    guard, rates, moves = Guard(60.0, 0.0), Rates(600.0, 1200.0), Moves(3.0, 60, 120.0, high=80.0)
+    way, drive = memory.start_ramp(np.zeros(n), T0), memory.start_drive(np.zeros(n), T0, moves)
+    positions, unheard, closed = [], np.zeros(n), np.zeros(n)
+    for k in range(steps):
+        now = T0 + k * 60 * S
+        wanted = p_band(air[k], ventilation_setpoint(19.5, 22.0, 5.0), 4.0)
+        way, limited = memory.ramp(way, now, wanted, rates, guard)
+        drive, position = memory.move(drive, now, limited, moves, guard)
+        positions.append(position)
+        unheard = np.where(np.isnan(air[k]), unheard + 1, 0)
+        # Three periods, and 100 % at 1200 %/h: five minutes; then the drive's wait.
+        used_up = np.sum(drive.moves_ns > now - DAY, axis=1) == 60
+        assert ((position == 0.0) | used_up | (unheard <= 3 + 5 + 2)).all()
+        closed += (unheard > 10) & ~used_up
+    moved = np.diff(np.array(positions), axis=0) != 0.0
+    assert moved.sum() > 1000
+    assert closed.sum() > 10
+    assert not (moved[1:] & moved[:-1]).any(), "120 s between moves"
+    assert max(moved[k : k + 1440].sum(axis=0).max() for k in range(0, steps, 97)) <= 60
+    assert np.max(positions) == 80.0
 
 
 # -- duty cycle ----------------------------------------------------------------------------------------------------------

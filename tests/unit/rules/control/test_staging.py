@@ -260,6 +260,25 @@ def test_never_more_starts_in_any_hour() -> None:
     assert all(sum(a - 3600 < b <= a for b in starts) <= 4 for a in starts)
 
 
+def test_a_changed_limit_counts_the_starts_of_before() -> None:
+    stages, guard = Stages([1.0], 0.5), Guard(600.0)
+    state, shown = start_staging(1, 1, T0, MachineLimits(starts_per_hour=4)), []
+    for k, most in [(0, 4), (1, 4), (2, 4), (3, 2), (4, 2), (5, 4), (6, 4), (7, 4)]:
+        limits = MachineLimits(starts_per_hour=most)
+        state, _ = staging(state, T0 + k * 60 * S, 0.0, stages, limits, guard)
+        state, on = staging(state, T0 + (k * 60 + 30) * S, 2.0, stages, limits, guard)
+        shown.append(bool(on[0, 0]))
+        state, _ = staging(state, T0 + (k * 60 + 45) * S, 0.0, stages, limits, guard)
+    # With 2 an hour what came before the newest two is forgotten, so 4 an hour gives two more.
+    assert shown == [True, True, True, False, False, True, True, False]
+
+
+def test_stages_and_machines_are_as_many() -> None:
+    limits = MachineLimits()
+    with pytest.raises(CallerError, match="one stage for each machine"):
+        staging(start_staging(2, 3, T0, limits), T0, 1.0, Stages([1.0, 2.0], 0.5), limits, Guard(10.0))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
