@@ -1,4 +1,4 @@
-"""Control primitives with memory: hold, ramp and rate limit, moves of a drive, duty cycle, PI.
+"""Control primitives with memory: hold, ramp and rate limit, moves of a drive, duty cycle.
 
 Each is `step(state, time_ns, input, ...) -> (state, output)`: pure, over units (n,), the state a NamedTuple of plain arrays whose
 first axis is the unit. NaN as input means that nothing is known at this time: BAD, or simply no new sample. So the rule of bad input
@@ -28,13 +28,14 @@ LONG_AGO: Final = -(2**62)  # ns; far from every clock, and differences to it st
 NEVER: Final = 2**62
 
 
-def _array(values: ArrayLike) -> Array:
+def floats(values: ArrayLike) -> Array:
+    """Numbers as an array of float64."""
     return np.asarray(values, np.float64)
 
 
 def nanoseconds(seconds: ArrayLike) -> Array:
     """Seconds as whole nanoseconds, int64."""
-    return np.asarray(np.rint(_array(seconds) * NS_PER_S), np.int64)
+    return np.asarray(np.rint(floats(seconds) * NS_PER_S), np.int64)
 
 
 def noted(times_ns: Array, at_ns: Array, mask: Array) -> Array:
@@ -106,14 +107,14 @@ class Turn(NamedTuple):
 
 def start_hold(value: ArrayLike, time_ns: ArrayLike) -> Heard:
     """State of `hold`: `value` (n,) counts as heard at `time_ns`; NaN where nothing is known yet."""
-    values, times = np.broadcast_arrays(np.atleast_1d(_array(value)), np.asarray(time_ns, np.int64))
+    values, times = np.broadcast_arrays(np.atleast_1d(floats(value)), np.asarray(time_ns, np.int64))
     return Heard(values.copy(), times.copy(), times.copy())
 
 
 def lapse_ns(heard: Heard, guard: Guard) -> Array:
     """The first nanosecond at which the fail-safe acts, int64 (n,); NEVER where it is NaN."""
     end = heard.value_ns + PERIODS_HELD * nanoseconds(guard.sample_s) + 1
-    return np.where(np.isnan(_array(guard.fail_safe)), NEVER, end)
+    return np.where(np.isnan(floats(guard.fail_safe)), NEVER, end)
 
 
 def acting(heard: Heard, guard: Guard) -> Array:
@@ -125,7 +126,7 @@ def listen(heard: Heard, time_ns: ArrayLike, value: ArrayLike, guard: Guard) -> 
     """Take the time and the input of a call."""
     shape = heard.value.shape
     time = np.broadcast_to(np.asarray(time_ns, np.int64), shape)
-    new = np.broadcast_to(_array(value), shape)
+    new = np.broadcast_to(floats(value), shape)
     now = np.maximum(heard.now_ns, time)
     lapse = lapse_ns(heard, guard)
     lapses = (heard.now_ns < lapse) & (lapse <= now)
@@ -212,7 +213,7 @@ def ramp(state: Ramp, time_ns: ArrayLike, target: ArrayLike, rates: Rates, guard
 def _on_the_way(start: Array, start_ns: Array, target: Array, at_ns: Array, rates: Rates) -> Array:
     """Where a way is at a time; the limits first, so that the end of it is the target itself."""
     elapsed_s = (at_ns - start_ns) / NS_PER_S
-    per_s = (_array(rate) / 3600.0 for rate in (rates.down_per_h, rates.up_per_h))
+    per_s = (floats(rate) / 3600.0 for rate in (rates.down_per_h, rates.up_per_h))
     with np.errstate(invalid="ignore"):  # infinity times no time
         down, up = (np.where(np.isinf(rate), np.inf, rate * elapsed_s) for rate in per_s)
     return np.clip(target, start - down, start + up)
@@ -289,9 +290,9 @@ def move(state: Drive, time_ns: ArrayLike, target: ArrayLike, moves: Moves, guar
 
 def _sent(position: Array, starts_ns: Array, target: Array, from_ns: Array, until_ns: Array, moves: Moves) -> tuple[Array, Array]:
     """Make the one move that falls due in from..until for a target that stands."""
-    low, high = _array(moves.low), _array(moves.high)
+    low, high = floats(moves.low), floats(moves.high)
     aim = np.clip(target, low, high)
-    worth = ~(np.abs(aim - position) < _array(moves.least)) | (aim == low) | (aim == high)
+    worth = ~(np.abs(aim - position) < floats(moves.least)) | (aim == low) | (aim == high)
     due_ns = np.maximum(from_ns, np.maximum(starts_ns[:, -1] + nanoseconds(moves.wait_s), starts_ns[:, 0] + DAY_NS))
     return _note(position, starts_ns, aim, due_ns, worth & (aim != position) & np.isfinite(aim) & (due_ns <= until_ns))
 
@@ -320,12 +321,12 @@ class Cycle:
 
     def phases_ns(self, share: ArrayLike) -> tuple[Array, Array]:
         """Time on and time off for a share of 0..1; the one that does not end is NEVER / 2, the other its minimum."""
-        part = np.clip(_array(share), 0.0, 1.0)
-        least_on, least_off = _array(self.min_on_s), _array(self.min_off_s)
+        part = np.clip(floats(share), 0.0, 1.0)
+        least_on, least_off = floats(self.min_on_s), floats(self.min_off_s)
         off = (part <= 0.0) | (part * DAY_S < least_on)
         on = ~off & ((part >= 1.0) | ((1.0 - part) * DAY_S < least_off))
         inner = np.where(off | on, 0.5, part)
-        length_s = np.maximum(_array(self.period_s), np.maximum(least_on / inner, least_off / (1.0 - inner)))
+        length_s = np.maximum(floats(self.period_s), np.maximum(least_on / inner, least_off / (1.0 - inner)))
         on_ns = np.maximum(nanoseconds(inner * length_s), np.maximum(nanoseconds(least_on), 1))
         off_ns = np.maximum(nanoseconds(length_s) - on_ns, np.maximum(nanoseconds(least_off), 1))
         forever = NEVER // 2
@@ -385,109 +386,3 @@ def _cycled(on: Array, since_ns: Array, until_ns: Array, phases_ns: tuple[Array,
     rest = elapsed % (on_ns + off_ns)
     flips = rest >= first
     return on ^ flips, until_ns - rest + np.where(flips, first, 0)
-
-
-# -- PI ------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Gains:
-    """A PI controller, (n,) each.
-
-    kp : output per unit of error, which is measured - set point: positive for vents, negative for heating
-    ti_s : integral time [s]
-    tracking_s : in which the integral follows a real position that differs [s]; as ti_s when not given
-    low, high : limits of the output
-    """
-
-    kp: ArrayLike
-    ti_s: ArrayLike
-    tracking_s: ArrayLike | None = None
-    low: ArrayLike = 0.0
-    high: ArrayLike = 100.0
-
-    def __post_init__(self) -> None:
-        """Refuse times that are none."""
-        require(np.isfinite(_array(self.kp)), "kp must be a finite number")
-        for time in (self.ti_s, self.follow_s):
-            require(np.asarray(time) > 0.0, "ti_s and tracking_s are above 0; a very long one switches it off")
-        require(np.asarray(self.low) <= np.asarray(self.high), "low must not be above high")
-
-    @property
-    def follow_s(self) -> ArrayLike:
-        """The tracking time in force [s]."""
-        return self.ti_s if self.tracking_s is None else self.tracking_s
-
-
-class PI(NamedTuple):
-    """A PI controller's memory; each (n,)."""
-
-    heard: Heard  # errors
-    integral: Array
-    output: Array
-    rules: Array  # bool: it, not a hand, ruled when the last error was known
-
-
-def start_pi(output: ArrayLike, time_ns: ArrayLike) -> PI:
-    """State of `pi` for actuators that stand at `output` (n,), from where it takes over without a jump."""
-    outputs = start_hold(output, time_ns)
-    heard = start_hold(np.full_like(outputs.value, np.nan), time_ns)
-    return PI(heard, outputs.value, outputs.value, np.zeros(len(outputs.value), np.bool_))
-
-
-def pi(
-    state: PI,
-    time_ns: ArrayLike,
-    error: ArrayLike,
-    gains: Gains,
-    guard: Guard,
-    *,
-    position: ArrayLike = np.nan,
-    auto: ArrayLike = True,
-) -> tuple[PI, Array]:
-    """PI with anti-windup: u = clamp(kp e + I), I += kp e dt / Ti + (position - u) min(dt / Tt, 1), at every known error.
-
-    The integral moves no further than brings the output to its limit (conditional integration), nor beyond low..high; it follows
-    the real position, and dt counts for at most three sample periods. Under a hand, and after a fail-safe, the first own
-    output is the position itself (bumpless transfer): I = position - kp e.
-
-    Parameters
-    ----------
-    state : of `start_pi`
-    time_ns : (n,) time of the call [ns]
-    error : (n,) measured - set point; NaN unknown: the output holds for at most three sample periods, then is the fail-safe
-    gains : kp, times, limits
-    guard : sample period of the error; fail-safe of the output
-    position : (n,) measured position of the actuator, unit of the output; NaN unknown: the last output counts
-    auto : (n,) bool; False while a hand or the panel rules: the output is then the position
-
-    Returns
-    -------
-    (state, output (n,) within low..high)
-    """
-    turn = listen(state.heard, time_ns, error, guard)
-    low, high = _array(gains.low), _array(gains.high)
-    lapsed = turn.heard.now_ns >= lapse_ns(state.heard, guard)
-    shown = np.clip(np.where(lapsed, guard.fail_safe, state.output), low, high)
-    measured = np.broadcast_to(_array(position), shown.shape)
-    real = np.clip(np.where(np.isfinite(measured), measured, shown), low, high)
-    free = np.broadcast_to(np.asarray(auto, np.bool_), shown.shape)
-
-    proportional = _array(gains.kp) * turn.heard.value
-    takes_over = ~state.rules | lapsed | ~free
-    integral = np.where(takes_over, real - proportional, _integrated(state, turn, proportional, real - shown, gains, guard))
-    own = np.where(takes_over, real, np.clip(proportional + integral, low, high))
-    output = np.where(~free, real, np.where(turn.fresh, own, shown))
-    return PI(turn.heard, np.where(turn.fresh, integral, state.integral), output, free & (turn.fresh | state.rules)), output
-
-
-def _integrated(state: PI, turn: Turn, proportional: Array, lag: Array, gains: Gains, guard: Guard) -> Array:
-    """The integral after a known error: never further out than its limits, or than it was."""
-    low, high = _array(gains.low), _array(gains.high)
-    held_ns = np.minimum(turn.heard.now_ns - state.heard.value_ns, PERIODS_HELD * nanoseconds(guard.sample_s))
-    elapsed_s = held_ns / NS_PER_S
-    step = proportional * elapsed_s / _array(gains.ti_s)
-    present = proportional + state.integral
-    step = np.clip(step, np.minimum(low - present, 0.0), np.maximum(high - present, 0.0))
-    moved = state.integral + step + lag * np.minimum(elapsed_s / _array(gains.follow_s), 1.0)
-    return np.asarray(np.clip(moved, np.minimum(low, state.integral), np.maximum(high, state.integral)))

@@ -11,8 +11,14 @@ Array = NDArray[Any]
 S = 1_000_000_000
 T0 = 1_700_000_000 * S
 NAN = float("nan")
+N, SAMPLE_S, SEEDS = 7, 10, range(3)  # units, period of samples
 # (state, time of the call, number of the call whose modes stand, whether its input comes now) -> (state, output)
 Step = Callable[[Any, int, int, bool], tuple[Any, Array]]
+
+
+def part(value: Any, unit: int | None) -> Any:
+    """Parameters of one unit."""
+    return value[unit : unit + 1] if unit is not None and isinstance(value, np.ndarray) else value
 
 
 def times(rng: np.random.Generator, steps: int, period_s: int) -> Array:

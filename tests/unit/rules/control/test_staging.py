@@ -10,10 +10,9 @@ import pytest
 from rules.control.memory import Guard
 from rules.control.staging import MachineLimits, Stages, run_time_s, staging, start_staging
 from telemetry.errors import CallerError
-from tests.unit.rules.control.sequences import NAN, T0, S, agree_in_any_grouping, times, walk
+from tests.unit.rules.control.sequences import NAN, SAMPLE_S, T0, N, S, agree_in_any_grouping, times, walk
 
-N, M = 7, 4
-SAMPLE_S = 10
+M = 4
 ON_AT = np.array([0.0, 1.4, 2.8, 3.6])
 HYSTERESIS, DOWN_S = 0.4, 90
 HOUR = 3600 * S
