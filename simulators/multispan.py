@@ -209,6 +209,23 @@ def pipe_heat_w_m2(pipe_c: ArrayLike, air_c: ArrayLike, parameters: Parameters) 
     return convection + area * parameters.pipe_emissivity * STEFAN_BOLTZMANN * kelvin
 
 
+def pad_cooling_k(temp_c: ArrayLike, rh_pct: ArrayLike, wet: ArrayLike) -> Any:
+    """How much colder air leaves a pad that brings it by `wet` (0..1) of the way to its wet bulb.
+
+    Parameters
+    ----------
+    temp_c, rh_pct : of the air before the pad [C], [%]
+
+    Returns
+    -------
+    [K]. 35 C, 40 %, 0.68: 7.5.
+    """
+    wetness = np.asarray(wet, float)
+    if not np.any(wetness > 0.0):  # the wet bulb is solved by steps: not where it is not asked for
+        return 0.0 * wetness
+    return wetness * (np.asarray(temp_c, float) - psychrometrics.wet_bulb_c(temp_c, rh_pct))
+
+
 def transpiration_w_m2(leaf_area_index: ArrayLike, canopy_w_m2: ArrayLike, co2: ArrayLike, vpd_pa: ArrayLike) -> Any:
     """Latent heat of the crop, 2 rho cp LAI VPD / (gamma (rb + rs)) with the stomata of Vanthoor [1].
 
@@ -338,9 +355,7 @@ def _blown_in(inputs: Inputs, outside: Outside, p: Parameters) -> tuple[Any, Any
     fan = np.asarray(inputs.exhaust_fan, float) * p.fan_m_s
     wet = np.asarray(inputs.pad_pump, float) * p.pad_efficiency
     outside_c, dry = np.asarray(outside.temp_c, float), vapour_density_kg_m3(outside.temp_c, outside.rh_pct)
-    if not np.any((fan > 0.0) & (wet > 0.0)):  # the wet bulb is solved by steps: not where it is not asked for
-        return fan, outside_c, dry
-    colder = wet * (outside_c - psychrometrics.wet_bulb_c(outside_c, outside.rh_pct))
+    colder = pad_cooling_k(outside_c, outside.rh_pct, wet * (fan > 0.0))
     return fan, outside_c - colder, dry + AIR_J_M3_K * colder / VAPORISATION_J_KG
 
 
