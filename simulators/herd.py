@@ -150,7 +150,7 @@ def _mean(have: Any, pigs: Any, new: Any, came: Any, left: Any) -> Any:
 def _whole(name: str, value: ArrayLike) -> NDArray[np.int64]:
     numbers = np.asarray(value, float)
     if not np.all((numbers >= 0) & (numbers == np.floor(numbers)) & np.isfinite(numbers)):
-        raise ValueError(f"{name} is {value}: heads are whole numbers of 0 and more")
+        raise ValueError(f"{name} is {value!r}: heads are whole numbers of 0 and more")
     return numbers.astype(np.int64)
 
 

@@ -64,7 +64,7 @@ class Parameters:
     skin_kg: float = 0.1  # water that one animal's skin holds; the rest runs off
     skin_kg_s_pa: float = 2.0e-8  # evaporation of a wet animal; 122 W at 2500 Pa
     ammonia_g_h: float = 0.29  # of one animal at 20 C, `ammonia_air_m3_h` and manure of 6 h
-    ammonia_air_m3_h: float = 17.0
+    ammonia_air_m3_h: float = 59.0
     h2s_mg_h: float = 5.0  # from slurry at rest
     slurry_h2s_mg: float = 2000.0  # gas that slurry at rest comes to hold
     slurry_fill_s: float = 5 * 86_400.0
@@ -283,7 +283,7 @@ def ammonia_mg_s(animals: ArrayLike, temp_c: ArrayLike, air_m3_s: ArrayLike, age
 
     Returns
     -------
-    [mg/s] per place. One animal, 20 C, 17 m3/h, 6 h: 0.0806, which is 24.1 ppm in that air.
+    [mg/s] per place. One animal, 20 C, 59 m3/h, 6 h: 0.0806, which is 0.29 g/h.
     """
     level = parameters.ammonia_g_h / 3.6 * np.asarray(animals, float) * 1.06 ** (np.asarray(temp_c, float) - 20.0)
     air = np.asarray(air_m3_s, float) * 3600.0 / parameters.ammonia_air_m3_h
