@@ -9,8 +9,8 @@ References
 ----------
 .. [1] Gompertz growth, fitted to 25 kg at 63 days and 120 kg at 165 days; maintenance of 0.44 MJ per kg^0.75 and day as in CIGR:
    Heat and moisture production at animal and house levels (2002).
-.. [2] Madsen et al.: Monitoring the health of young pigs through their water consumption, Livestock Production Science (2005): a
-   stable daily course of water; feeding peaks of the morning and the late afternoon from stocking trials.
+.. [2] Madsen, Kristensen: A model for monitoring the condition of young pigs by their drinking behaviour, Computers and Electronics in
+   Agriculture 48 (2005): a stable daily course of water; peaks of feeding in the morning and the late afternoon.
 """
 
 from dataclasses import dataclass

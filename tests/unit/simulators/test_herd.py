@@ -16,6 +16,7 @@ from simulators.herd import (
     drunk_l,
     empty,
     feed_course,
+    feed_kg_h,
     gain_kg_d,
     gompertz_gain_kg_d,
     gompertz_kg,
@@ -98,6 +99,14 @@ def test_a_day_in_one_call_equals_its_quarters_of_an_hour():
     for one, other in zip(whole[1:], parts[1:], strict=True):
         assert one == pytest.approx(other, rel=1e-9)
     assert whole.eaten_kg[0] == pytest.approx(1000 * 2.91, rel=0.01)
+
+
+def test_an_hour_counts_what_the_hour_s_course_says():
+    state = herd()
+    hour = advance(state, 3600, hour=5.0, inputs=CALM, parameters=BREED)
+    fine = 5.0 + (np.arange(3600) + 0.5) / 3600
+    assert hour.eaten_kg[0] == pytest.approx(np.mean([feed_kg_h(state, h, CALM, BREED)[0] for h in fine[::10]]), rel=0.01)
+    assert hour.water_l[0] == pytest.approx(water_l_h(state, fine, CALM, BREED).mean(), rel=0.01)
 
 
 def test_feed_follows_heat_and_less_feed_is_less_gain():

@@ -31,6 +31,7 @@ from simulators.pig_house import (
     supply,
     weaner_heat_w,
 )
+from telemetry import psychrometrics
 from telemetry.psychrometrics import MG_M3_PER_PPM
 
 ROOM = Parameters()
@@ -275,6 +276,24 @@ def test_pad_sprinklers_and_heater_do_their_work():
     )
     assert no_power.heat_j[0] == no_power.skin_kg[0] == 0
     assert run(initial_state(15, 60), 600, inputs=Inputs(heater=1), outside=COLD).air_c[0] > no_power.air_c[0] + 3
+
+
+def test_fans_and_natural_flow_add_as_squares():
+    inputs, outside = MILD_RATE._replace(emergency=1), Outside(10, 60, 3)
+    state, drawn = initial_state(20, 60), supply(inputs, outside, ROOM)
+    natural = natural_m3_s(1, 20, 10, 3, ROOM)
+    assert air_m3_s(state, drawn, inputs, outside, ROOM)[0] == pytest.approx(math.sqrt(drawn.air_m3_s**2 + natural**2))
+
+
+def test_only_air_through_the_curtain_is_cooled_by_the_pad():
+    inputs = FULL._replace(fan_staged=1, pad_pump=1)
+    shut, half, whole = (
+        supply(inputs._replace(inlets=inlets, tunnel=tunnel), HOT, ROOM).temp_c for inlets, tunnel in ((1, 0), (1, 0.2), (0, 1))
+    )
+    wet_bulb = float(psychrometrics.wet_bulb_c(34, 40))
+    assert shut == 34
+    assert half == pytest.approx(34 - 0.68 * (34 - wet_bulb) * 0.008 / (0.008 + 0.008 + ROOM.leak_m2))
+    assert whole == pytest.approx(34 - 0.68 * (34 - wet_bulb) * 0.04 / (0.04 + ROOM.leak_m2))
 
 
 def test_a_wet_herd_dries_and_an_empty_floor_holds_no_skin_water():
