@@ -19,12 +19,14 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from simulators.multispan import held
 from simulators.pig_house import MAINTENANCE_MJ_D
 from telemetry import psychrometrics
 
 DAY_S: Final = 86_400.0
 # The courses of the day are smooth: at the middle of 96 steps a day they sum to the day's amounts to rounding.
 STEP_S_MAX: Final = 900.0
+_BOUNDS: Final = {"temp_c": (-60.0, 60.0), "rh_pct": (0.0, 100.0)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,9 +321,14 @@ def advance(state: State, dt_s: float, *, hour: float, inputs: Inputs, parameter
     Parameters
     ----------
     hour : of the local day at the start [h]
+
+    Raises
+    ------
+    ValueError : where an input is no number. Supplies and severity beyond 0..1 count as 0 or 1.
     """
     assert dt_s >= 0.0
     steps = int(np.ceil(dt_s / STEP_S_MAX))
+    inputs = Inputs(*(held(name, v, *_BOUNDS.get(name, (0.0, 1.0))) for name, v in inputs._asdict().items()))
     if steps:
         state = _infect(state, inputs, parameters)
     for k in range(steps):

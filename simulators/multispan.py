@@ -61,7 +61,7 @@ class Parameters:
     lamp_w_m2: float = 60.0  # electric; all of it ends as heat in the house
 
 
-class Air(Protocol):
+class MoistAir(Protocol):
     """Air of a house of any kind, as its state holds it; each (n,)."""
 
     @property
@@ -73,6 +73,10 @@ class Air(Protocol):
     def vapour_kg_m3(self) -> Any:
         """Vapour density [kg/m3]."""
         ...
+
+
+class Air(MoistAir, Protocol):
+    """The same with CO2."""
 
     @property
     def co2_kg_m3(self) -> Any:
@@ -151,12 +155,12 @@ def vapour_density_kg_m3(temp_c: ArrayLike, rh_pct: ArrayLike = 100.0) -> Any:
     return psychrometrics.abs_humidity_g_m3(temp_c, rh_pct) / 1000.0
 
 
-def vapour_pressure_pa(state: Air) -> Any:
+def vapour_pressure_pa(state: MoistAir) -> Any:
     """Vapour pressure of the inside air from its vapour density, ea = X R_v T [Pa]."""
     return state.vapour_kg_m3 * psychrometrics.GAS_CONSTANT_VAPOUR * (state.air_c + psychrometrics.ZERO_C_K)
 
 
-def relative_humidity_pct(state: Air) -> Any:
+def relative_humidity_pct(state: MoistAir) -> Any:
     """Relative humidity of the inside air [%]."""
     return psychrometrics.relative_humidity_pct(state.air_c, vapour_pressure_pa(state))
 

@@ -38,6 +38,13 @@ AMMONIA_AGE_S: Final = 6 * 3600.0
 AMMONIA_AGE_S_MAX: Final = 24 * 3600.0  # by then the floor is covered
 # The air of a room is changed once in 48 s at full ventilation; Euler is stable below twice that.
 STEP_S_MAX: Final = 5.0
+_BOUNDS: Final = {
+    "heat_20_w": (0.0, 10_000.0),
+    "animals": (0.0, 100.0),
+    "temp_c": (-60.0, 60.0),
+    "rh_pct": (0.0, 100.0),
+    "wind_m_s": (0.0, 75.0),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,18 +155,8 @@ def initial_state(
     given = (np.atleast_1d(np.asarray(v, float)) for v in (air_c, walls, rh_pct, co2_ppm, slurry_h2s_mg))
     air, wall, humidity, co2, held = (array.copy() for array in np.broadcast_arrays(*given))
     zero = np.zeros_like(air)
-    vapour = psychrometrics.abs_humidity_g_m3(air, humidity) / 1000.0
+    vapour = multispan.vapour_density_kg_m3(air, humidity)
     return State(air, wall, vapour, co2, zero, zero, zero, zero + AMMONIA_AGE_S, held, zero, zero)
-
-
-def vapour_pressure_pa(state: State) -> Any:
-    """Vapour pressure of the room's air from its vapour density, ea = x R_v T [Pa]."""
-    return state.vapour_kg_m3 * psychrometrics.GAS_CONSTANT_VAPOUR * (state.air_c + psychrometrics.ZERO_C_K)
-
-
-def relative_humidity_pct(state: State) -> Any:
-    """Relative humidity of the room's air [%]."""
-    return psychrometrics.relative_humidity_pct(state.air_c, vapour_pressure_pa(state))
 
 
 def feeding_level(mass_kg: ArrayLike, feed_kg_d: ArrayLike, energy_mj_kg: float = 13.0) -> Any:
@@ -292,7 +289,7 @@ def ammonia_mg_s(animals: ArrayLike, temp_c: ArrayLike, air_m3_s: ArrayLike, age
 
 def skin_evaporation_kg_s(state: State, parameters: Parameters) -> Any:
     """Water that sprinkled animals evaporate, in proportion to what their skin still holds and to es(34 C) - ea [kg/s]."""
-    deficit = np.maximum(0.0, WET_SKIN_PA - vapour_pressure_pa(state))
+    deficit = np.maximum(0.0, WET_SKIN_PA - multispan.vapour_pressure_pa(state))
     return parameters.skin_kg_s_pa * state.skin_kg / parameters.skin_kg * deficit
 
 
@@ -369,15 +366,21 @@ def supply(inputs: Inputs, outside: Outside, parameters: Parameters) -> Supply:
     air, static = fans_m3_s(power * np.asarray(inputs.fan_variable, float), power * np.asarray(inputs.fan_staged, float), area, p)
     wet = np.asarray(inputs.pad_pump, float) * power * p.pad_efficiency * through_pad / np.maximum(area, 1e-12) * (air > 0.0)
     colder = multispan.pad_cooling_k(outside.temp_c, outside.rh_pct, wet)
-    dry = psychrometrics.abs_humidity_g_m3(outside.temp_c, outside.rh_pct) / 1000.0
+    dry = multispan.vapour_density_kg_m3(outside.temp_c, outside.rh_pct)
     return Supply(air, static, np.asarray(outside.temp_c, float) - colder, dry + AIR_J_M3_K * colder / VAPORISATION_J_KG)
 
 
 def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, parameters: Parameters) -> State:
-    """The state `dt_s` later, in Euler steps of at most 5 s with inputs and weather held."""
+    """The state `dt_s` later, in Euler steps of at most 5 s with inputs and weather held.
+
+    Raises
+    ------
+    ValueError : where an input or the weather is no number. Positions beyond 0..1 count as 0 or 1.
+    """
     assert dt_s >= 0.0
     steps = int(np.ceil(dt_s / STEP_S_MAX))
-    inputs = Inputs(*(np.asarray(value, float) for value in inputs))
+    inputs = Inputs(*(multispan.held(name, v, *_BOUNDS.get(name, (0.0, 1.0))) for name, v in inputs._asdict().items()))
+    outside = Outside(*(multispan.held(name, v, *_BOUNDS[name]) for name, v in outside._asdict().items()))
     drawn = supply(inputs, outside, parameters)
     for _ in range(steps):
         state = _euler(state, dt_s / steps, drawn, inputs, outside, parameters)
@@ -395,7 +398,7 @@ def _euler(state: State, dt_s: float, drawn: Supply, inputs: Inputs, outside: Ou
     vapour_in = latent / VAPORISATION_J_KG + skin + p.unvented * FLUE_VAPOUR_KG_J * heater
     moist = state.vapour_kg_m3 + dt_s / p.volume_m3 * (vapour_in - air * (state.vapour_kg_m3 - drawn.vapour_kg_m3))
     # What exceeds saturation is mist that falls out within a step; its heat is left out.
-    vapour = np.minimum(moist, psychrometrics.abs_humidity_g_m3(temp, 100.0) / 1000.0)
+    vapour = np.minimum(moist, multispan.vapour_density_kg_m3(temp))
     co2_in = 1e6 * (CO2_M3_J * total + p.unvented * FLUE_CO2_M3_J * heater)
     co2 = state.co2_ppm + dt_s / p.volume_m3 * (co2_in - air * (state.co2_ppm - OUTSIDE_CO2_PPM))
     nh3, h2s, age, slurry = _manure(state, dt_s, air, inputs, p)

@@ -243,6 +243,11 @@ def test_a_thousand_rooms_together_equal_each_alone():
             assert all_of_them[i] == pytest.approx(one[0], rel=1e-12)
 
 
+def test_an_input_that_is_no_number_is_refused_with_its_name():
+    with pytest.raises(ValueError, match=r"temp_c of house 0 is not a number"):
+        days(herd(), 1, inputs=Inputs(temp_c=np.nan))
+
+
 def test_no_time_changes_nothing():
     state = herd()
     assert advance(state, 0.0, hour=3.0, inputs=Inputs(outbreak=1), parameters=BREED) is state

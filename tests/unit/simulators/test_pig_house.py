@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from simulators import pig_house
+from simulators.multispan import relative_humidity_pct
 from simulators.pig_house import (
     AIR_J_M3_K,
     VAPORISATION_J_KG,
@@ -26,7 +27,6 @@ from simulators.pig_house import (
     lactating_sow_heat_w,
     natural_m3_s,
     opening_m3_s,
-    relative_humidity_pct,
     skin_evaporation_kg_s,
     supply,
     weaner_heat_w,
@@ -355,6 +355,16 @@ def test_air_never_holds_more_than_saturation_and_mist_is_counted():
     state = run(initial_state(20, 99), 2 * 3600, inputs=FULL, outside=Outside(20, 100, 0))
     assert relative_humidity_pct(state)[0] <= 100.0 + 1e-6
     assert state.condensed_kg[0] > 0.05
+
+
+def test_what_is_no_number_is_refused_with_its_name_and_positions_end_at_full():
+    state = initial_state([20.0, 20.0], 60)
+    with pytest.raises(ValueError, match=r"inlets of house 1 is not a number: give a value of 0 to 1"):
+        run(state, 5.0, inputs=MILD_RATE._replace(inlets=[0.5, math.nan]))
+    with pytest.raises(ValueError, match=r"wind_m_s of house 0 is not a number"):
+        run(state, 5.0, outside=MILD._replace(wind_m_s=math.inf))
+    over, full = (run(state, 60.0, inputs=MILD_RATE._replace(inlets=opening)) for opening in (7.0, 1.0))
+    assert over.air_c == pytest.approx(full.air_c, rel=1e-15)
 
 
 def test_no_time_changes_nothing():
