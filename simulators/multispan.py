@@ -61,7 +61,7 @@ class Parameters:
     lamp_w_m2: float = 60.0  # electric; all of it ends as heat in the house
 
 
-class Air(Protocol):
+class MoistAir(Protocol):
     """Air of a house of any kind, as its state holds it; each (n,)."""
 
     @property
@@ -73,6 +73,10 @@ class Air(Protocol):
     def vapour_kg_m3(self) -> Any:
         """Vapour density [kg/m3]."""
         ...
+
+
+class Air(MoistAir, Protocol):
+    """The same with CO2."""
 
     @property
     def co2_kg_m3(self) -> Any:
@@ -151,12 +155,12 @@ def vapour_density_kg_m3(temp_c: ArrayLike, rh_pct: ArrayLike = 100.0) -> Any:
     return psychrometrics.abs_humidity_g_m3(temp_c, rh_pct) / 1000.0
 
 
-def vapour_pressure_pa(state: Air) -> Any:
+def vapour_pressure_pa(state: MoistAir) -> Any:
     """Vapour pressure of the inside air from its vapour density, ea = X R_v T [Pa]."""
     return state.vapour_kg_m3 * psychrometrics.GAS_CONSTANT_VAPOUR * (state.air_c + psychrometrics.ZERO_C_K)
 
 
-def relative_humidity_pct(state: Air) -> Any:
+def relative_humidity_pct(state: MoistAir) -> Any:
     """Relative humidity of the inside air [%]."""
     return psychrometrics.relative_humidity_pct(state.air_c, vapour_pressure_pa(state))
 
@@ -207,6 +211,23 @@ def pipe_heat_w_m2(pipe_c: ArrayLike, air_c: ArrayLike, parameters: Parameters) 
     convection = 1.99 * area * np.sign(pipe - air) * np.abs(pipe - air) ** 1.32
     kelvin = (pipe + psychrometrics.ZERO_C_K) ** 4 - (air + psychrometrics.ZERO_C_K) ** 4
     return convection + area * parameters.pipe_emissivity * STEFAN_BOLTZMANN * kelvin
+
+
+def pad_cooling_k(temp_c: ArrayLike, rh_pct: ArrayLike, wet: ArrayLike) -> Any:
+    """How much colder air leaves a pad that brings it by `wet` (0..1) of the way to its wet bulb.
+
+    Parameters
+    ----------
+    temp_c, rh_pct : of the air before the pad [C], [%]
+
+    Returns
+    -------
+    [K]. 35 C, 40 %, 0.68: 7.5.
+    """
+    wetness = np.asarray(wet, float)
+    if not np.any(wetness > 0.0):  # the wet bulb is solved by steps: not where it is not asked for
+        return 0.0 * wetness
+    return wetness * (np.asarray(temp_c, float) - psychrometrics.wet_bulb_c(temp_c, rh_pct))
 
 
 def transpiration_w_m2(leaf_area_index: ArrayLike, canopy_w_m2: ArrayLike, co2: ArrayLike, vpd_pa: ArrayLike) -> Any:
@@ -338,9 +359,7 @@ def _blown_in(inputs: Inputs, outside: Outside, p: Parameters) -> tuple[Any, Any
     fan = np.asarray(inputs.exhaust_fan, float) * p.fan_m_s
     wet = np.asarray(inputs.pad_pump, float) * p.pad_efficiency
     outside_c, dry = np.asarray(outside.temp_c, float), vapour_density_kg_m3(outside.temp_c, outside.rh_pct)
-    if not np.any((fan > 0.0) & (wet > 0.0)):  # the wet bulb is solved by steps: not where it is not asked for
-        return fan, outside_c, dry
-    colder = wet * (outside_c - psychrometrics.wet_bulb_c(outside_c, outside.rh_pct))
+    colder = pad_cooling_k(outside_c, outside.rh_pct, wet * (fan > 0.0))
     return fan, outside_c - colder, dry + AIR_J_M3_K * colder / VAPORISATION_J_KG
 
 
