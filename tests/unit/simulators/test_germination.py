@@ -231,12 +231,12 @@ def test_a_thousand_rooms_together_equal_rooms_alone():
             assert field[i] == pytest.approx(value[0], rel=1e-12)
 
 
-def test_half_the_step_gives_the_same_day(monkeypatch):
+def test_half_the_step_gives_the_same_hours(monkeypatch):
     coarse = fine = initial_state(22, 80, tray_c=18)
-    for minute in range(1440):
+    for minute in range(480):
         hour = minute / 60
         inputs = Inputs(
-            1, heater_2=float(hour < 6), cooler=float(12 <= hour < 14), fog=float(minute % 5 == 0), door=float(minute == 900)
+            1, heater_2=float(hour < 3), cooler=float(4 <= hour < 6), fog=float(minute % 5 == 0), door=float(minute == 400)
         )
         monkeypatch.setattr(germination, "STEP_S_MAX", 5.0)
         coarse = run(coarse, 1 / 60, inputs=inputs)

@@ -5,13 +5,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
 S = 1_000_000_000
 T0 = 1_700_000_000 * S
 NAN = float("nan")
-N, SAMPLE_S, SEEDS = 7, 10, range(3)  # units, period of samples
+N, SAMPLE_S = 7, 10  # units, period of samples
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.torture) for seed in range(1, 8))]
 # (state, time of the call, number of the call whose modes stand, whether its input comes now) -> (state, output)
 Step = Callable[[Any, int, int, bool], tuple[Any, Array]]
 

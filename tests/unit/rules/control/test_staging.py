@@ -10,7 +10,7 @@ import pytest
 from rules.control.memory import Guard
 from rules.control.staging import MachineLimits, Stages, run_time_s, staging, start_staging
 from telemetry.errors import CallerError
-from tests.unit.rules.control.sequences import NAN, SAMPLE_S, T0, N, S, agree_in_any_grouping, times, walk
+from tests.unit.rules.control.sequences import NAN, SAMPLE_S, SEEDS, T0, N, S, agree_in_any_grouping, times, walk
 
 M = 4
 ON_AT = np.array([0.0, 1.4, 2.8, 3.6])
@@ -110,7 +110,7 @@ class ScalarStaging:
         return list(self.on)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("with_faults", [False, True])
 def test_staging_equals_its_definition(seed: int, with_faults: bool) -> None:
     rng = np.random.default_rng(seed)
