@@ -94,9 +94,9 @@ async def kill_broker(tmp_path: Path, *, kills: int, count: int) -> list[float]:
         return back_s
 
 
+@pytest.mark.alone  # a machine shared with other tests stretches a return
 async def test_two_kills_of_the_broker_lose_nothing(tmp_path):
-    # A machine shared with other tests stretches one return; the long form on its own machine holds the bound for every one.
-    assert min(await kill_broker(tmp_path, kills=2, count=10)) <= RECONNECT_S
+    assert max(await kill_broker(tmp_path, kills=2, count=10)) <= RECONNECT_S
 
 
 @pytest.mark.torture
