@@ -53,7 +53,7 @@ def append_fails(history: InfluxHistory) -> HistoryFault:
     began = time.monotonic()
     with pytest.raises(HistoryFault) as raised:
         history.append(make_rows([0], T0, 1.0), [], before + 1)
-    assert time.monotonic() - began < 15.0
+    assert time.monotonic() - began < 5.0
     assert history.position() == before
     return raised.value
 
@@ -230,13 +230,14 @@ def test_row_of_an_undeclared_point_is_reported_and_stops_nobody(database, tmp_p
     history.close()
 
 
+@pytest.mark.alone
 def test_thousands_of_refused_rows_need_few_requests_and_few_reports(database, tmp_path):
     poison(database, T0)
     history = open_history(tmp_path, database.connect())
     n = LINES_MAX + 1
     began = time.monotonic()
     assert history.append(make_rows([0] * n, range(T0, T0 + n), 1.0), [], 0) == (0, 0, 0, n)
-    assert time.monotonic() - began < 15.0
+    assert time.monotonic() - began < 5.0
     assert len(history.records(kind="fault")) == REPORTED_MAX
     history.close()
 
@@ -367,6 +368,7 @@ def test_batch_too_large_for_the_server_is_halved_until_it_fits(influx, tmp_path
         history.close()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("prefix", "end"), [("", ""), ("", "/"), ("/behind/a/proxy", ""), ("/behind/a/proxy", "/")])
 def test_write_of_influxdb_client_is_read_back_from_victoria_metrics(tmp_path, prefix, end):
     server = victoria_metrics(tmp_path / "vm", prefix=prefix)
