@@ -12,7 +12,8 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 from pydantic import Field, ValidationError
 
 from api.views import View, finite
-from rules.why import Place, Reading, filled, place
+from rules.control.kinds import KINDS
+from rules.why import Place, Reading, filled, observed_by, place
 from store.history import RecordRow
 from telemetry.errors import CallerError
 from telemetry.site import LEVELS, ActuatorSpec, SiteConfig
@@ -40,9 +41,10 @@ class ReadingView(View):
 class CauseView(View):
     """Who asked, and on what grounds."""
 
-    kind: Literal["rule", "override"] = Field(examples=["rule"])
+    kind: Literal["rule", "controller", "override"] = Field(examples=["rule"])
     source: str = Field(examples=["MS-T-HH@nursery/ms-1"])
     rule: str | None = Field(default=None, examples=["MS-T-HH"])
+    controller: str | None = Field(default=None, examples=[None])
     rule_version: int | None = Field(default=None, examples=[3])
     when: str | None = Field(default=None, examples=["air_temp_c > 38"], description="Null when that version is not known any more")
     with_values: str | None = Field(default=None, examples=["air_temp_c (38.4 C) > 38"])
@@ -55,6 +57,7 @@ class CauseView(View):
     bound: str | None = Field(default=None, examples=["at_least"])
     value: float | None = Field(default=None, examples=[80.0])
     reason: str = Field(examples=["Air is too hot"])
+    words: dict[str, str] = Field(default={}, examples=[{}], description="What a controller says for it, by language")
     read: list[ReadingView] = Field(default=[])
 
 
@@ -72,7 +75,7 @@ class CommandPart(View):
     )
 
 
-Answer = Literal["alarm", "rule", "override", "rest", "fail_safe", "unrecorded", "unconfigured"]
+Answer = Literal["alarm", "rule", "controller", "override", "rest", "fail_safe", "unrecorded", "unconfigured"]
 
 
 class WhyView(View):
@@ -269,7 +272,9 @@ class _Answer:
         return found
 
     def _cause(self, row: RecordRow, demand: dict[str, Any]) -> CauseView:
-        return self._by_person(demand) if str(demand["source"]).startswith("request:") else self._by_rule(row, demand)
+        if str(demand["source"]).startswith("request:"):
+            return self._by_person(demand)
+        return self._by_rule(row, demand) if demand.get("rule_version") else self._by_controller(row, demand)
 
     def _by_person(self, demand: dict[str, Any]) -> CauseView:
         request = demand["source"].removeprefix("request:")
@@ -298,6 +303,22 @@ class _Answer:
         given |= {"when": spec.when, "with_values": with_values, "on_delay_s": spec.on_delay_s}
         given["read"] = [_reading(reading, min(begin_ms, row.time_ms), row.time_ms) for reading in readings]
         return _cause("rule", grounds, **given)
+
+    def _by_controller(self, row: RecordRow, grounds: dict[str, Any]) -> CauseView:
+        """What a controller made its demand of, and the points that it reads."""
+        source, _, device = str(grounds["source"]).partition("@")
+        name, since_ns, terms = source.partition(".")[0], grounds.get("since_ns"), grounds.get("read") or {}
+        since_ms = since_ns // 1_000_000 if since_ns else row.time_ms
+        at = self._place_at(row, *device.split("/", 1)) if "/" in device else None
+        spec = None if at is None else next((spec for spec in at.profile.controllers if spec.id == name), None)
+        kind = None if spec is None else KINDS.get(spec.kind)
+        read = [Reading(text, value, "" if value is None else f"{value:.6g}", "", []) for text, value in terms.items()]
+        words: dict[str, str] = {}
+        if at is not None and kind is not None:
+            read = [*observed_by(kind.READS, at, terms), *(one for one in read if one.text not in kind.READS)]
+            words = next(({"en": ask.en, "zh": ask.zh} for ask in kind.ASKS if ask.en == grounds.get("reason")), {})
+        readings = [_reading(one, since_ms, row.time_ms) for one in read]
+        return _cause("controller", grounds, controller=name, since_ms=since_ms, read=readings, words=words)
 
     # -- configuration ---------------------------------------------------------------------------------------------------------
 
@@ -347,7 +368,7 @@ class _Answer:
         raise CallerError(f"{subject.key} has no actuator {subject.actuator!r}{_near(subject.actuator, names)}")
 
 
-def _cause(kind: Literal["rule", "override"], grounds: dict[str, Any], **given: Any) -> CauseView:
+def _cause(kind: Literal["rule", "controller", "override"], grounds: dict[str, Any], **given: Any) -> CauseView:
     return CauseView(
         kind=kind, source=grounds["source"], level=LEVEL_NAMES.get(grounds.get("level", 0)), bound=grounds.get("bound"),
         value=finite(grounds.get("value")), reason=str(grounds.get("reason", "")), **given,

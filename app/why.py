@@ -233,6 +233,20 @@ def _asked(why: WhyView, cause: CauseView) -> Iterator[str]:
             yield say("  It ends by itself at {time}.", time=_time(why, cause.until_ms))
         return
     level = say(LEVEL_WORDS.get(str(cause.level), str(cause.level)))
+    if cause.kind == "controller":
+        words = text_of(cause.words) or cause.reason
+        yield say(
+            "  {bound} by controller {controller}: {words} ({level})",
+            bound=bound,
+            controller=cause.controller,
+            words=words,
+            level=level,
+        )
+        told = [f"{one.text} {one.shown} {one.unit}".rstrip() for one in cause.read if one.shown]
+        if told:
+            yield f"    {', '.join(told)}"
+        yield from _links(cause)
+        return
     yield say("  {bound} by rule {rule} ({level})", bound=bound, rule=cause.rule, level=level)
     yield from _rule(why, cause)
 
@@ -256,6 +270,10 @@ def _rule(why: WhyView, cause: CauseView) -> Iterator[str]:
         held = length(max(0, why.at_ms - cause.since_ms) / 1000)
         waits = say(", of which the rule waits for {length}", length=length(cause.on_delay_s)) if cause.on_delay_s else ""
         yield say("  It began to hold at {time}, {held} before{waits}.", time=_time(why, cause.since_ms), held=held, waits=waits)
+    yield from _links(cause)
+
+
+def _links(cause: CauseView) -> Iterator[str]:
     for reading in cause.read:
         for link in reading.history:
             yield f"    {reading.text}: {link}"

@@ -212,6 +212,7 @@ ZH: Final[dict[str, str]] = {
     "Asked until then:": "此前的请求：",
     "  {bound} by hand: {reason}": "  {bound}，人工操作：{reason}",
     "  It ends by itself at {time}.": "  到 {time} 自动结束。",
+    "  {bound} by controller {controller}: {words} ({level})": "  {bound}，控制器 {controller}：{words}（{level}）",
     "  {bound} by rule {rule} ({level})": "  {bound}，规则 {rule}（{level}）",
     "  The text of version {version} of rule {rule} is not known any more.": "  规则 {rule} 第 {version} 版的内容已无从查考。",
     "  Rule {rule}, version {version}, does not hold any more: {when}": "  规则 {rule}，第 {version} 版，已不成立：{when}",

@@ -47,8 +47,9 @@ class Demand(NamedTuple):
 
     def evidence(self) -> dict[str, Any]:
         """As evidence in the decision that it wins or loses."""
-        rule = {"rule_version": self.version, "since_ns": self.since_ns, "read": self.read} if self.version else {}
-        return self.body() | rule
+        if self.version:
+            return self.body() | {"rule_version": self.version, "since_ns": self.since_ns, "read": self.read}
+        return self.body() | ({"since_ns": self.since_ns, "read": self.read} if self.read else {})
 
 
 class Outcome(NamedTuple):

@@ -6,7 +6,8 @@ from typing import NamedTuple
 from rules import expression
 from rules.book import bind
 from rules.cohort import key_of
-from telemetry.errors import ExpressionError
+from rules.control.stage import parameters_of
+from telemetry.errors import CallerError, ExpressionError
 from telemetry.plan import Plan
 from telemetry.site import Profile, RuleSpec, SiteConfig
 
@@ -91,6 +92,7 @@ def site_mistakes(site: SiteConfig) -> list[Mistake]:
     for name, profile in site.profiles.items():
         for index, rule in enumerate(profile.rules):
             found += _placed(("profiles", name, "rules", index), rule, rule_mistakes(rule, profile))
+    found += control_mistakes(site)
     areas = {area.name for area in site.areas}
     devices = {name for spec in site.devices for name in spec.names()}
     known: set[tuple[str, bool]] = set()
@@ -102,6 +104,28 @@ def site_mistakes(site: SiteConfig) -> list[Mistake]:
         known.add((rule.id, rule.shadow))
         found += _placed(("rules", index), rule, own or unbound.of_rules.get(key_of(site.site, rule), []))
     return found
+
+
+def control_mistakes(site: SiteConfig) -> Iterator[Mistake]:
+    """Kinds and parameters of controllers, in profiles and in areas."""
+    known = set[str]()
+    for name, profile in site.profiles.items():
+        for index, spec in enumerate(profile.controllers):
+            known.add(spec.id)
+            try:
+                parameters_of(spec, {})
+            except CallerError as error:
+                yield Mistake(("profiles", name, "controllers", index), f"controller {spec.id}: {error}")
+                continue
+            for at, area in enumerate(site.areas):
+                try:
+                    parameters_of(spec, area.control.get(spec.id, {}))
+                except CallerError as error:
+                    yield Mistake(("areas", at, "control", spec.id), f"controller {spec.id}: {error}")
+    for at, area in enumerate(site.areas):
+        for controller in sorted(area.control.keys() - known):
+            near = expression.near(controller, sorted(known))
+            yield Mistake(("areas", at, "control", controller), f"no profile of the site has a controller {controller!r}{near}")
 
 
 def _placed(path: Path, rule: RuleSpec, mistakes: "Iterator[Mistake] | list[Mistake]") -> list[Mistake]:

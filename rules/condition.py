@@ -84,9 +84,8 @@ class Conditions:
         self._withdraw(old["rules"], before)
         self._new_faults += [fault for fault in self._book.faults if fault.key not in self._faulted]
         self._faulted |= {fault.key for fault in self._new_faults}
-        for (
-            cohort
-        ) in cohorts:  # they name one another: without this they would wait for a collection of garbage, which core never makes
+        # They name one another: without this they would wait for a collection of garbage, which core never makes.
+        for cohort in cohorts:
             cohort.imports.clear()
             cohort.virtual.clear()
 

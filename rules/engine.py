@@ -200,7 +200,8 @@ class Engine:
         self._blind_from_ns, self._blind_until_ns, self._sight_ns = saved["blind"]
         for stage in self.stages:
             stage.configure(self.plan)
-            stage.restore(saved["stages"][type(stage).__name__])
+            if type(stage).__name__ in saved["stages"]:  # a build of before may have had fewer
+                stage.restore(saved["stages"][type(stage).__name__])
 
 
 def _copied(value: Any) -> Any:

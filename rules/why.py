@@ -4,7 +4,7 @@ Everything is looked up by name in the configuration that was in force, so the a
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from rules import expression
@@ -107,6 +107,19 @@ def filled(rule: RuleSpec, at: Place, read: Read) -> tuple[str, list[Reading]]:
         return _short(text(part)) if reading is None else f"{reading.text} ({f'{reading.words} {reading.unit}'.rstrip()})"
 
     return written(node, with_value), list(readings.values())
+
+
+def observed_by(names: Sequence[str], at: Place, read: Read) -> list[Reading]:
+    """Points among the inputs of a controller that the device or its links have; values where they are told in `read`."""
+    found = []
+    for name in names:
+        link, _, point = name.rpartition(".")
+        leaf = PointRef(link or None, point)
+        if link != "set" and _spec(leaf, at) is not None:
+            value = read.get(name)
+            words = "" if value is None else _words(value, leaf, at)
+            found.append(Reading(name, value, words, _unit(leaf, at), list(_sources(leaf, at, 0.0))))
+    return found
 
 
 def _tree(when: str, at: Place) -> Node | None:

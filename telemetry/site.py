@@ -225,8 +225,18 @@ class RuleSpec(_Model):
     demand: DemandSpec | None = None
 
 
+class ControllerSpec(_Model):
+    """A controller that runs every device of its profile; `kind` and `parameters` are in docs/control.md. An area may say otherwise."""
+
+    id: Name
+    kind: Name
+    enabled: bool = True
+    parameters: dict[str, Any] = {}
+    label: Text = Text()
+
+
 class Profile(_Model):
-    """A kind of device: its points, actuators and default rules."""
+    """A kind of device: its points, actuators, default rules and controllers."""
 
     name: Name
     label: Text = Text()
@@ -234,10 +244,15 @@ class Profile(_Model):
     receipts: bool = True
     points: list[PointSpec]
     actuators: list[ActuatorSpec] = []
+    controllers: list[ControllerSpec] = []
     rules: list[RuleSpec] = []
 
     @model_validator(mode="after")
     def _names(self) -> "Profile":
+        ids = [controller.id for controller in self.controllers]
+        for name in sorted({n for n in ids if ids.count(n) > 1}):
+            msg = f"controller {name!r} is declared twice"
+            raise ValueError(msg)
         names = [p.name for p in self.points]
         for name in sorted({n for n in names if names.count(n) > 1}):
             msg = f"point {name!r} is declared twice"
@@ -310,6 +325,7 @@ class AreaSpec(_Model):
     animals: bool = False  # a P2 alarm here is shelved by two persons only, and for an hour at most
     links: dict[PointName, Annotated[str, StringConstraints(pattern=f"^({topic.NAME.pattern}/)?{topic.NAME.pattern}$")]] = {}
     setpoints: dict[PointName, SetpointSpec] = {}
+    control: dict[Name, dict[str, Any]] = {}  # parameters here, by controller; `enabled: false` turns it off
 
 
 class DeviceSpec(_Model):

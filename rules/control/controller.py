@@ -47,6 +47,7 @@ class Controller(Protocol):
     """A kind of controller: one object, without state of its own."""
 
     READS: tuple[str, ...]  # inputs; those a profile or area does not have are NaN
+    ASKS: tuple[Ask, ...]  # all that it may ask
     EVERY_S: float  # period [s], a divisor of a minute or a multiple of one
 
     def parameters(self, given: Mapping[str, Any]) -> Any:

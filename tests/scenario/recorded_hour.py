@@ -5,16 +5,32 @@ import itertools
 import json
 import random
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from app.wiring import build_engine
 from ingest.decode import Directory, Gather
+from rules.control.controller import Ask, Turn
+from rules.control.kinds import KINDS
 from rules.engine import Engine
 from telemetry.decision import LogHash
 from telemetry.frame import Entries, slice_entries
 from telemetry.plan import Plan
 from telemetry.record import Ack, Clock, Config, Event, Request, Start
-from telemetry.site import ActuatorSpec, AreaSpec, DemandSpec, DeviceSpec, PointSpec, Profile, RuleSpec, SiteConfig
+from telemetry.site import (
+    ActuatorSpec,
+    AreaSpec,
+    ControllerSpec,
+    DemandSpec,
+    DeviceSpec,
+    PointSpec,
+    Profile,
+    RuleSpec,
+    SetpointSpec,
+    SiteConfig,
+)
 from telemetry.span import CommandOut
 
 S = 1_000_000_000
@@ -45,15 +61,57 @@ def site(hot: float = 30.0, count: int = 18, version: int = 1) -> SiteConfig:
             ActuatorSpec(name="vent", travel_s=30, feedback="vent_pct", fail_safe=20, min_on_s=20, min_off_s=20),
             ActuatorSpec(name="heater", kind="switch", high=1, fail_safe=0, expiry_s=40),
         ],
+        controllers=[ControllerSpec(id="air", kind="airing", parameters={"gain": hot / 10})],
         rules=rules,
     )  # fmt: skip
+    air = SetpointSpec(unit="C", by_hour=[(0, 20), (24, 24)])
     weather = Profile(name="weather", points=[PointSpec(name="out_c", unit="C", low=-40, high=60, heartbeat_s=10)])
     return SiteConfig(
-        site="farm", origin="SIMULATED", areas=[AreaSpec(name="house", links={"weather": "ws"})],
+        site="farm", origin="SIMULATED", areas=[AreaSpec(name="house", links={"weather": "ws"}, setpoints={"air_c": air})],
         devices=[DeviceSpec(name="ws", profile="weather", area="house"),
                  DeviceSpec(name="h", profile="climate", area="house", count=count)],
         profiles={"climate": climate, "weather": weather},
     )  # fmt: skip
+
+
+class Integral(NamedTuple):
+    """State of `Airing`."""
+
+    opened: Any  # (n,)
+    runs: Any  # (n,) int64
+
+
+@dataclass(frozen=True)
+class Airing:
+    """A controller with memory that reads all that one can read."""
+
+    READS = ("temp_c", "vent_pct", "weather.out_c", "set.air_c", "hour", "mode", "day_of_batch")
+    EVERY_S = 20.0
+    ASKS = (
+        Ask("vent", "value", "temperature", "temperature"),
+        Ask("vent", "at_most", "equipment", "warm outside"),
+        Ask("heater", "value", "economy", "night", "夜间"),
+    )
+
+    def parameters(self, given: Any) -> Any:
+        return {"gain": 4.0, **given}
+
+    def start(self, n: int, time_ns: int, parameters: Any) -> Integral:  # noqa: ARG002
+        return Integral(np.zeros(n), np.zeros(n, np.int64))
+
+    def step(self, state: Integral, time_ns: int, inputs: Any, parameters: Any) -> Turn:  # noqa: ARG002
+        error = inputs["temp_c"] - np.where(np.isnan(inputs["set.air_c"]), 22.0, inputs["set.air_c"]) - 2.0 * inputs["mode"]
+        opened = np.clip(state.opened + np.nan_to_num(error) * 0.2, 0.0, 60.0)
+        values = (
+            opened + parameters["gain"] * error,
+            np.where(inputs["weather.out_c"] > 30.0, 40.0, np.nan),
+            np.where(inputs["hour"] % 1.0 < 0.5, 0.0, np.nan),
+        )
+        demands = dict(zip(self.ASKS, values, strict=True))
+        return Turn(Integral(opened, state.runs + 1), demands, {"error_k": error, "runs": state.runs.astype(np.float64)})
+
+
+KINDS["airing"] = Airing()
 
 
 class Recorder:
@@ -149,7 +207,7 @@ class Recorder:
 
     def ask(self, second: int) -> None:
         rng = self.rng
-        rare = ["unshelve", "reset", "out_of_service", "in_service", "override", "release"]
+        rare = ["unshelve", "reset", "out_of_service", "in_service", "override", "release", "mode"]
         kind = rng.choice(["acknowledge"] * 4 + ["shelve"] * 3 + rare)
         body: dict[str, Any] = {"alarm": rng.choice(self.alarms[-6:])}
         if kind == "shelve":
@@ -157,6 +215,8 @@ class Recorder:
         if kind in {"override", "release"}:
             actuator = f"farm/h-{rng.randrange(18)}/{rng.choice(['vent', 'heater'])}"
             body = {"actuator": actuator, "value": 1, "seconds": 45, "reason": "test"}
+        if kind == "mode":
+            body = {"area": "farm/house", "mode": rng.choice(["AUTO", "EMPTY"])}
         self.add(Request(f"r{second - rng.choice([0, 0, 0, 30])}", kind, "ann", body))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from api.why import WhyView, explain, subject_of
@@ -14,6 +15,8 @@ from app.settings import Settings
 from app.why import ask, moment_ms, sentences
 from app.wiring import build_engine
 from ingest.decode import Directory, Gather
+from rules.control.controller import Ask, Turn
+from rules.control.kinds import KINDS
 from store.duckdb_history import DuckDBHistory
 from store.journal import Journal
 from store.projection import Projector
@@ -21,7 +24,7 @@ from telemetry.clock import ManualClock
 from telemetry.decision import encode_decisions
 from telemetry.errors import CallerError
 from telemetry.record import Ack, Config, Event, Record, Request, Start
-from telemetry.site import SiteConfig
+from telemetry.site import ControllerSpec, SiteConfig
 from telemetry.topic import topic
 from telemetry.transaction import Accounting, Transaction
 from telemetry.wire.columns import encode_admission, encode_entries
@@ -58,6 +61,24 @@ def farm(rules: list[dict[str, Any]] | None = None, *, fail_safe: float | str = 
             "rules": [{"profile": "house", **rule} for rule in (RULES if rules is None else rules)],
         }
     )  # fmt: skip
+
+
+class Airer:
+    """A controller that opens the vent by the warmth of the air."""
+
+    READS = ("temp_c", "weather.wind_m_s", "hour")
+    ASKS = (Ask("vent", "value", "temperature", "warm air", "空气偏暖"),)
+    EVERY_S = 30.0
+
+    def parameters(self, given: Any) -> Any:
+        return given
+
+    def start(self, n: int, time_ns: int, parameters: Any) -> tuple[Any, ...]:  # noqa: ARG002
+        return (np.zeros(n),)
+
+    def step(self, state: tuple[Any, ...], time_ns: int, inputs: Any, parameters: Any) -> Turn:  # noqa: ARG002
+        opened = (inputs["temp_c"] - 20.0) * 4.0
+        return Turn(state, {self.ASKS[0]: opened}, {"temp_c": inputs["temp_c"], "band_k": np.full(len(opened), 25.0)})
 
 
 class Farm:
@@ -163,6 +184,33 @@ def test_an_alarm_names_rule_values_duration_and_samples(world: Farm) -> None:
     assert "Rule HOT, version 3: (temp_c (38.4 C) > 38) and (weather.wind_m_s (3 m/s) < 17)" in text
     assert "It began to hold at 2026-01-01 07:02:30, 6 min before, of which the rule waits for 5 min." in text
     assert end == began + 360_000
+
+
+def test_a_controller_tells_its_terms_and_the_points_that_it_reads(
+    world: Farm, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setitem(KINDS, "airer", Airer())
+    site = farm()
+    house = site.profiles["house"].model_copy(update={"controllers": [ControllerSpec(id="climate", kind="airer")]})
+    world.configure(site.model_copy(update={"profiles": site.profiles | {"house": house}}))
+    world.live(2, temp_c=28)
+    why = world.why(VENT)
+    assert (why.answer, why.value) == ("controller", 32.0)
+    cause = why.cause
+    assert cause is not None
+    assert (cause.controller, cause.rule, cause.level, cause.words["zh"]) == ("climate", None, "temperature", "空气偏暖")
+    assert [(r.text, r.value, r.unit) for r in cause.read] == [
+        ("temp_c", 28.0, "C"), ("weather.wind_m_s", None, "m/s"), ("band_k", 25.0, ""),
+    ]  # fmt: skip
+    assert "/devices/mast/points/wind_m_s/" in cause.read[1].history[0]
+    text = said(why)
+    assert "exactly 32 % by controller climate: warm air (temperature)" in text
+    assert "temp_c 28 C, band_k 25" in text
+    world.live(7, temp_c=39)  # a rule's survival bound is above it
+    why = world.why(VENT)
+    assert (why.answer, [loser.source for loser in why.losers]) == ("rule", ["WARM@farm/h-0", "climate.warm_air@farm/h-0"])
+    request.getfixturevalue("chinese")
+    assert "控制器 climate：空气偏暖" in said(why)
 
 
 def test_an_alarm_is_as_it_was_at_the_moment_asked_for_and_by_the_version_of_then(world: Farm) -> None:

@@ -1,0 +1,433 @@
+"""Control: the stage that runs the controllers of profiles, each on its own clock, and hands what they ask to arbitration.
+
+A controller runs at every full multiple of its period, as a timer stamped with that moment: it sees all entries before it. Units of one
+site, profile and set of parameters run together, as arrays. A sample counts when it is LIVE, new and not BAD; it is held for three
+heartbeats and unknown from then on. While core is blind nothing runs: what was asked stays asked, and nothing is sent.
+
+After a gap of the journal (no entry, not even a tick) only the last minute before the next entry is run.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rules.clock import CLOCKS, OF_AREA, clock_values
+from rules.control.controller import Ask, Controller, unknown
+from rules.control.kinds import KINDS
+from telemetry import quality, sun
+from telemetry.errors import CallerError
+from telemetry.frame import Verdict
+from telemetry.plan import NS_PER_S, Device, Group, Plan
+from telemetry.site import LEVELS, MODES, ActuatorSpec, ControllerSpec, SiteConfig
+from telemetry.span import TIMER, DemandChange, Span
+
+Array = NDArray[Any]
+HELD_HEARTBEATS: Final = 3
+CAUGHT_UP_NS: Final = 60 * NS_PER_S
+NEVER_NS: Final = np.iinfo(np.int64).min // 2
+
+
+def parameters_of(spec: ControllerSpec, own: Mapping[str, Any]) -> Any:
+    """A controller's parameters where an area says `own`. Raises CallerError: no such kind, or what is wrong with a parameter."""
+    kind = KINDS.get(spec.kind)
+    if kind is None:
+        raise CallerError(f"no kind of controller {spec.kind!r}; there are {', '.join(sorted(KINDS))}")
+    if not isinstance(own.get("enabled", True), bool):
+        raise CallerError("`enabled` is true or false")
+    given = {**spec.parameters, **own}
+    given.pop("enabled", None)
+    return kind.parameters(given)
+
+
+class Latest(NamedTuple):
+    """Newest usable sample of every point that a controller reads."""
+
+    place: Array  # (points,) int32 where a point stands in the others; -1: nobody reads it
+    point: Array  # (k,)
+    value: Array  # (k,)
+    ns: Array  # (k,)
+
+    @staticmethod
+    def of(points: Array, count: int) -> "Latest":
+        """Nothing known yet of `points`; numbers are below `count`."""
+        point = np.unique(points[points >= 0])
+        place = np.full(count + 1, -1, np.int32)  # the last is that of no point
+        place[point] = np.arange(len(point), dtype=np.int32)
+        return Latest(place, point, unknown(len(point)), np.full(len(point), NEVER_NS))
+
+
+class Curves(NamedTuple):
+    """One set point of n units: plain values (n,), and curves with the units that follow them."""
+
+    plain: Array
+    curves: list[tuple[Array, bool, Array, Array]]  # units, by day of the batch (else by hour), knots, values
+
+    def at(self, hour: float, day: Array) -> Array:
+        """Values (n,) at an hour of the day and days (n,) of the batch."""
+        out = self.plain.copy()
+        for units, is_by_day, knots, values in self.curves:
+            out[units] = np.interp(day[units], knots, values) if is_by_day else np.interp(hour, knots, values)
+        return out
+
+
+class Cohort:
+    """Units that run together. `said` is what each last asked, as arbitration knows it."""
+
+    def __init__(
+        self, plan: Plan, group: Group, devices: list[Device], spec: ControllerSpec, kind: Controller, parameters: Any
+    ) -> None:
+        self.site, self.profile, self.spec, self.kind, self.parameters = group.site, group.profile, spec, kind, parameters
+        self.devices = devices
+        self.keys = [device.key for device in devices]
+        self.actuators = {a.name: a for a in group.profile.actuators}
+        self.every_ns = int(kind.EVERY_S * NS_PER_S)
+        self.state: Any = None  # None: has not run yet; `kept` then holds states of before
+        self.kept: list[dict[str, Any]] = []
+        self.said: dict[Ask, Array] = {}
+        self.is_faulted = False
+        self.mode, self.batch_ns = np.zeros(0), np.zeros(0)
+        self._areas: Mapping[str, Any] | None = None
+        config = plan.sites[group.site]
+        self.points = {name: found for name in kind.READS if (found := _points(plan, config, devices, name)) is not None}
+        self.places: dict[str, Array] = {}
+        self.setpoints = {name: _curves(config, devices, name) for name in kind.READS if name.startswith("set.")}
+        self.clocks = [name for name in kind.READS if name in CLOCKS and name not in OF_AREA]
+
+    def take_areas(self, areas: Mapping[str, Any]) -> None:
+        """Modes and batches, when they changed."""
+        if areas is not self._areas:
+            self._areas = areas
+            states = [areas.get(f"{self.site}/{device.area}") for device in self.devices]
+            self.mode = np.array([0.0 if state is None else float(MODES.index(state.mode)) for state in states])
+            self.batch_ns = np.array([np.nan if state is None or state.batch_ns is None else state.batch_ns for state in states])
+
+    def inputs(self, plan: Plan, latest: Latest, due_ns: int) -> dict[str, Array]:
+        """What is known at a moment."""
+        n, known = len(self.devices), dict[str, Array]()
+        for name, (_, held_ns) in self.points.items():
+            place = self.places[name]
+            fresh = (place >= 0) & (due_ns - latest.ns[place] <= held_ns)
+            known[name] = np.where(fresh, latest.value[place], np.nan)
+        config, times = plan.sites[self.site], np.array([due_ns])
+        if self.clocks:
+            values = clock_values(plan, {}, [(self.site, "", name) for name in self.clocks], times)[0]
+            known |= {name: np.full(n, value) for name, value in zip(self.clocks, values, strict=True)}
+        local_s = due_ns / NS_PER_S + float(config.offset_s(times)[0])
+        day = (local_s - self.batch_ns / NS_PER_S - float(config.offset_s(times)[0])) / sun.DAY_S
+        known |= {name: curves.at(local_s % sun.DAY_S / 3600.0, day) for name, curves in self.setpoints.items()}
+        known |= {"mode": self.mode, "day_of_batch": np.floor(day)}
+        return {name: known[name] if name in known else unknown(n) for name in self.kind.READS}
+
+    def begin(self, time_ns: int) -> None:
+        """State of the first run, with that of units that ran before."""
+        self.state = _own(self.kind.start(len(self.devices), time_ns, self.parameters))
+        for kept in self.kept:
+            _move_rows(leaves(self.state), kept["state"], self.keys, kept["devices"])
+        self.kept = []
+
+
+class Control:
+    """The stage. Writes `span.demands`."""
+
+    rank = 50
+
+    def __init__(self) -> None:
+        self._plan = Plan()
+        self._cohorts: list[Cohort] = []
+        self._latest = Latest.of(np.zeros(0, np.int64), 0)
+        self._last_ns = 0
+        self._ended: list[tuple[str, str, str, str]] = []  # demands of controllers that are gone: source, actuator, bound, level
+        self._faults: list[tuple[str, str]] = []
+
+    # -- configuration ---------------------------------------------------------------------------------------------------------
+
+    def configure(self, plan: Plan) -> None:
+        """Bind the controllers anew. One of the same name and kind keeps its state; demands of those that are gone end."""
+        before = self.snapshot()
+        self._plan = plan
+        self._cohorts = list(self._bind(plan))
+        self._take(before)
+
+    def _bind(self, plan: Plan) -> Iterator[Cohort]:
+        for group in plan.groups:
+            if not group.is_active:
+                continue
+            areas = {area.name: area for area in plan.sites[group.site].areas}
+            for spec in group.profile.controllers:
+                parts: dict[str, tuple[Any, list[Device]]] = {}
+                for device in group.devices if spec.enabled else ():
+                    own = areas[device.area].control.get(spec.id, {})
+                    if own.get("enabled") is False:
+                        continue
+                    try:
+                        parameters = parameters_of(spec, own)
+                    except CallerError as error:
+                        self._faults.append((f"{spec.id}@{device.key}", str(error)))
+                        continue
+                    parts.setdefault(repr(parameters), (parameters, []))[1].append(device)
+                for parameters, devices in parts.values():
+                    yield Cohort(plan, group, devices, spec, KINDS[spec.kind], parameters)
+
+    def _take(self, saved: dict[str, Any]) -> None:
+        """Give cohorts what was known of their units, and end what nobody asks any more."""
+        points = [numbers for cohort in self._cohorts for numbers, _ in cohort.points.values()]
+        self._latest = latest = Latest.of(np.concatenate([*points, np.zeros(0, np.int64)]), len(self._plan.point_owner))
+        point, value, ns = (np.asarray(column) for column in saved["latest"])
+        at = latest.place[point]
+        latest.value[at[at >= 0]], latest.ns[at[at >= 0]] = value[at >= 0], ns[at >= 0]
+        by_name: dict[tuple[str, str, str], list[Cohort]] = {}
+        for cohort in self._cohorts:
+            cohort.places = {name: latest.place[numbers] for name, (numbers, _) in cohort.points.items()}
+            by_name.setdefault((cohort.site, cohort.spec.id, cohort.spec.kind), []).append(cohort)
+        for part in saved["cohorts"]:
+            heirs = by_name.get((part["site"], part["id"], part["kind"]), [])
+            for heir in heirs:
+                if part["state"]:
+                    heir.kept.append(part)
+            self._take_said(part, heirs)
+
+    def _take_said(self, part: dict[str, Any], heirs: list[Cohort]) -> None:
+        heir_of = {key: (heir, row) for heir in heirs for row, key in enumerate(heir.keys)}
+        for fields, values in part["said"]:
+            ask = Ask(*fields)
+            for key, value in zip(part["devices"], values.tolist(), strict=True):
+                heir, row = heir_of.get(key, (None, -1))
+                if heir is not None and ask.actuator in heir.actuators:
+                    heir.said.setdefault(ask, unknown(len(heir.devices)))[row] = value
+                elif not np.isnan(value):
+                    self._ended.append((f"{source_of(part['id'], ask)}@{key}", f"{key}/{ask.actuator}", ask.bound, ask.level))
+
+    # -- one run ---------------------------------------------------------------------------------------------------------------
+
+    def run(self, span: Span) -> None:
+        """Run every controller that is due before an entry of the span."""
+        if not len(span.entries):
+            return
+        times = span.entries.time_ns
+        self._tell(span, int(times[0]))
+        if self._cohorts:
+            rows, taken = self._rows(span), 0
+            for due, cohort in () if span.blind[0] else self._due(times):
+                place = int(np.searchsorted(times, due))
+                taken = self._hear(rows, taken, place)
+                self._turn(span, cohort, place, due)
+            self._hear(rows, taken, len(times))
+        self._last_ns = int(times[-1])
+
+    def _tell(self, span: Span, time_ns: int) -> None:
+        """What the last configuration ended, and what is wrong with it."""
+        for source, actuator, bound, level in self._ended:
+            reason = "controller is gone"
+            span.demands.append(DemandChange(0, TIMER, time_ns, source, actuator, bound, LEVELS[level], None, reason))
+        for subject, message in self._faults:
+            span.decide(
+                entry=0, phase=TIMER, time_ns=time_ns, stage=self.rank, kind="fault", subject=subject, body={"reason": message}
+            )
+        self._ended, self._faults = [], []
+
+    def _due(self, times: Array) -> list[tuple[int, Cohort]]:
+        """(moment, cohort) in order of time."""
+        first, last = int(times[0]), int(times[-1])
+        found: list[tuple[int, Cohort]] = []
+        for cohort in self._cohorts:
+            every, after = cohort.every_ns, max(self._last_ns, first - CAUGHT_UP_NS - 1)
+            dues = np.arange(after // every + 1, last // every + 1, dtype=np.int64) * every
+            until = times[np.searchsorted(times, dues)]
+            found += [(due, cohort) for due in dues[until - dues <= CAUGHT_UP_NS].tolist()]
+        found.sort(key=lambda one: one[0])
+        return found
+
+    def _rows(self, span: Span) -> tuple[Array, Array, Array, Array]:
+        """Usable samples of the points that are read: entry, place in `latest`, value, time; in order of entries."""
+        frames, admission = span.entries.frames, span.admission
+        assert admission is not None
+        place = self._latest.place[frames.point]
+        rows = np.flatnonzero(place >= 0)
+        frame = np.searchsorted(frames.offsets, rows, side="right") - 1
+        q = admission.quality[rows]
+        usable = (admission.verdict[frame] == Verdict.LIVE) & ~quality.is_bad(q) & ((q & quality.REPEATED) == 0)
+        rows, frame = rows[usable], frame[usable]
+        made = span.derived
+        virtual = np.flatnonzero(self._latest.place[made.point] >= 0)
+        virtual = virtual[~quality.is_bad(made.quality[virtual])]
+        columns = (
+            np.concatenate([frames.entry[frame], made.entry[virtual]]),
+            np.concatenate([place[rows], self._latest.place[made.point[virtual]]]),
+            np.concatenate([frames.value[rows], made.value[virtual]]),
+            np.concatenate([frames.ts_ns[frame], made.ts_ns[virtual]]),
+        )
+        keep = np.flatnonzero(np.isfinite(columns[2]))
+        keep = keep[np.argsort(columns[0][keep], kind="stable")]
+        return columns[0][keep], columns[1][keep], columns[2][keep], columns[3][keep]
+
+    def _hear(self, rows: tuple[Array, Array, Array, Array], taken: int, place: int) -> int:
+        """Take samples of entries before `place`; how many are taken then."""
+        entry, at, value, ns = rows
+        upto = int(np.searchsorted(entry, place))
+        if upto > taken:  # of one point the last one stays
+            self._latest.value[at[taken:upto]] = value[taken:upto]
+            self._latest.ns[at[taken:upto]] = ns[taken:upto]
+        return upto
+
+    def _turn(self, span: Span, cohort: Cohort, place: int, due: int) -> None:
+        if cohort.is_faulted:
+            return
+        cohort.take_areas(span.areas)
+        if cohort.state is None:
+            cohort.begin(due)
+        inputs = cohort.inputs(self._plan, self._latest, due)
+        try:
+            turn = cohort.kind.step(cohort.state, due, inputs, cohort.parameters)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the other controllers go on, and people are told
+            cohort.is_faulted = True
+            body = {"reason": f"controller {cohort.spec.id} failed: {type(error).__name__}: {error}"}
+            for key in cohort.keys:
+                subject = f"{cohort.spec.id}@{key}"
+                span.decide(entry=place, phase=TIMER, time_ns=due, stage=self.rank, kind="fault", subject=subject, body=body)
+            for ask in list(cohort.said):
+                self._say(span, cohort, place, due, ask, unknown(len(cohort.devices)), {})
+            return
+        cohort.state = turn.state
+        for ask in [*cohort.said.keys() - turn.demands.keys()]:
+            self._say(span, cohort, place, due, ask, unknown(len(cohort.devices)), turn.terms)
+        for ask, values in turn.demands.items():
+            self._say(span, cohort, place, due, ask, values, turn.terms)
+
+    @staticmethod
+    def _say(span: Span, cohort: Cohort, place: int, due: int, ask: Ask, values: Array, terms: Mapping[str, Array]) -> None:
+        """Demands that changed by enough to move something."""
+        spec = cohort.actuators.get(ask.actuator)
+        if spec is None:
+            return
+        said = cohort.said.setdefault(ask, unknown(len(cohort.devices)))
+        new = np.clip(np.where(np.isfinite(values), values, np.nan), spec.low, spec.high)
+        changed = np.flatnonzero(_differs(spec, new, said))
+        said[changed] = new[changed]
+        source, level = source_of(cohort.spec.id, ask), LEVELS[ask.level]
+        for row in changed.tolist():
+            key, value = cohort.keys[row], float(new[row])
+            read = {name: _number(column[row]) for name, column in terms.items()}
+            span.demands.append(
+                DemandChange(
+                    place,
+                    TIMER,
+                    due,
+                    f"{source}@{key}",
+                    f"{key}/{ask.actuator}",
+                    ask.bound,
+                    level,
+                    None if np.isnan(value) else value,
+                    ask.en,
+                    due,
+                    read,
+                )
+            )
+
+    # -- state -----------------------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, Any]:
+        """States by site, controller and device; newest samples by point number."""
+        cohorts = []
+        for cohort in self._cohorts:
+            common = {"site": cohort.site, "id": cohort.spec.id, "kind": cohort.spec.kind}
+            state = [] if cohort.state is None else [np.asarray(leaf) for leaf in leaves(cohort.state)]
+            said = [[list(ask), values] for ask, values in cohort.said.items()]
+            cohorts.append({**common, "devices": cohort.keys, "state": state, "said": said, "is_faulted": cohort.is_faulted})
+            cohorts += [{**common, "devices": kept["devices"], "state": kept["state"], "said": []} for kept in cohort.kept]
+        return {
+            "cohorts": cohorts, "latest": list(self._latest[1:]), "last_ns": self._last_ns, "ended": [list(one) for one in self._ended],
+            "faults": [list(one) for one in self._faults],
+        }  # fmt: skip
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Inverse of `snapshot`."""
+        self._take(saved)
+        self._last_ns = saved["last_ns"]
+        self._ended = [(source, actuator, bound, level) for source, actuator, bound, level in saved["ended"]]
+        self._faults = [(subject, message) for subject, message in saved["faults"]]
+        faulted = {
+            (part["site"], part["id"], key) for part in saved["cohorts"] if part.get("is_faulted") for key in part["devices"]
+        }
+        for cohort in self._cohorts:
+            cohort.is_faulted = any((cohort.site, cohort.spec.id, key) in faulted for key in cohort.keys)
+
+
+def source_of(controller: str, ask: Ask) -> str:
+    """Name of what a controller asks, as the source of a demand, without its unit: "climate.minimum_ventilation"."""
+    return f"{controller}.{ask.en.replace(' ', '_') or f'{ask.level}_{ask.bound}'}"
+
+
+def leaves(state: Any) -> list[Array]:
+    """Arrays of a state, in the order of its fields."""
+    if isinstance(state, tuple):
+        return [leaf for part in state for leaf in leaves(part)]
+    return [state]
+
+
+def _own(state: Any) -> Any:
+    """The state with arrays that may be written."""
+    if isinstance(state, tuple):
+        parts = [_own(part) for part in state]
+        return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+    return np.array(state)
+
+
+def _move_rows(into: list[Array], rows: list[Array], keys: list[str], old_keys: list[str]) -> None:
+    """Copy rows of units by their names, where both states look alike."""
+    if len(into) != len(rows) or any(a.shape[1:] != b.shape[1:] or a.dtype != b.dtype for a, b in zip(into, rows, strict=True)):
+        return  # another build's state: the controller begins anew
+    at = {key: row for row, key in enumerate(old_keys)}
+    pairs = [(row, at[key]) for row, key in enumerate(keys) if key in at]
+    if pairs:
+        to, come = (np.array(side) for side in zip(*pairs, strict=True))
+        for new, old in zip(into, rows, strict=True):
+            new[to] = old[come]
+
+
+def _points(plan: Plan, config: SiteConfig, devices: list[Device], name: str) -> tuple[Array, Array] | None:
+    """(point numbers (n,), how long their samples are held (n,) ns) of an input; -1 where a unit has none, None for what is no point."""
+    if name.startswith("set.") or name in CLOCKS:
+        return None
+    link, _, point = name.rpartition(".")
+    numbers, held = np.full(len(devices), -1, np.int64), np.zeros(len(devices), np.int64)
+    links = {area.name: area.links for area in config.areas}
+    for row, device in enumerate(devices):
+        source: Device | None = device
+        if link:
+            target = device.parent if link == "parent" else links[device.area].get(link, "")
+            source = plan.device(target if "/" in target else f"{device.site}/{target}") if target else None
+        number = None if source is None or source.origin != device.origin else source.point(point)
+        if source is not None and number is not None:
+            numbers[row] = number
+            beat_s = next(spec.beat_s for spec in source.profile.points if spec.name == point)
+            held[row] = int(HELD_HEARTBEATS * beat_s * NS_PER_S)
+    return numbers, held
+
+
+def _curves(config: SiteConfig, devices: list[Device], name: str) -> Curves:
+    areas = {area.name: area.setpoints.get(name.removeprefix("set.")) for area in config.areas}
+    plain, shared = unknown(len(devices)), dict[tuple[Any, ...], list[int]]()
+    for row, device in enumerate(devices):
+        spec = areas[device.area]
+        if spec is not None and spec.value is not None:
+            plain[row] = spec.value
+        elif spec is not None:
+            shared.setdefault((spec.by_day is not None, *(spec.by_day or spec.by_hour or [])), []).append(row)
+    curves = []
+    for (is_by_day, *knots), rows in shared.items():
+        xy = np.array(knots)
+        curves.append((np.array(rows), bool(is_by_day), xy[:, 0], xy[:, 1]))
+    return Curves(plain, curves)
+
+
+def _differs(spec: ActuatorSpec, new: Array, old: Array) -> Array:
+    """Where a demand is worth telling: it begins, ends, reaches an end of the range or rest, or moves by the smallest step."""
+    is_end = (new == spec.low) | (new == spec.high) | (new == spec.rest) | (spec.kind != "position")
+    moved = np.where(is_end, new != old, np.abs(new - old) >= max(spec.min_step, 1e-9))
+    return np.asarray((np.isnan(new) != np.isnan(old)) | (~np.isnan(new) & ~np.isnan(old) & moved))
+
+
+def _number(value: Any) -> float | None:
+    return None if np.isnan(value) else float(value)
