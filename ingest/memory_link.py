@@ -34,13 +34,16 @@ class MemoryBroker:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self._links: dict[str, MemoryLink] = {}
+        self._routes: dict[str, list[MemoryLink]] = {}  # by topic, as it was last found
         self._retained: dict[str, bytes] = {}
 
     def attach(self, link: "MemoryLink") -> None:
         """Make a link known; it receives what it subscribed to, connected or not."""
         self._links[link.client_id] = link
+        self._routes.clear()
         for topic, payload in self._retained.items():
-            link.offer(topic, payload, retained=True, qos=1)
+            if link.wants(topic):
+                link.offer(topic, payload, retained=True, qos=1)
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> None:
         """Route one message into every matching session."""
@@ -49,7 +52,9 @@ class MemoryBroker:
                 self._retained[topic] = payload
             else:
                 self._retained.pop(topic, None)
-        for link in self._links.values():
+        if topic not in self._routes:
+            self._routes[topic] = [link for link in self._links.values() if link.wants(topic)]
+        for link in self._routes[topic]:
             link.offer(topic, payload, retained=False, qos=qos)
 
     def pump(self) -> int:
@@ -113,9 +118,13 @@ class MemoryLink:
             self._connected = False
             self._on_down(reason)
 
+    def wants(self, topic: str) -> bool:
+        """Whether it subscribed to a topic."""
+        return any(matches(pattern, topic) for pattern in self._filters)
+
     def offer(self, topic: str, payload: bytes, *, retained: bool, qos: int) -> None:
-        """From the broker: queue it when subscribed; QoS 0 only while connected."""
-        if (self._connected or qos) and any(matches(pattern, topic) for pattern in self._filters):
+        """From the broker: queue what was subscribed to; QoS 0 only while connected."""
+        if self._connected or qos:
             self._queue.append((topic, payload, retained, qos))
 
     def pump(self) -> int:

@@ -39,6 +39,8 @@ def full_minutes(after_ns: int, until_ns: int) -> Array:
 def clock_values(plan: Plan, areas: Mapping[str, AreaState], cells: Sequence[tuple[str, str, str]], times_ns: Array) -> Array:
     """Values of the clock's cells (site, area, name) at times; shape (times, cells)."""
     out = np.full((len(times_ns), len(cells)), np.nan)
+    if not len(times_ns):  # mostly: between two minutes
+        return out
     made: dict[tuple[str, str], Array] = {}
     for k, (site, area, name) in enumerate(cells):
         if name in OF_AREA or name.startswith("set."):

@@ -7,6 +7,7 @@ heartbeats and unknown from then on. While core is blind nothing runs: what was 
 After a gap of the journal (no entry, not even a tick) only the last minute before the next entry is run.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -356,7 +357,8 @@ class Control:
 
 def source_of(controller: str, ask: Ask) -> str:
     """Name of what a controller asks, as the source of a demand, without its unit: "climate.minimum_ventilation"."""
-    return f"{controller}.{ask.en.replace(' ', '_') or f'{ask.level}_{ask.bound}'}"
+    words = re.sub(r"[^a-z0-9]+", "_", ask.en.lower()).strip("_")
+    return f"{controller}.{words or f'{ask.level}_{ask.bound}'}"
 
 
 def leaves(state: Any) -> list[Array]:

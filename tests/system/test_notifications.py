@@ -43,8 +43,8 @@ contacts:
   boss: {{language: en, via: [{{channel: hook}}, {{channel: local, address: {file}}}]}}
 policies:
   - steps:
-      P1: [{{tell: [wang]}}, {{after_min: 0.02, tell: [boss]}}]
-      P2: [{{tell: [wang]}}, {{after_min: 0.02, tell: [boss]}}]
+      P1: [{{tell: [wang]}}, {{after_min: 0.05, tell: [boss]}}]
+      P2: [{{tell: [wang]}}, {{after_min: 0.05, tell: [boss]}}]
 repeat_min: 60
 self_test: {{at: "00:00", tell: [wang, boss]}}
 """

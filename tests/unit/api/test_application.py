@@ -72,6 +72,7 @@ async def test_point_list_pages_through_everything_once(client: httpx.AsyncClien
     assert len(seen) == len(set(seen)) == 8
 
 
+@pytest.mark.alone
 async def test_alarms_say_who_was_told_and_what_comes_next(world: World, client: httpx.AsyncClient) -> None:
     assert world.parts.notify is not None
     [hot] = (await client.get("/api/v1/alarms", params={"site": "north"})).json()["items"]
@@ -83,7 +84,7 @@ async def test_alarms_say_who_was_told_and_what_comes_next(world: World, client:
     try:
         began = time.perf_counter()
         assert (await client.get("/api/v1/alarms", params={"site": "north"})).json()["items"][0]["escalation"] is not None
-        assert time.perf_counter() - began < 3
+        assert time.perf_counter() - began < 1
     finally:
         other.close()
 

@@ -208,6 +208,7 @@ async def test_client_that_never_reads_is_kept_little_for(world: World) -> None:
     listener.close()
 
 
+@pytest.mark.alone
 async def test_connection_without_a_request_is_cut(world: World) -> None:
     async with served(world, Small) as port:
         for data in (
@@ -217,7 +218,7 @@ async def test_connection_without_a_request_is_cut(world: World) -> None:
         ):
             began = time.monotonic()
             assert await read_all(await connected(port, data)) == b""
-            assert time.monotonic() - began > 0.25
+            assert 0.25 < time.monotonic() - began < 3.0
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
             for _ in range(3):  # each request has the whole time again
                 await asyncio.sleep(0.2)

@@ -236,7 +236,7 @@ def account(messages: list[tuple[str, bytes]]) -> None:
     assert admit.accounting.received == pending == len(messages)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=1500, deadline=None)
 @given(any_messages)
 def test_any_bytes_give_rows_or_a_counted_reject(messages: list[tuple[str, bytes]]) -> None:
     account(messages)
@@ -249,12 +249,13 @@ def test_very_many_bytes_give_rows_or_a_counted_reject(messages: list[tuple[str,
     account(messages)
 
 
+@pytest.mark.alone
 def test_work_is_linear_in_size() -> None:
     """The slowest 64 KiB shapes stay far below the time at which one message would delay the others."""
     deep = b'{"p":{"air_temp_c":' + b"[" * 32_000 + b"]" * 32_000 + b"}}"
     wide = b'{"p":{' + b",".join(b'"x%d":1' % i for i in range(7000)) + b"}}"
     long = b'{"p":{"air_temp_c":' + b"1" * 65_000 + b"}}"
     for payload in (deep, wide, long):
-        began = time.process_time()
+        began = time.perf_counter()
         take((TOPIC, payload))
-        assert time.process_time() - began < 0.25
+        assert time.perf_counter() - began < 0.25

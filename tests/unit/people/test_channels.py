@@ -140,6 +140,7 @@ def test_webhook_takes_2xx_alone_and_follows_nowhere(server: Server, status: int
     assert len(server.got) == 1
 
 
+@pytest.mark.alone
 def test_server_that_hangs_or_drips_costs_a_limited_time(server: Server) -> None:
     server.hang.clear()
     began = time.monotonic()
@@ -147,7 +148,7 @@ def test_server_that_hangs_or_drips_costs_a_limited_time(server: Server) -> None
     server.hang.set()
     server.drips = True
     assert failure(webhook(server)) == "no answer within 0.5 s"
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 3
 
 
 def test_server_that_is_not_there(server: Server) -> None:

@@ -4,6 +4,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from store.inbox import Inbox
 from telemetry.record import Request
 
@@ -51,6 +53,7 @@ def test_reader_before_the_writer_finds_nothing(tmp_path):
     assert reader.take(0, 10) == []
 
 
+@pytest.mark.alone
 def test_writer_stopped_inside_an_insert_does_not_block_the_reader(tmp_path):
     path = tmp_path / "inbox.sqlite"
     inbox, reader = Inbox(path), Inbox.open_reader(path)
@@ -61,12 +64,10 @@ def test_writer_stopped_inside_an_insert_does_not_block_the_reader(tmp_path):
         try:
             assert writer.stdout.readline() == "inside\n"
             os.kill(writer.pid, signal.SIGSTOP)
-            took_s = []
-            for _ in range(21):
+            for _ in range(20):
                 before = time.perf_counter()
                 assert len(reader.take(0, 10)) == 1
-                took_s.append(time.perf_counter() - before)
-            assert sorted(took_s)[10] < 0.05  # a busy machine stretches single ones
+                assert time.perf_counter() - before < 0.05
             fresh = Inbox.open_reader(path)
             assert len(fresh.take(0, 10)) == 1
             fresh.close()
