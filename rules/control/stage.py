@@ -9,25 +9,23 @@ After a gap of the journal (no entry, not even a tick) only the last minute befo
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rules.clock import CLOCKS, OF_AREA, clock_values
 from rules.control.controller import Ask, Controller, unknown
+from rules.control.inputs import Inputs, Latest, Moments
 from rules.control.kinds import KINDS
-from telemetry import quality, sun
+from telemetry import quality
 from telemetry.errors import CallerError
 from telemetry.frame import Verdict
 from telemetry.plan import NS_PER_S, Device, Group, Plan
-from telemetry.site import LEVELS, MODES, ActuatorSpec, ControllerSpec, SiteConfig
+from telemetry.site import LEVELS, ActuatorSpec, ControllerSpec
 from telemetry.span import TIMER, DemandChange, Span
 
 Array = NDArray[Any]
-HELD_HEARTBEATS: Final = 3
 CAUGHT_UP_NS: Final = 60 * NS_PER_S
-NEVER_NS: Final = np.iinfo(np.int64).min // 2
 
 
 def parameters_of(spec: ControllerSpec, own: Mapping[str, Any]) -> Any:
@@ -40,37 +38,6 @@ def parameters_of(spec: ControllerSpec, own: Mapping[str, Any]) -> Any:
     given = {**spec.parameters, **own}
     given.pop("enabled", None)
     return kind.parameters(given)
-
-
-class Latest(NamedTuple):
-    """Newest usable sample of every point that a controller reads."""
-
-    place: Array  # (points,) int32 where a point stands in the others; -1: nobody reads it
-    point: Array  # (k,)
-    value: Array  # (k,)
-    ns: Array  # (k,)
-
-    @staticmethod
-    def of(points: Array, count: int) -> "Latest":
-        """Nothing known yet of `points`; numbers are below `count`."""
-        point = np.unique(points[points >= 0])
-        place = np.full(count + 1, -1, np.int32)  # the last is that of no point
-        place[point] = np.arange(len(point), dtype=np.int32)
-        return Latest(place, point, unknown(len(point)), np.full(len(point), NEVER_NS))
-
-
-class Curves(NamedTuple):
-    """One set point of n units: plain values (n,), and curves with the units that follow them."""
-
-    plain: Array
-    curves: list[tuple[Array, bool, Array, Array]]  # units, by day of the batch (else by hour), knots, values
-
-    def at(self, hour: float, day: Array) -> Array:
-        """Values (n,) at an hour of the day and days (n,) of the batch."""
-        out = self.plain.copy()
-        for units, is_by_day, knots, values in self.curves:
-            out[units] = np.interp(day[units], knots, values) if is_by_day else np.interp(hour, knots, values)
-        return out
 
 
 class Cohort:
@@ -88,38 +55,7 @@ class Cohort:
         self.kept: list[dict[str, Any]] = []
         self.said: dict[Ask, Array] = {}
         self.is_faulted = False
-        self.mode, self.batch_ns = np.zeros(0), np.zeros(0)
-        self._areas: Mapping[str, Any] | None = None
-        config = plan.sites[group.site]
-        self.points = {name: found for name in kind.READS if (found := _points(plan, config, devices, name)) is not None}
-        self.places: dict[str, Array] = {}
-        self.setpoints = {name: _curves(config, devices, name) for name in kind.READS if name.startswith("set.")}
-        self.clocks = [name for name in kind.READS if name in CLOCKS and name not in OF_AREA]
-
-    def take_areas(self, areas: Mapping[str, Any]) -> None:
-        """Modes and batches, when they changed."""
-        if areas is not self._areas:
-            self._areas = areas
-            states = [areas.get(f"{self.site}/{device.area}") for device in self.devices]
-            self.mode = np.array([0.0 if state is None else float(MODES.index(state.mode)) for state in states])
-            self.batch_ns = np.array([np.nan if state is None or state.batch_ns is None else state.batch_ns for state in states])
-
-    def inputs(self, plan: Plan, latest: Latest, due_ns: int) -> dict[str, Array]:
-        """What is known at a moment."""
-        n, known = len(self.devices), dict[str, Array]()
-        for name, (_, held_ns) in self.points.items():
-            place = self.places[name]
-            fresh = (place >= 0) & (due_ns - latest.ns[place] <= held_ns)
-            known[name] = np.where(fresh, latest.value[place], np.nan)
-        config, times = plan.sites[self.site], np.array([due_ns])
-        if self.clocks:
-            values = clock_values(plan, {}, [(self.site, "", name) for name in self.clocks], times)[0]
-            known |= {name: np.full(n, value) for name, value in zip(self.clocks, values, strict=True)}
-        local_s = due_ns / NS_PER_S + float(config.offset_s(times)[0])
-        day = (local_s - self.batch_ns / NS_PER_S - float(config.offset_s(times)[0])) / sun.DAY_S
-        known |= {name: curves.at(local_s % sun.DAY_S / 3600.0, day) for name, curves in self.setpoints.items()}
-        known |= {"mode": self.mode, "day_of_batch": np.floor(day)}
-        return {name: known[name] if name in known else unknown(n) for name in self.kind.READS}
+        self.inputs = Inputs(plan, group.site, devices, kind.READS)
 
     def begin(self, time_ns: int) -> None:
         """State of the first run, with that of units that ran before."""
@@ -173,14 +109,14 @@ class Control:
 
     def _take(self, saved: dict[str, Any]) -> None:
         """Give cohorts what was known of their units, and end what nobody asks any more."""
-        points = [numbers for cohort in self._cohorts for numbers, _ in cohort.points.values()]
+        points = [cohort.inputs.points.ravel() for cohort in self._cohorts]
         self._latest = latest = Latest.of(np.concatenate([*points, np.zeros(0, np.int64)]), len(self._plan.point_owner))
         point, value, ns = (np.asarray(column) for column in saved["latest"])
         at = latest.place[point]
         latest.value[at[at >= 0]], latest.ns[at[at >= 0]] = value[at >= 0], ns[at >= 0]
         by_name: dict[tuple[str, str, str], list[Cohort]] = {}
         for cohort in self._cohorts:
-            cohort.places = {name: latest.place[numbers] for name, (numbers, _) in cohort.points.items()}
+            cohort.inputs.place(latest)
             by_name.setdefault((cohort.site, cohort.spec.id, cohort.spec.kind), []).append(cohort)
         for part in saved["cohorts"]:
             heirs = by_name.get((part["site"], part["id"], part["kind"]), [])
@@ -210,10 +146,10 @@ class Control:
         self._tell(span, int(times[0]))
         if self._cohorts:
             rows, taken = self._rows(span), 0
-            for due, cohort in () if span.blind[0] else self._due(times):
+            for due, cohort, moments, k in () if span.blind[0] else self._due(times):
                 place = int(np.searchsorted(times, due))
                 taken = self._hear(rows, taken, place)
-                self._turn(span, cohort, place, due)
+                self._turn(span, cohort, place, moments, k)
             self._hear(rows, taken, len(times))
         self._last_ns = int(times[-1])
 
@@ -228,15 +164,18 @@ class Control:
             )
         self._ended, self._faults = [], []
 
-    def _due(self, times: Array) -> list[tuple[int, Cohort]]:
-        """(moment, cohort) in order of time."""
+    def _due(self, times: Array) -> list[tuple[int, Cohort, Moments, int]]:
+        """(time, cohort, its moments, which of them) in order of time."""
         first, last = int(times[0]), int(times[-1])
-        found: list[tuple[int, Cohort]] = []
+        found: list[tuple[int, Cohort, Moments, int]] = []
         for cohort in self._cohorts:
             every, after = cohort.every_ns, max(self._last_ns, first - CAUGHT_UP_NS - 1)
             dues = np.arange(after // every + 1, last // every + 1, dtype=np.int64) * every
             until = times[np.searchsorted(times, dues)]
-            found += [(due, cohort) for due in dues[until - dues <= CAUGHT_UP_NS].tolist()]
+            dues = dues[until - dues <= CAUGHT_UP_NS]
+            if len(dues):
+                moments = cohort.inputs.moments(dues)
+                found += [(due, cohort, moments, k) for k, due in enumerate(dues.tolist())]
         found.sort(key=lambda one: one[0])
         return found
 
@@ -272,13 +211,14 @@ class Control:
             self._latest.ns[at[taken:upto]] = ns[taken:upto]
         return upto
 
-    def _turn(self, span: Span, cohort: Cohort, place: int, due: int) -> None:
+    def _turn(self, span: Span, cohort: Cohort, place: int, moments: Moments, k: int) -> None:
         if cohort.is_faulted:
             return
-        cohort.take_areas(span.areas)
+        due = int(moments.due_ns[k])
+        cohort.inputs.take_areas(span.areas)
         if cohort.state is None:
             cohort.begin(due)
-        inputs = cohort.inputs(self._plan, self._latest, due)
+        inputs = cohort.inputs.at(moments, k, self._latest)
         try:
             turn = cohort.kind.step(cohort.state, due, inputs, cohort.parameters)
         except Exception as error:  # noqa: BLE001 - whatever it was, the other controllers go on, and people are told
@@ -386,42 +326,6 @@ def _move_rows(into: list[Array], rows: list[Array], keys: list[str], old_keys: 
         to, come = (np.array(side) for side in zip(*pairs, strict=True))
         for new, old in zip(into, rows, strict=True):
             new[to] = old[come]
-
-
-def _points(plan: Plan, config: SiteConfig, devices: list[Device], name: str) -> tuple[Array, Array] | None:
-    """(point numbers (n,), how long their samples are held (n,) ns) of an input; -1 where a unit has none, None for what is no point."""
-    if name.startswith("set.") or name in CLOCKS:
-        return None
-    link, _, point = name.rpartition(".")
-    numbers, held = np.full(len(devices), -1, np.int64), np.zeros(len(devices), np.int64)
-    links = {area.name: area.links for area in config.areas}
-    for row, device in enumerate(devices):
-        source: Device | None = device
-        if link:
-            target = device.parent if link == "parent" else links[device.area].get(link, "")
-            source = plan.device(target if "/" in target else f"{device.site}/{target}") if target else None
-        number = None if source is None or source.origin != device.origin else source.point(point)
-        if source is not None and number is not None:
-            numbers[row] = number
-            beat_s = next(spec.beat_s for spec in source.profile.points if spec.name == point)
-            held[row] = int(HELD_HEARTBEATS * beat_s * NS_PER_S)
-    return numbers, held
-
-
-def _curves(config: SiteConfig, devices: list[Device], name: str) -> Curves:
-    areas = {area.name: area.setpoints.get(name.removeprefix("set.")) for area in config.areas}
-    plain, shared = unknown(len(devices)), dict[tuple[Any, ...], list[int]]()
-    for row, device in enumerate(devices):
-        spec = areas[device.area]
-        if spec is not None and spec.value is not None:
-            plain[row] = spec.value
-        elif spec is not None:
-            shared.setdefault((spec.by_day is not None, *(spec.by_day or spec.by_hour or [])), []).append(row)
-    curves = []
-    for (is_by_day, *knots), rows in shared.items():
-        xy = np.array(knots)
-        curves.append((np.array(rows), bool(is_by_day), xy[:, 0], xy[:, 1]))
-    return Curves(plain, curves)
 
 
 def _differs(spec: ActuatorSpec, new: Array, old: Array) -> Array:

@@ -1,0 +1,145 @@
+"""What a controller is told: newest samples of points, set points, the clock, mode and batch of areas, for all its units at once."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rules.clock import CLOCKS, OF_AREA, clock_values
+from rules.control.controller import unknown
+from telemetry import sun
+from telemetry.plan import NS_PER_S, Device, Plan
+from telemetry.site import MODES, SiteConfig
+
+Array = NDArray[Any]
+HELD_HEARTBEATS: Final = 3
+NEVER_NS: Final = np.iinfo(np.int64).min // 2
+
+
+class Latest(NamedTuple):
+    """Newest usable sample of every point that a controller reads."""
+
+    place: Array  # (points,) int32 where a point stands in the others; -1: nobody reads it
+    point: Array  # (k,)
+    value: Array  # (k,)
+    ns: Array  # (k,)
+
+    @staticmethod
+    def of(points: Array, count: int) -> "Latest":
+        """Nothing known yet of `points`; numbers are below `count`."""
+        point = np.unique(points[points >= 0])
+        place = np.full(count + 1, -1, np.int32)  # the last is that of no point
+        place[point] = np.arange(len(point), dtype=np.int32)
+        return Latest(place, point, unknown(len(point)), np.full(len(point), NEVER_NS))
+
+
+class Curves(NamedTuple):
+    """One set point of n units: plain values (n,), and curves with the units that follow them."""
+
+    plain: Array
+    curves: list[tuple[Array, bool, Array, Array]]  # units, by day of the batch (else by hour), knots, values
+
+    def at(self, hour: float, day: Array) -> Array:
+        """Values (n,) at an hour of the day and days (n,) of the batch."""
+        out = self.plain.copy()
+        for units, is_by_day, knots, values in self.curves:
+            out[units] = np.interp(day[units], knots, values) if is_by_day else np.interp(hour, knots, values)
+        return out
+
+
+class Moments(NamedTuple):
+    """Times at which a controller runs, and what the clock says then."""
+
+    due_ns: Array  # (k,) int64
+    local_s: Array  # (k,) of the site's own clock
+    clock: Array  # (k, clocks)
+
+
+class Inputs:
+    """The inputs of units (n,) of one site by the names that a controller reads."""
+
+    def __init__(self, plan: Plan, site: str, devices: Sequence[Device], names: Sequence[str]) -> None:
+        self._plan, self._site, self._devices, self._names = plan, site, devices, names
+        config = plan.sites[site]
+        found = {name: points for name in names if (points := _points(plan, config, devices, name)) is not None}
+        n = len(devices)
+        self._measured = list(found)
+        self.points = np.array([points for points, _ in found.values()], np.int64).reshape(len(found), n)
+        self._held_ns = np.array([held for _, held in found.values()], np.int64).reshape(len(found), n)
+        self._place = np.full((len(found), n), -1)
+        self._setpoints = {name: _curves(config, devices, name) for name in names if name.startswith("set.")}
+        self._clocks = [name for name in names if name in CLOCKS and name not in OF_AREA]
+        self._areas: Mapping[str, Any] | None = None
+        self._mode, self._batch_s = np.zeros(n), unknown(n)
+
+    def place(self, latest: Latest) -> None:
+        """Find the points among the newest samples."""
+        self._place = latest.place[self.points]
+
+    def moments(self, due_ns: Array) -> Moments:
+        """What the clock says at times (k,)."""
+        cells = [(self._site, "", name) for name in self._clocks]
+        local_s = due_ns / NS_PER_S + self._plan.sites[self._site].offset_s(due_ns)
+        return Moments(due_ns, local_s, clock_values(self._plan, {}, cells, due_ns))
+
+    def take_areas(self, areas: Mapping[str, Any]) -> None:
+        """Modes and batches, when they changed."""
+        if areas is self._areas:
+            return
+        self._areas, config = areas, self._plan.sites[self._site]
+        states = [areas.get(f"{self._site}/{device.area}") for device in self._devices]
+        self._mode = np.array([0.0 if state is None else float(MODES.index(state.mode)) for state in states])
+        begins = [None if state is None else state.batch_ns for state in states]
+        known = np.array([0 if begin is None else begin for begin in begins], np.int64)
+        local_s = known / NS_PER_S + config.offset_s(known)
+        self._batch_s = np.where([begin is None for begin in begins], np.nan, local_s)
+
+    def at(self, moments: Moments, k: int, latest: Latest) -> dict[str, Array]:
+        """What is known at the k-th of some moments; (n,) by name."""
+        n, due_ns, local_s = len(self._devices), int(moments.due_ns[k]), float(moments.local_s[k])
+        fresh = (self._place >= 0) & (due_ns - latest.ns[self._place] <= self._held_ns) if len(latest.ns) else self._place >= 0
+        values = np.where(fresh, latest.value[self._place], np.nan) if len(latest.ns) else np.full(fresh.shape, np.nan)
+        known = dict(zip(self._measured, values, strict=True))
+        known |= {name: np.full(n, value) for name, value in zip(self._clocks, moments.clock[k], strict=True)}
+        day = (local_s - self._batch_s) / sun.DAY_S
+        hour = local_s % sun.DAY_S / 3600.0
+        known |= {name: curves.at(hour, day) for name, curves in self._setpoints.items()}
+        known |= {"mode": self._mode, "day_of_batch": np.floor(day)}
+        return {name: known[name] for name in self._names}
+
+
+def _points(plan: Plan, config: SiteConfig, devices: Sequence[Device], name: str) -> tuple[Array, Array] | None:
+    """(point numbers (n,), how long their samples are held (n,) ns) of an input; -1 where a unit has none, None for what is no point."""
+    if name.startswith("set.") or name in CLOCKS:
+        return None
+    link, _, point = name.rpartition(".")
+    numbers, held = np.full(len(devices), -1, np.int64), np.zeros(len(devices), np.int64)
+    links = {area.name: area.links for area in config.areas}
+    for row, device in enumerate(devices):
+        source: Device | None = device
+        if link:
+            target = device.parent if link == "parent" else links[device.area].get(link, "")
+            source = plan.device(target if "/" in target else f"{device.site}/{target}") if target else None
+        number = None if source is None or source.origin != device.origin else source.point(point)
+        if source is not None and number is not None:
+            numbers[row] = number
+            beat_s = next(spec.beat_s for spec in source.profile.points if spec.name == point)
+            held[row] = int(HELD_HEARTBEATS * beat_s * NS_PER_S)
+    return numbers, held
+
+
+def _curves(config: SiteConfig, devices: Sequence[Device], name: str) -> Curves:
+    areas = {area.name: area.setpoints.get(name.removeprefix("set.")) for area in config.areas}
+    plain, shared = unknown(len(devices)), dict[tuple[Any, ...], list[int]]()
+    for row, device in enumerate(devices):
+        spec = areas[device.area]
+        if spec is not None and spec.value is not None:
+            plain[row] = spec.value
+        elif spec is not None:
+            shared.setdefault((spec.by_day is not None, *(spec.by_day or spec.by_hour or [])), []).append(row)
+    curves = []
+    for (is_by_day, *knots), rows in shared.items():
+        xy = np.array(knots)
+        curves.append((np.array(rows), bool(is_by_day), xy[:, 0], xy[:, 1]))
+    return Curves(plain, curves)
