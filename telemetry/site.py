@@ -225,6 +225,14 @@ class RuleSpec(_Model):
     demand: DemandSpec | None = None
 
 
+class PlantClock(_Model):
+    """How the clock of simulated plants goes: at `wall_s` (Unix) it was `plant_s`, and it goes `speed` times as fast."""
+
+    speed: float = Field(gt=0, le=1000)
+    wall_s: float
+    plant_s: float
+
+
 class ControllerSpec(_Model):
     """A controller that runs every device of its profile; `kind` and `parameters` are in docs/control.md. An area may say otherwise."""
 
@@ -233,6 +241,7 @@ class ControllerSpec(_Model):
     enabled: bool = True
     parameters: dict[str, Any] = {}
     label: Text = Text()
+    plant_clock: PlantClock | None = None  # of simulated plants that live faster than the wall
 
 
 class Profile(_Model):

@@ -10,7 +10,7 @@ from rules.clock import CLOCKS, OF_AREA, clock_values
 from rules.control.controller import unknown
 from telemetry import sun
 from telemetry.plan import NS_PER_S, Device, Plan
-from telemetry.site import MODES, SiteConfig
+from telemetry.site import MODES, PlantClock, SiteConfig
 
 Array = NDArray[Any]
 HELD_HEARTBEATS: Final = 3
@@ -51,16 +51,20 @@ class Curves(NamedTuple):
 class Moments(NamedTuple):
     """Times at which a controller runs, and what the clock says then."""
 
-    due_ns: Array  # (k,) int64
+    due_ns: Array  # (k,) int64, engine time
+    now_ns: Array  # (k,) int64, the same by the clock of the plants
     local_s: Array  # (k,) of the site's own clock
+    hour: Array  # (k,) of the plants' day
     clock: Array  # (k, clocks)
 
 
 class Inputs:
     """The inputs of units (n,) of one site by the names that a controller reads."""
 
-    def __init__(self, plan: Plan, site: str, devices: Sequence[Device], names: Sequence[str]) -> None:
-        self._plan, self._site, self._devices, self._names = plan, site, devices, names
+    def __init__(
+        self, plan: Plan, site: str, devices: Sequence[Device], names: Sequence[str], clock: PlantClock | None = None
+    ) -> None:
+        self._plan, self._site, self._devices, self._names, self._clock = plan, site, devices, names, clock
         config = plan.sites[site]
         found = {name: points for name in names if (points := _points(plan, config, devices, name)) is not None}
         n = len(devices)
@@ -79,9 +83,13 @@ class Inputs:
 
     def moments(self, due_ns: Array) -> Moments:
         """What the clock says at times (k,)."""
-        cells = [(self._site, "", name) for name in self._clocks]
-        local_s = due_ns / NS_PER_S + self._plan.sites[self._site].offset_s(due_ns)
-        return Moments(due_ns, local_s, clock_values(self._plan, {}, cells, due_ns))
+        cells, config, clock = [(self._site, "", name) for name in self._clocks], self._plan.sites[self._site], self._clock
+        now_ns = due_ns
+        if clock is not None:
+            now_ns = int(clock.plant_s) * NS_PER_S + ((due_ns - int(clock.wall_s * NS_PER_S)) * clock.speed).astype(np.int64)
+        local_s = due_ns / NS_PER_S + config.offset_s(due_ns)
+        hour = (now_ns / NS_PER_S + config.offset_s(now_ns)) % sun.DAY_S / 3600.0
+        return Moments(due_ns, now_ns, local_s, hour, clock_values(self._plan, {}, cells, now_ns))
 
     def take_areas(self, areas: Mapping[str, Any]) -> None:
         """Modes and batches, when they changed."""
@@ -103,8 +111,7 @@ class Inputs:
         known = dict(zip(self._measured, values, strict=True))
         known |= {name: np.full(n, value) for name, value in zip(self._clocks, moments.clock[k], strict=True)}
         day = (local_s - self._batch_s) / sun.DAY_S
-        hour = local_s % sun.DAY_S / 3600.0
-        known |= {name: curves.at(hour, day) for name, curves in self._setpoints.items()}
+        known |= {name: curves.at(float(moments.hour[k]), day) for name, curves in self._setpoints.items()}
         known |= {"mode": self._mode, "day_of_batch": np.floor(day)}
         return {name: known[name] for name in self._names}
 

@@ -26,6 +26,7 @@ from telemetry.span import TIMER, DemandChange, Span
 
 Array = NDArray[Any]
 CAUGHT_UP_NS: Final = 60 * NS_PER_S
+FASTEST_S: Final = 1.0  # of controllers of plants that live faster than the wall
 
 
 def parameters_of(spec: ControllerSpec, own: Mapping[str, Any]) -> Any:
@@ -50,12 +51,14 @@ class Cohort:
         self.devices = devices
         self.keys = [device.key for device in devices]
         self.actuators = {a.name: a for a in group.profile.actuators}
-        self.every_ns = int(kind.EVERY_S * NS_PER_S)
+        self.clock = None if spec.plant_clock is None else spec.plant_clock.model_dump()
+        faster = 1.0 if spec.plant_clock is None else spec.plant_clock.speed
+        self.every_ns = int(max(kind.EVERY_S / faster, min(kind.EVERY_S, FASTEST_S)) * NS_PER_S)
         self.state: Any = None  # None: has not run yet; `kept` then holds states of before
         self.kept: list[dict[str, Any]] = []
         self.said: dict[Ask, Array] = {}
         self.is_faulted = False
-        self.inputs = Inputs(plan, group.site, devices, kind.READS)
+        self.inputs = Inputs(plan, group.site, devices, kind.READS, spec.plant_clock)
 
     def begin(self, time_ns: int) -> None:
         """State of the first run, with that of units that ran before."""
@@ -121,7 +124,7 @@ class Control:
         for part in saved["cohorts"]:
             heirs = by_name.get((part["site"], part["id"], part["kind"]), [])
             for heir in heirs:
-                if part["state"]:
+                if part["state"] and part["clock"] == heir.clock:
                     heir.kept.append(part)
             self._take_said(part, heirs)
 
@@ -214,13 +217,13 @@ class Control:
     def _turn(self, span: Span, cohort: Cohort, place: int, moments: Moments, k: int) -> None:
         if cohort.is_faulted:
             return
-        due = int(moments.due_ns[k])
+        due, now = int(moments.due_ns[k]), int(moments.now_ns[k])
         cohort.inputs.take_areas(span.areas)
         if cohort.state is None:
-            cohort.begin(due)
+            cohort.begin(now)
         inputs = cohort.inputs.at(moments, k, self._latest)
         try:
-            turn = cohort.kind.step(cohort.state, due, inputs, cohort.parameters)
+            turn = cohort.kind.step(cohort.state, now, inputs, cohort.parameters)
         except Exception as error:  # noqa: BLE001 - whatever it was, the other controllers go on, and people are told
             cohort.is_faulted = True
             body = {"reason": f"controller {cohort.spec.id} failed: {type(error).__name__}: {error}"}
@@ -272,7 +275,7 @@ class Control:
         """States by site, controller and device; newest samples by point number."""
         cohorts = []
         for cohort in self._cohorts:
-            common = {"site": cohort.site, "id": cohort.spec.id, "kind": cohort.spec.kind}
+            common = {"site": cohort.site, "id": cohort.spec.id, "kind": cohort.spec.kind, "clock": cohort.clock}
             state = [] if cohort.state is None else [np.asarray(leaf) for leaf in leaves(cohort.state)]
             said = [[list(ask), values] for ask, values in cohort.said.items()]
             cohorts.append({**common, "devices": cohort.keys, "state": state, "said": said, "is_faulted": cohort.is_faulted})

@@ -253,6 +253,22 @@ def test_one_that_fails_is_told_and_lets_go(probe: Probe) -> None:
     assert run.asked() == [20.0, 5.0]  # not before its configuration is another
 
 
+def test_controllers_of_faster_plants_go_by_the_plants_clock(probe: Probe) -> None:
+    def fast(wall_s: float) -> SiteConfig:
+        clock = {"speed": 60.0, "wall_s": wall_s, "plant_s": 1_700_000_000.0}
+        return site(controllers=[{"id": "air", "kind": "probe", "plant_clock": clock}])
+
+    run = Run(fast(T0 / S))
+    run.say(1, "h-0", temp_c=20.0)
+    run.tick(3.5)
+    assert probe.told["time_ns"] == (1_700_000_000 + 180) * S
+    assert probe.told["hour"][0] == pytest.approx((1_700_000_000 + 180 + 8 * 3600) % 86_400 / 3600)
+    assert run.engine.snapshot()["stages"]["Control"]["cohorts"][0]["state"][0][0] == 3.0
+    run.configure(4, fast(T0 / S + 1))  # another clock: begins anew
+    run.tick(5)
+    assert run.engine.snapshot()["stages"]["Control"]["cohorts"][0]["state"][0][0] == 1.0
+
+
 def test_mistakes_are_told_with_their_place_and_fix(probe: Probe) -> None:
     config = site(controllers=[{"id": "air", "kind": "probe", "parameters": {"factr": 2}}, {"id": "feed", "kind": "prob"}])
     area = config.areas[0].model_copy(update={"control": {"feed": {}, "fed": {}, "air": {"enabled": "no"}}})
