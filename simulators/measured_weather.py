@@ -152,7 +152,7 @@ def _clearness(at: Array, temp: Array) -> Array:
     high, low = np.full(days[-1] + 1, -np.inf), np.full(days[-1] + 1, np.inf)
     np.maximum.at(high, days, temp)
     np.minimum.at(low, days, temp)
-    return np.clip(0.16 * np.sqrt(high - low) / _CLEAR_TO_TOP, 0.15, 1.0)[days]
+    return np.asarray(np.clip(0.16 * np.sqrt(high - low) / _CLEAR_TO_TOP, 0.15, 1.0)[days])
 
 
 def _table(path: Path, names: Mapping[str, str], time_of: Any) -> tuple[Array, dict[str, Array]]:
@@ -162,7 +162,8 @@ def _table(path: Path, names: Mapping[str, str], time_of: Any) -> tuple[Array, d
     absent = [column for column in names.values() if not rows or column not in rows[0]]
     if absent:
         raise ValueError(f"{path} has no column {', '.join(absent)}: it is not the recording this reader is for")
-    times, kept = [], []
+    times: list[float] = []
+    kept: list[Mapping[str, str]] = []
     for row in rows:
         time = time_of(row)
         if not times or time > times[-1]:

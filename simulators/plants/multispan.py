@@ -45,7 +45,7 @@ class Compartments:
     """n compartments as `Houses` (simulators/houses.py), all in the weather of one place."""
 
     PROFILE: Final = "multispan"
-    STEP_S: Final = multispan.STEP_S_MAX
+    STEP_S: Final = 30.0  # the climate goes on in steps of its own within it
     SENSORS: Final = {
         "air_temp_c": "air_temp_c",
         "air_temp_2_c": "air_temp_c",
