@@ -37,14 +37,14 @@ class Parameters:
     mean_up_k: float = 1.0
     empty_c: float = 5.0  # an empty house is kept from freezing
     # Heating
-    heating_pipe_k_k: float = 12.0  # pipe per K of air
+    heating_pipe_k_k: float = 8.0  # pipe per K of air
     pipe_outside_k_k: float = 1.3  # pipe per K that it is colder outside than wanted inside
     pipe_light_k_m2_w: float = 0.08  # less pipe per W/m2 of sun
-    pipe_trim_k: float = 60.0  # at most, that PI adds to these
+    pipe_trim_k: float = 30.0  # at most, that PI adds to these
     heating_integral_s: float = 5400.0
     valve_pct_k: float = 2.0  # valve per K of pipe
     valve_integral_s: float = 1200.0
-    valve_step_pct: float = 2.0
+    valve_step_pct: float = 3.0
     blind_band_k: float = 3.0  # of the valve while the pipe is not measured
     pipe_max_c: float = 80.0
     pump_overrun_s: float = 600.0
