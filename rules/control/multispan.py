@@ -30,6 +30,7 @@ In = Mapping[str, Array]
 
 UMOL_PER_J: Final = 2.3  # PAR photons per J of global radiation [GreenLight]
 APART_K: Final = 2.5  # two thermometers that differ by more are judged by the leaf's
+BEYOND: Final = 1e6  # no measurement: unknown
 HOUR_NS: Final = 3600 * NS_PER_S
 IDLE: Final = ("EMPTY", "WASHDOWN", "DISINFECT")  # no crop
 PRESET: Final = ("DISINFECT", "SPRAYING")  # vents and fans as the work wants them
@@ -194,6 +195,7 @@ class Multispan:
     def step(self, state: State, time_ns: int, inputs: In, parameters: Parameters) -> Turn:
         """One run."""
         p = parameters
+        inputs = {name: np.where(np.abs(value) < BEYOND, value, np.nan) for name, value in inputs.items()}
         demands: dict[Ask, Array] = {}
         terms: dict[str, Array] = {}
         with np.errstate(invalid="ignore"):

@@ -126,7 +126,8 @@ class Compartments:
 
     def _irrigate(self, dt_s: float, drives: Mapping[str, Array], taken: Array) -> None:
         """The fertigation unit mixes by its own probe into what flows; the tank fills itself by its float valve."""
-        valve = np.where(self._tank_l > 0.0, drives["irrigation_valve"], 0.0)
+        asked_l = drives["irrigation_valve"] * self.substrate.flow_kg_m2_s * FLOOR_M2 * dt_s
+        valve = drives["irrigation_valve"] * np.minimum(1.0, self._tank_l / np.maximum(asked_l, 1e-9))
         strong = self.substrate.fed_ms_cm / (1.0 - np.clip(self._faults["ec_probe_fouled"], 0.0, 0.9))
         mixed = np.where(valve > 0.0, -np.expm1(-dt_s / MIXING_TAU_S), 0.0)
         dosing = drives["dosing"]
@@ -140,7 +141,7 @@ class Compartments:
         dripped = served * (self.bed.dripped_kg_m2 - before.dripped_kg_m2)
         self._dripped = self._dripped + dripped
         self._drained = self._drained + served * (self.bed.drained_kg_m2 - before.drained_kg_m2)
-        self._flow = np.where(valve >= 0.5, valve * self.substrate.flow_kg_m2_s * FLOOR_M2 * 60.0, 0.0)
+        self._flow = np.where(drives["irrigation_valve"] >= 0.5, valve * self.substrate.flow_kg_m2_s * FLOOR_M2 * 60.0, 0.0)
         level = np.maximum(0.0, self._tank_l - dripped * FLOOR_M2)
         self._is_filling = np.where(self._is_filling, level < 0.95 * TANK_L, level < 0.4 * TANK_L)
         self._tank_l = level + np.where(self._is_filling, dt_s * TANK_FILL_L_S, 0.0)
