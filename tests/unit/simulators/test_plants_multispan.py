@@ -62,7 +62,7 @@ def test_houses_together_are_houses_alone():
     }
     three = compartments(3, seeds=[5, 6, 7])
     three.fail(1, "drippers_clogged", 0.3)
-    together = run(three, 0.2, drives(3, **at))
+    together = run(three, 0.1, drives(3, **at))
     for k, seed in enumerate([5, 6, 7]):
         one = compartments(1, seeds=[seed])
         if k == 1:
@@ -156,7 +156,7 @@ def test_tank_empties_and_fills_by_its_float_and_gives_nothing_when_empty():
     assert min(levels) < 0.5
     assert run(houses, 0.01, at, start=NOON + 7200)["drip_flow_l_min"][0] == pytest.approx(48.0)  # what the supply gives
     assert 4000 + 0.8 * 5000 < houses.panel(at)["drip_volume_l"][0] < 4000 + 0.8 * 7236  # never more than there was
-    assert run(houses, 1.5, drives(1), start=NOON + 7300)["tank_level_pct"][0] > 90
+    assert run(houses, 1.5, drives(1), start=NOON + 7300)["tank_level_pct"][0] > 85
 
 
 def test_a_mast_sums_the_sun_from_sunrise_and_has_faults():
