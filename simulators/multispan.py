@@ -27,13 +27,17 @@ PSYCHROMETRIC_PA_K: Final = 65.8
 STEFAN_BOLTZMANN: Final = 5.67e-8
 KG_M3_PER_PPM: Final = 1.83e-6  # CO2 at 20 C
 OUTSIDE_CO2_KG_M3: Final = 7.4e-4
-# Euler is stable below 240 s (vapour at 30 air changes an hour); fog and dosing want 1-2 s, pipes 5 s.
-STEP_S_MAX: Final = 5.0
+# Euler is stable below 110 s (vapour at the 64 air changes an hour of open vents and all fans).
+STEP_S_MAX: Final = 10.0
+# What weather may be; beyond it is held (a pyranometer shows -3 W/m2 at night).
+OUTSIDE_BOUNDS: Final = {"temp_c": (-60.0, 60.0), "rh_pct": (0.0, 100.0), "rad_w_m2": (0.0, 1500.0), "wind_m_s": (0.0, 100.0)}
+# Beyond 0..1: a bypass or another heater.
+_INPUT_BOUNDS: Final = {"heat_w_m2": (-1000.0, 1000.0)}
 
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """A compartment. Units in the names; defaults as in the handbook, per m2 of floor."""
+    """A compartment. Units in the names; defaults as in the handbook, per m2 of floor. Those of type Any may be arrays, one a house."""
 
     height_m: float = 4.2
     air_j_m2_k: float = 30_000.0
@@ -41,20 +45,20 @@ class Parameters:
     air_mass_w_m2_k: float = 5.0
     mass_soil_w_m2_k: float = 1.7
     cover_w_m2_k: float = 6.1
-    screen_saving: float = 0.45
-    transmission: float = 0.70
+    screen_saving: Any = 0.45
+    transmission: Any = 0.70
     albedo: float = 0.15
     shade_cut: float = 0.50
-    leaf_area_index: float = 1.0
+    leaf_area_index: Any = 1.0
     soil_c: float = 15.0
     roof_vent_area: float = 0.10  # of floor, both sides fully open
     pipe_diameter_m: float = 0.051
     pipe_length_m_m2: float = 1.875
     pipe_emissivity: float = 0.88
-    boiler_c: float = 80.0
-    boiler_w_m2: float = 150.0
-    pipe_turnover_s: float = 120.0  # the pump changes the loop's water once
-    co2_kg_m2_s: float = 1.4e-6  # 5 g/m2/h at a fully open valve
+    boiler_c: Any = 80.0
+    boiler_w_m2: Any = 150.0
+    pipe_turnover_s: float = 1600.0  # the pump changes the loop's water once; 15 K between supply and return at 150 W/m2
+    co2_kg_m2_s: Any = 1.4e-6  # 5 g/m2/h at a fully open valve
     fog_kg_m2_s: float = 5.0e-5  # 180 g/m2/h
     fan_m_s: float = 0.04  # all exhaust fans, m3 per m2 floor and s: 34 air changes an hour
     pad_efficiency: float = 0.67  # of saturation; 0.64-0.70 measured on cellulose pads
@@ -310,76 +314,110 @@ def condensation_kg_m2_s(vapour_pa: ArrayLike, cover_c: ArrayLike) -> Any:
 
 
 def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, parameters: Parameters) -> State:
-    """The state `dt_s` later, in Euler steps of at most 5 s with inputs and weather held."""
+    """The state `dt_s` later, in Euler steps of at most 10 s with inputs and weather held.
+
+    Raises
+    ------
+    ValueError : where a position or the weather is no number, or a crop is none. Positions beyond 0..1 count as 0 or 1.
+    """
     assert dt_s >= 0.0
+    inputs = Inputs(*(held(name, v, *_INPUT_BOUNDS.get(name, (0.0, 1.0))) for name, v in zip(Inputs._fields, inputs, strict=True)))
+    outside = Outside(*(held(name, v, *OUTSIDE_BOUNDS[name]) for name, v in zip(Outside._fields, outside, strict=True)))
+    held("leaf_area_index", parameters.leaf_area_index, 0.0, 20.0)
+    around = _around(inputs, outside, parameters)
     steps = int(np.ceil(dt_s / STEP_S_MAX))
     for _ in range(steps):
-        state = _euler(state, dt_s / steps, inputs, outside, parameters)
+        state = _euler(state, dt_s / steps, inputs, around, parameters)
     return state
 
 
-def _euler(state: State, dt_s: float, inputs: Inputs, outside: Outside, p: Parameters) -> State:
-    opening = (np.asarray(inputs.vent_lee, float) + np.asarray(inputs.vent_wind, float)) / 2.0
-    wind = outside.wind_m_s
-    flow = vent_flow_m_s(opening, state.air_c, outside.temp_c, wind, p.roof_vent_area) + leakage_m_s(wind)
-    latent, absorbed, cover = _canopy(state, inputs, outside, p)
-    pipe_heat = pipe_heat_w_m2(state.pipe_c, state.air_c, p)
-    boiler_heat = _boiler(state, inputs, p)
-    fog = np.asarray(inputs.fog, float) * p.fog_kg_m2_s
-    warmer = state.air_c - np.asarray(outside.temp_c, float)
-    to_mass = p.air_mass_w_m2_k * (state.mass_c - state.air_c)
-    fan, blown_c, blown_kg_m3 = _blown_in(inputs, outside, p)
-    loss = (p.cover_w_m2_k * (1.0 - p.screen_saving * np.asarray(inputs.thermal_screen, float)) + AIR_J_M3_K * flow) * warmer
-    loss = loss + AIR_J_M3_K * fan * (state.air_c - blown_c)
-    lamps = np.asarray(inputs.lamp, float) * p.lamp_w_m2
-    gain = cover * absorbed + pipe_heat + np.asarray(inputs.heat_w_m2, float) + lamps + to_mass
-    heat = gain - latent - loss - VAPORISATION_J_KG * fog
-    air = state.air_c + dt_s * heat / p.air_j_m2_k
-    mass_heat = (1.0 - cover) * absorbed - to_mass - p.mass_soil_w_m2_k * (state.mass_c - p.soil_c)
-    mass = state.mass_c + dt_s * mass_heat / p.mass_j_m2_k
-    outside_vapour = vapour_density_kg_m3(outside.temp_c, outside.rh_pct)
-    # The cover's temperature lies between outside and inside.
-    condensed = condensation_kg_m2_s(vapour_pressure_pa(state), np.asarray(outside.temp_c, float) + 0.45 * warmer)
-    vapour_in = (latent / VAPORISATION_J_KG + fog - flow * (state.vapour_kg_m3 - outside_vapour) - condensed) - fan * (
-        state.vapour_kg_m3 - blown_kg_m3
-    )
-    vapour = state.vapour_kg_m3 + dt_s * vapour_in / p.height_m
-    # What exceeds saturation is mist that falls out within a step.
-    vapour = np.minimum(vapour, vapour_density_kg_m3(air))
-    uptake = co2_uptake_kg_m2_s(state.air_c, state.co2_kg_m3, outside.rad_w_m2, cover)
-    dose = np.asarray(inputs.co2_valve, float) * p.co2_kg_m2_s
-    co2 = state.co2_kg_m3 + dt_s * (dose - uptake - (flow + fan) * (state.co2_kg_m3 - OUTSIDE_CO2_KG_M3)) / p.height_m
-    water_j_m2_k = np.pi / 4.0 * p.pipe_diameter_m**2 * p.pipe_length_m_m2 * 4.18e6
-    pipe = state.pipe_c + dt_s * (boiler_heat - pipe_heat) / water_j_m2_k
-    return State(air, vapour, mass, co2, pipe, state.heat_j_m2 + dt_s * boiler_heat)
+class _Around(NamedTuple):
+    """What does not change while positions and weather are held, per m2 of floor."""
+
+    temp_c: Any
+    vapour_kg_m3: Any
+    rad_w_m2: Any
+    wind_m_s: Any
+    opening: Any  # mean of both sides, 0..1
+    leak_m_s: Any
+    absorbed_w_m2: Any  # radiation that crop and floor take up
+    cover: Any  # part of the floor under leaves
+    heat_w_m2: Any  # lamps and what comes by another way than the pipes
+    loss_w_m2_k: Any  # through cover and screen
+    fog_kg_m2_s: Any
+    fan_m_s: Any
+    blown_c: Any  # air that the fans draw in, behind the pad
+    blown_kg_m3: Any
+    dose_kg_m2_s: Any
 
 
-def _blown_in(inputs: Inputs, outside: Outside, p: Parameters) -> tuple[Any, Any, Any]:
-    """Air that exhaust fans draw through the pad [m3/(m2 s)], and its temperature [C] and vapour [kg/m3] behind a wet pad."""
+def _around(inputs: Inputs, outside: Outside, p: Parameters) -> _Around:
+    outside_c, vapour = np.asarray(outside.temp_c, float), vapour_density_kg_m3(outside.temp_c, outside.rh_pct)
     fan = np.asarray(inputs.exhaust_fan, float) * p.fan_m_s
     wet = np.asarray(inputs.pad_pump, float) * p.pad_efficiency
-    outside_c, dry = np.asarray(outside.temp_c, float), vapour_density_kg_m3(outside.temp_c, outside.rh_pct)
     colder = pad_cooling_k(outside_c, outside.rh_pct, wet * (fan > 0.0))
-    return fan, outside_c - colder, dry + AIR_J_M3_K * colder / VAPORISATION_J_KG
+    return _Around(
+        outside_c,
+        vapour,
+        np.asarray(outside.rad_w_m2, float),
+        outside.wind_m_s,
+        (np.asarray(inputs.vent_lee, float) + np.asarray(inputs.vent_wind, float)) / 2.0,
+        leakage_m_s(outside.wind_m_s),
+        _absorbed_w_m2(inputs, outside, p),
+        canopy_cover(p.leaf_area_index),
+        np.asarray(inputs.heat_w_m2, float) + np.asarray(inputs.lamp, float) * p.lamp_w_m2,
+        p.cover_w_m2_k * (1.0 - p.screen_saving * np.asarray(inputs.thermal_screen, float)),
+        np.asarray(inputs.fog, float) * p.fog_kg_m2_s,
+        fan,
+        outside_c - colder,
+        vapour + AIR_J_M3_K * colder / VAPORISATION_J_KG,
+        np.asarray(inputs.co2_valve, float) * p.co2_kg_m2_s,
+    )
+
+
+def _euler(state: State, dt_s: float, inputs: Inputs, around: _Around, p: Parameters) -> State:
+    warmer = state.air_c - around.temp_c
+    flow = vent_flow_m_s(around.opening, state.air_c, around.temp_c, around.wind_m_s, p.roof_vent_area) + around.leak_m_s
+    vapour_pa = vapour_pressure_pa(state)
+    deficit = np.maximum(0.0, psychrometrics.saturation_vapour_pressure_pa(state.air_c) - vapour_pa)
+    latent = transpiration_w_m2(p.leaf_area_index, around.absorbed_w_m2, co2_ppm(state), deficit)
+    pipe_heat, boiler_heat = pipe_heat_w_m2(state.pipe_c, state.air_c, p), _boiler(state, inputs, p)
+    to_mass = p.air_mass_w_m2_k * (state.mass_c - state.air_c)
+    loss = (around.loss_w_m2_k + AIR_J_M3_K * flow) * warmer + AIR_J_M3_K * around.fan_m_s * (state.air_c - around.blown_c)
+    gain = around.cover * around.absorbed_w_m2 + pipe_heat + around.heat_w_m2 + to_mass
+    air = state.air_c + dt_s * (gain - latent - loss - VAPORISATION_J_KG * around.fog_kg_m2_s) / p.air_j_m2_k
+    mass_heat = (1.0 - around.cover) * around.absorbed_w_m2 - to_mass - p.mass_soil_w_m2_k * (state.mass_c - p.soil_c)
+    mass = state.mass_c + dt_s * mass_heat / p.mass_j_m2_k
+    # The cover's temperature lies between outside and inside.
+    condensed = condensation_kg_m2_s(vapour_pa, around.temp_c + 0.45 * warmer)
+    out = flow * (state.vapour_kg_m3 - around.vapour_kg_m3) + around.fan_m_s * (state.vapour_kg_m3 - around.blown_kg_m3)
+    vapour = state.vapour_kg_m3 + dt_s * (latent / VAPORISATION_J_KG + around.fog_kg_m2_s - out - condensed) / p.height_m
+    # What exceeds saturation is mist that falls out within a step.
+    vapour = np.minimum(vapour, vapour_density_kg_m3(air))
+    uptake = co2_uptake_kg_m2_s(state.air_c, state.co2_kg_m3, around.rad_w_m2, around.cover)
+    exchange = (flow + around.fan_m_s) * (state.co2_kg_m3 - OUTSIDE_CO2_KG_M3)
+    co2 = state.co2_kg_m3 + dt_s * (around.dose_kg_m2_s - uptake - exchange) / p.height_m
+    pipe = state.pipe_c + dt_s * (boiler_heat - pipe_heat) / _water_j_m2_k(p)
+    return State(air, vapour, mass, co2, pipe, state.heat_j_m2 + dt_s * boiler_heat)
 
 
 def transpired_kg_m2_s(state: State, inputs: Inputs, outside: Outside, parameters: Parameters) -> Any:
     """Water that the crop takes from its substrate now [kg/(m2 s)]."""
-    latent, _, _ = _canopy(state, inputs, outside, parameters)
-    return latent / VAPORISATION_J_KG
-
-
-def _canopy(state: State, inputs: Inputs, outside: Outside, p: Parameters) -> tuple[Any, Any, Any]:
-    shade = 1.0 - p.shade_cut * np.asarray(inputs.shade_screen, float)
-    absorbed = p.transmission * (1.0 - p.albedo) * shade * np.asarray(outside.rad_w_m2, float)
     deficit = np.maximum(0.0, psychrometrics.saturation_vapour_pressure_pa(state.air_c) - vapour_pressure_pa(state))
-    latent = transpiration_w_m2(p.leaf_area_index, absorbed, co2_ppm(state), deficit)
-    return latent, absorbed, canopy_cover(p.leaf_area_index)
+    absorbed = _absorbed_w_m2(inputs, outside, parameters)
+    return transpiration_w_m2(parameters.leaf_area_index, absorbed, co2_ppm(state), deficit) / VAPORISATION_J_KG
+
+
+def _absorbed_w_m2(inputs: Inputs, outside: Outside, p: Parameters) -> Any:
+    shade = 1.0 - p.shade_cut * np.asarray(inputs.shade_screen, float)
+    return p.transmission * (1.0 - p.albedo) * shade * np.asarray(outside.rad_w_m2, float)
+
+
+def _water_j_m2_k(p: Parameters) -> float:
+    return np.pi / 4.0 * p.pipe_diameter_m**2 * p.pipe_length_m_m2 * 4.18e6
 
 
 def _boiler(state: State, inputs: Inputs, p: Parameters) -> Any:
     # The mixing valve admits boiler water into the loop that the pump turns over; without the pump nothing flows.
-    water_j_m2_k = np.pi / 4.0 * p.pipe_diameter_m**2 * p.pipe_length_m_m2 * 4.18e6
     admitted = np.asarray(inputs.mixing_valve, float) * np.asarray(inputs.pump, float) * np.asarray(inputs.boiler, float)
-    admitted = admitted / p.pipe_turnover_s
-    return np.clip(admitted * water_j_m2_k * (p.boiler_c - state.pipe_c), 0.0, p.boiler_w_m2)
+    return np.clip(admitted / p.pipe_turnover_s * _water_j_m2_k(p) * (p.boiler_c - state.pipe_c), 0.0, p.boiler_w_m2)

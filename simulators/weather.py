@@ -18,7 +18,7 @@ Sky = Literal["clear", "broken", "overcast"]
 _SKIES: Final[tuple[Sky, ...]] = ("clear", "broken", "overcast")
 _SKY_STAY_S: Final = 3.0 * 3600.0
 _FLICKER_S: Final = 60.0
-_GUST_FACTOR: Final = 1.5
+GUST_FACTOR: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class Weather:
         wind_m_s = max(0.0, scenario.wind_m_s + peak + self._wind_noise)
         sky_temp_c = 0.0552 * (temp_c + 273.15) ** 1.5 - 273.15 if self._sky == "clear" else temp_c - 5.0
         rain = self._rain_left_s > 0
-        return WeatherSample(temp_c, rh_pct, rad_w_m2, wind_m_s, _GUST_FACTOR * wind_m_s, self._wind_dir_deg, rain, sky_temp_c)
+        return WeatherSample(temp_c, rh_pct, rad_w_m2, wind_m_s, GUST_FACTOR * wind_m_s, self._wind_dir_deg, rain, sky_temp_c)
 
     def _advance_sky(self, draw: float) -> None:
         stay, pick = self._random.random(2)

@@ -227,7 +227,7 @@ class Moves:
     """What spares a drive.
 
     least : (n,) smallest move worth making, unit of the position; the way to either end is always worth it
-    per_day : most moves in any 24 hours, at least 1, for all units
+    per_day : most moves in any 24 hours, for all units; 0 for any number
     wait_s : (n,) between the starts of two moves, at most a day [s]
     low, high : (n,) ends of the travel
     """
@@ -242,7 +242,7 @@ class Moves:
         """Refuse what no drive has."""
         require(np.asarray(self.least) >= 0.0, "least, the smallest move, is at least 0")
         require((np.asarray(self.wait_s) >= 0.0) & (np.asarray(self.wait_s) <= DAY_S), "wait_s is 0 to 86400")
-        require(1 <= self.per_day <= 10_000, "per_day is 1 to 10000 moves")
+        require(0 <= self.per_day <= 10_000, "per_day is 1 to 10000 moves, or 0 for any number")
         require(np.asarray(self.low) <= np.asarray(self.high), "low must not be above high")
 
 
@@ -251,13 +251,13 @@ class Drive(NamedTuple):
 
     heard: Heard
     position: Array
-    moves_ns: Array  # (n, per_day) starts of its last moves, the newest last
+    moves_ns: Array  # (n, per_day or 1) starts of its last moves, the newest last
 
 
 def start_drive(position: ArrayLike, time_ns: ArrayLike, moves: Moves) -> Drive:
     """State of `move` for drives that stand at `position` (n,) and have not moved yet."""
     heard = start_hold(position, time_ns)
-    return Drive(heard, heard.value, np.full((len(heard.value), moves.per_day), LONG_AGO))
+    return Drive(heard, heard.value, np.full((len(heard.value), max(1, moves.per_day)), LONG_AGO))
 
 
 def move(state: Drive, time_ns: ArrayLike, target: ArrayLike, moves: Moves, guard: Guard) -> tuple[Drive, Array]:
@@ -277,7 +277,7 @@ def move(state: Drive, time_ns: ArrayLike, target: ArrayLike, moves: Moves, guar
     (state, position (n,) within low..high)
     """
     turn = listen(state.heard, time_ns, target, guard)
-    position, starts_ns, from_ns = state.position, fitted(state.moves_ns, moves.per_day), state.heard.now_ns
+    position, starts_ns, from_ns = state.position, fitted(state.moves_ns, max(1, moves.per_day)), state.heard.now_ns
     for k, (at_ns, old, new) in enumerate(turn.moments(guard)):
         position, starts_ns = _sent(position, starts_ns, old, from_ns, at_ns, moves)
         if k == 0:
@@ -293,7 +293,9 @@ def _sent(position: Array, starts_ns: Array, target: Array, from_ns: Array, unti
     low, high = floats(moves.low), floats(moves.high)
     aim = np.clip(target, low, high)
     worth = ~(np.abs(aim - position) < floats(moves.least)) | (aim == low) | (aim == high)
-    due_ns = np.maximum(from_ns, np.maximum(starts_ns[:, -1] + nanoseconds(moves.wait_s), starts_ns[:, 0] + DAY_NS))
+    due_ns = np.maximum(from_ns, starts_ns[:, -1] + nanoseconds(moves.wait_s))
+    if moves.per_day:
+        due_ns = np.maximum(due_ns, starts_ns[:, 0] + DAY_NS)
     return _note(position, starts_ns, aim, due_ns, worth & (aim != position) & np.isfinite(aim) & (due_ns <= until_ns))
 
 
