@@ -1,31 +1,53 @@
 """A simulated device without I/O: bytes and times in, messages out. `simulators/fleet.py` puts it on MQTT, a lab on anything else.
 
 It knows the wire format and its own profile, nothing of the service. Two clocks: the device lives in wall time (stamps, heartbeats,
-expiry, lease), its plant may run `speed` times faster. Feedback is read from where the actuator is, never from a command.
+expiry, lease), its place in the world may run faster. Feedback is read from where the actuator is, never from a command.
 """
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
 
-from simulators.actuator import Actuator
 from simulators.backlog import Backlog
+from simulators.fault import Injection
 from simulators.obedience import Obedience
-from simulators.plant import Plant
+from simulators.world import Place
 from telemetry import topic
 from telemetry.site import Profile
 from telemetry.wire import message as wire
 
-PLANT_STEP_S_MAX: Final = 10.0
-CATCH_UP_S_MAX: Final = 86_400.0  # plant time made up for in one step; a longer pause is skipped
 ACK_EXPIRY_S: Final = 300.0
 
 _command_decoder = msgspec.json.Decoder(wire.Command)
 _receipt_decoder = msgspec.json.Decoder(wire.Receipt)
 _lease_decoder = msgspec.json.Decoder(wire.Lease)
+
+
+class FaultOrder(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """Somebody wants a fault of this simulated device, now. `strength` None: as usual; 0 ends it. `for_s` None: until it is ended."""
+
+    id: str
+    fault: str
+    part: str = ""
+    strength: float | None = None
+    for_s: float | None = None
+
+
+class FaultAnswer(msgspec.Struct, omit_defaults=True):
+    """What became of it; "" = it stands."""
+
+    id: str
+    problem: str = ""
+
+
+_fault_decoder = msgspec.json.Decoder(FaultOrder)
+
+
+def fault_topic(site: str, device: str, channel: str = "fault") -> str:
+    """Where a simulated device takes faults, or (channel "answer") answers. The service knows nothing of it."""
+    return f"sim/{site}/{device}/{channel}"
 
 
 class Incoming(NamedTuple):
@@ -61,11 +83,11 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a device runs. `plant_start_s`: what time it is in its world at the first step (seconds since 1970 UTC)."""
+    """How devices run. `plant_start_s`: what time it is in their world at the first step (seconds since 1970 UTC)."""
 
     boot: int
     plant_start_s: float
-    speed: float = 1.0
+    speed: float = 1.0  # of the world
     sample_s: float = 10.0
     messages_max: int = 10_000
     resend_s: float = 30.0  # after so long without a receipt a message goes again
@@ -76,24 +98,32 @@ class Options:
 class SimulatedDevice:
     """One device of one boot. Call `connected`, `disconnected` as the link changes and `step` in rising time."""
 
-    def __init__(
-        self, site: str, name: str, profile: Profile, plant: Plant, *, options: Options, random: np.random.Generator
-    ) -> None:
-        assert options.speed > 0
+    def __init__(self, site: str, name: str, profile: Profile, place: Place, *, options: Options) -> None:
         assert options.sample_s > 0
-        self.site, self.name, self.profile, self.plant = site, name, profile, plant
+        self.site, self.name, self.profile, self.place = site, name, profile, place
         self.options = options
-        self.actuators = {spec.name: Actuator(spec, random) for spec in profile.actuators}
+        self.actuators = place.actuators
         self.obedience = Obedience(self.actuators, sabotage=options.sabotage)
         self.backlog = Backlog(options.messages_max, resend_s=options.resend_s)
         self.counters = Counters()
         self.is_connected = False
         self._seq = 0
-        self._start_ns: int | None = None
-        self._now_ns = 0
-        self._plant_s = options.plant_start_s
+        self._now_ns: int | None = None
         self._next_sample_ns = 0
-        self._reported: dict[str, tuple[float, int]] = {}
+        self._was_powered = True
+        self._names = [spec.name for spec in place.points]
+        self._decimals = 10.0 ** np.array([spec.decimals for spec in place.points])
+        self._deadband = np.array([spec.deadband for spec in place.points])
+        self._beat_ns = np.array([spec.beat_s * 1e9 for spec in place.points], np.int64)
+        self._forget_reports()
+
+    def _forget_reports(self) -> None:
+        self._said, self._said_ns = np.full(len(self._names), np.inf), np.zeros(len(self._names), np.int64)
+
+    @property
+    def wants_link(self) -> bool:
+        """Whether it has power and a way to the broker."""
+        return self.place.is_powered and not self.place.wire.is_cut
 
     def topic(self, channel: str) -> str:
         """The device's topic of a channel."""
@@ -101,7 +131,7 @@ class SimulatedDevice:
 
     def subscriptions(self) -> list[str]:
         """What it listens to."""
-        return [self.topic("command"), self.topic("receipt"), topic.lease_topic(self.site)]
+        return [self.topic("command"), self.topic("receipt"), topic.lease_topic(self.site), fault_topic(self.site, self.name)]
 
     def will(self) -> Outgoing:
         """The last will for the next connection."""
@@ -126,63 +156,70 @@ class SimulatedDevice:
 
         Without a link the answers to nothing are lost and telemetry is kept.
         """
-        if self._start_ns is None:
-            self._start_ns = self._now_ns = self._next_sample_ns = now_ns
+        if self._now_ns is None:
+            self._now_ns = self._next_sample_ns = now_ns
         assert now_ns >= self._now_ns, "time went backwards"
-        acks: list[wire.CommandAck] = []
-        # A plant nobody looks at or touches need not be computed at every look at the clock.
-        if inbox or now_ns >= self._next_sample_ns or self.obedience.will_act(now_ns) or self._behind_s(now_ns) >= PLANT_STEP_S_MAX:
-            self._advance_plant(now_ns)
-        for incoming in inbox or []:
-            acks += self._receive(incoming, now_ns)
-        acks += self.obedience.advance(now_ns)
-        if self.obedience.is_local:
-            self.plant.local(self.actuators)
-        outgoing = [Outgoing(self.topic("ack"), wire.encode(ack), expiry_s=ACK_EXPIRY_S) for ack in acks]
-        outgoing += self._forward(now_ns)
+        self._now_ns = now_ns
+        self.place.advance(now_ns)
+        if not self.place.is_powered:
+            self._was_powered = False
+            return []
+        if not self._was_powered:
+            self._start_anew(now_ns)
+        answers = [answer for incoming in inbox or [] for answer in self._receive(incoming, now_ns)]
+        outgoing = [*answers, *map(self._ack, self.obedience.advance(now_ns)), *self._forward(now_ns)]
+        self.place.set_local(is_local=self.obedience.is_local)
         if now_ns >= self._next_sample_ns:
             outgoing += self._sample(now_ns)
             period_ns = int(self.options.sample_s * 1e9)
             self._next_sample_ns += period_ns * ((now_ns - self._next_sample_ns) // period_ns + 1)
-        return outgoing if self.is_connected else []
+        return self.place.wire.carry(outgoing, now_ns) if self.is_connected else []
 
-    def _behind_s(self, now_ns: int) -> float:
-        return (now_ns - self._now_ns) * 1e-9 * self.options.speed
+    def _start_anew(self, now_ns: int) -> None:
+        """Power is back: another boot, whose memory of samples is empty; drives take their fail-safe until somebody commands."""
+        self._was_powered = True
+        self.options = replace(self.options, boot=(self.options.boot + 1) % len(wire.UINT32))
+        self.backlog = Backlog(self.options.messages_max, resend_s=self.options.resend_s)
+        self.obedience.start_anew()
+        self._seq, self._next_sample_ns = 0, now_ns
+        self._forget_reports()
 
-    def _advance_plant(self, now_ns: int) -> None:
-        left_s = min(CATCH_UP_S_MAX, self._behind_s(now_ns))
-        self._now_ns = now_ns
-        while left_s > 1e-9:
-            dt_s = min(PLANT_STEP_S_MAX, left_s)
-            self._plant_s += dt_s
-            left_s -= dt_s
-            for actuator in self.actuators.values():
-                actuator.advance(dt_s)
-            self.plant.advance(self._plant_s, dt_s, self.actuators)
+    def _ack(self, ack: wire.CommandAck) -> Outgoing:
+        return Outgoing(self.topic("ack"), wire.encode(ack), expiry_s=ACK_EXPIRY_S)
 
-    def _receive(self, incoming: Incoming, now_ns: int) -> list[wire.CommandAck]:
+    def _receive(self, incoming: Incoming, now_ns: int) -> list[Outgoing]:
+        """Answers to one message; a retained one says what was once, not what is."""
         try:
+            if incoming.topic == fault_topic(self.site, self.name):
+                return [] if incoming.retained else [self._fail(_fault_decoder.decode(incoming.payload))]
+            if self.place.wire.is_kept:
+                return []  # the gateway has no way in, either
             if incoming.topic == topic.lease_topic(self.site):
-                # A retained lease says that a core lived once, not that one lives now.
                 if not incoming.retained:
                     self.obedience.lease(_lease_decoder.decode(incoming.payload), now_ns)
-                return []
-            if incoming.topic == self.topic("receipt"):
+            elif incoming.topic == self.topic("receipt"):
                 receipt = _receipt_decoder.decode(incoming.payload)
                 if receipt.boot == self.options.boot and not incoming.retained:
                     self.counters.receipts += 1
                     self.backlog.receipt(receipt.seq)
-                return []
-            if incoming.topic != self.topic("command"):
-                return []
-            command = _command_decoder.decode(incoming.payload)
+            elif incoming.topic == self.topic("command"):
+                return list(map(self._ack, self._obey(_command_decoder.decode(incoming.payload), incoming, now_ns)))
         except msgspec.DecodeError:
             self.counters.malformed += 1
+        return []
+
+    def _obey(self, command: wire.Command, incoming: Incoming, now_ns: int) -> list[wire.CommandAck]:
+        if self.place.wire.is_lost(command.actuator):
             return []
         if incoming.retained:
             return [wire.CommandAck(id=command.id, status="refused", reason="retained")]
         received_ns = now_ns if incoming.received_ns is None else incoming.received_ns
         return self.obedience.receive(command, received_ns=received_ns, now_ns=now_ns, left_s=incoming.left_s)
+
+    def _fail(self, order: FaultOrder) -> Outgoing:
+        for_s = {} if order.for_s is None else {"for_s": order.for_s}
+        problem = self.place.fail(Injection(order.fault, self.name, order.part, order.strength, **for_s))
+        return Outgoing(fault_topic(self.site, self.name, "answer"), wire.encode(FaultAnswer(order.id, problem)), qos=0)
 
     def _forward(self, now_ns: int) -> list[Outgoing]:
         if not self.is_connected or not self.profile.receipts:
@@ -194,10 +231,10 @@ class SimulatedDevice:
         return outgoing if lost_to is None else [*outgoing, self._status("online", lost_to=lost_to)]
 
     def _sample(self, now_ns: int) -> list[Outgoing]:
-        values = self._changed(self.plant.read(self.actuators), now_ns)
+        values = self._changed(now_ns)
         if not values:
             return []
-        stamp_ms = (now_ns + int(self.options.wall_offset_s * 1e9)) // 1_000_000
+        stamp_ms = (now_ns + int((self.options.wall_offset_s + self.place.wire.skew_s) * 1e9)) // 1_000_000
         payload = wire.encode(wire.Message(boot=self.options.boot, seq=self._seq, ts=stamp_ms, p=values))
         if self.profile.receipts:
             self.backlog.keep(self._seq, payload, sent_ns=now_ns if self.is_connected else None)
@@ -208,19 +245,13 @@ class SimulatedDevice:
         self.counters.sent += 1
         return [Outgoing(self.topic("telemetry"), payload)]
 
-    def _changed(self, readings: dict[str, float], now_ns: int) -> dict[str, wire.Value]:
+    def _changed(self, now_ns: int) -> dict[str, wire.Value]:
         # Report by exception: a change over the deadband, or the heartbeat.
-        values: dict[str, wire.Value] = {}
-        for spec in self.profile.points:
-            value = round(readings.get(spec.name, math.nan), spec.decimals)
-            if math.isnan(value):
-                continue
-            last, last_ns = self._reported.get(spec.name, (math.inf, 0))
-            is_due = now_ns - last_ns >= spec.beat_s * 1e9
-            if abs(value - last) > spec.deadband or is_due:
-                self._reported[spec.name] = (value, now_ns)
-                values[spec.name] = value
-        return values
+        values = np.rint(self.place.read() * self._decimals) / self._decimals
+        is_due = (np.abs(values - self._said) > self._deadband) | (now_ns - self._said_ns >= self._beat_ns)
+        rows = np.flatnonzero(is_due & ~np.isnan(values))
+        self._said[rows], self._said_ns[rows] = values[rows], now_ns
+        return dict(zip([self._names[row] for row in rows], values[rows].tolist(), strict=True))
 
     def _status(self, state: str, *, lost_to: int | None = None) -> Outgoing:
         status = wire.Status(state=state, boot=self.options.boot, lost_to=lost_to)

@@ -9,7 +9,7 @@ import contextlib
 import os
 import ssl
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,10 +18,14 @@ import numpy as np
 import structlog
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 
 from simulators.device import Incoming, Options, Outgoing, SimulatedDevice
-from simulators.plant import PLANTS, Plant, Steady
+from simulators.fault import Injection
+from simulators.houses import Houses
+from simulators.plant import make_houses
 from simulators.weather import Scenario, Weather
+from simulators.world import Group, Place, World
 from telemetry.clock import Clock
 from telemetry.site import Profile, RuleSpec, SiteConfig
 
@@ -32,6 +36,7 @@ OUTBOX_MAX: Final = 1000  # messages waiting for the socket; beyond it they are 
 INBOX_MAX: Final = 1000
 IDLE_S_MAX: Final = 0.5  # plants and leases are looked at at least so often
 GOODBYE_S: Final = 2.0
+LINK_LOOK_S: Final = 0.1
 
 # A clear spring morning, 09:00 in Shandong: closed houses warm up past the vent set point within an hour; before noon a gale shuts
 # the vents, the houses heat up, and cool when it has passed.
@@ -80,39 +85,57 @@ def _rule_at(rule: RuleSpec, speed: float) -> RuleSpec:
 
 
 def build_devices(
-    site: SiteConfig, *, seed: int, options: Options, scenario: Scenario = DEMO, only: frozenset[str] | None = None
+    site: SiteConfig,
+    *,
+    seed: int,
+    options: Options,
+    scenario: Scenario = DEMO,
+    only: frozenset[str] | None = None,
+    faults: Sequence[Injection] = (),
 ) -> list[SimulatedDevice]:
-    """The site's devices in one weather, deterministic by seed and name. `only` names those wanted; None = all."""
+    """The site's devices in one world, deterministic by seed and name. `only` names those wanted; None = all."""
+    world = build_world(site, seed=seed, options=options, scenario=scenario, only=only)
+    world.plan([injection for injection in faults if injection.device in world.places])
+    profiles = {name: site.profiles[device.profile] for device in site.devices for name in device.names()}
+    return [SimulatedDevice(site.site, name, profiles[name], world.places[name], options=options) for name in world.places]
+
+
+def build_world(
+    site: SiteConfig, *, seed: int, options: Options, scenario: Scenario = DEMO, only: frozenset[str] | None = None
+) -> World:
+    """All houses of a site in one weather; places in the order of the site's devices."""
+    start_s = options.plant_start_s
     weather = Weather(
-        start_s=options.plant_start_s,
+        start_s=start_s,
         latitude=site.latitude,
         longitude=site.longitude,
         scenario=scenario,
         random=_generator(seed, site.site),
     )
-    return [
-        _build(site, name, site.profiles[device.profile], weather, seed, options)
-        for device in site.devices
-        for name in device.names()
-        if only is None or name in only
-    ]
+    named = {name: device.profile for device in site.devices for name in device.names() if only is None or name in only}
+    world = World(start_s=start_s, speed=options.speed, sun_w_m2=lambda unix_s: weather.at(unix_s).rad_w_m2)
+    for profile in dict.fromkeys(named.values()):
+        names = [name for name, of in named.items() if of == profile]
+        # Each keyed by name: adding a device to a site leaves the others as they were.
+        random = [_generator(seed, f"{site.site}/{name}") for name in names]
+        houses = make_houses(site.profiles[profile], weather, start_s, random)
+        instruments = [_generator(seed, f"{site.site}/{name}/instruments") for name in names]
+        group = Group(site.profiles[profile], houses, instruments, start_s=start_s)
+        world.add(group, names, lambda name: _generator(seed, f"{site.site}/{name}/faults"))
+    world.places = {name: world.places[name] for name in named}
+    return world
+
+
+def lone_place(profile: Profile, houses: Houses, *, seed: int = 1, start_s: float = 0.0) -> Place:
+    """A world of one house that the caller made."""
+    world = World(start_s=start_s)
+    group = Group(profile, houses, [_generator(seed, profile.name)], start_s=start_s)
+    world.add(group, [profile.name], lambda name: _generator(seed, f"{name}/faults"))
+    return world.places[profile.name]
 
 
 def _generator(seed: int, name: str) -> np.random.Generator:
-    # Keyed by name: adding a device to a site leaves the others as they were.
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
-
-
-def _build(site: SiteConfig, name: str, profile: Profile, weather: Weather, seed: int, options: Options) -> SimulatedDevice:
-    random = _generator(seed, f"{site.site}/{name}")
-    make = PLANTS.get(profile.name)
-    plant: Plant
-    if make is None:
-        ranges = {point.name: (point.low, point.high) for point in profile.points if point.is_measured}
-        plant = Steady(ranges, options.plant_start_s, random)
-    else:
-        plant = make(weather, options.plant_start_s, random)
-    return SimulatedDevice(site.site, name, profile, plant, options=options, random=random)
 
 
 async def run_fleet(
@@ -128,10 +151,13 @@ async def run_fleet(
     plant_start_s: float = DEMO_START_S,
     scenario: Scenario = DEMO,
     only: frozenset[str] | None = None,
+    faults: Sequence[Injection] = (),
     tls: ssl.SSLContext | None = None,
     stop: asyncio.Event | None = None,
 ) -> list[SimulatedDevice]:
     """Run the devices of a site until `stop` is set or the task is cancelled; returns them for their counters.
+
+    `faults` are known to be right (`fault.problem`).
 
     `clock` gives wall time that never decreases. Every start is a new boot of every device. Nothing is durable here.
     """
@@ -142,7 +168,7 @@ async def run_fleet(
         sample_s=sample_s,
         sabotage=os.environ.get("FIELDLOOM_SABOTAGE", ""),
     )
-    devices = build_devices(site, seed=seed, options=options, scenario=scenario, only=only)
+    devices = build_devices(site, seed=seed, options=options, scenario=scenario, only=only, faults=faults)
     broker = Broker(host, port, password_of, tls)
     ending = stop or asyncio.Event()
     async with asyncio.TaskGroup() as group:
@@ -163,6 +189,7 @@ class DeviceClient:
         self._inbox: list[Incoming] = []
         self._outbox: asyncio.Queue[Outgoing] = asyncio.Queue(OUTBOX_MAX)
         self._wake = asyncio.Event()
+        self._client_now: aiomqtt.Client | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Live and stay connected until `stop`; then say goodbye and end."""
@@ -181,6 +208,8 @@ class DeviceClient:
             inbox, self._inbox = self._inbox, []
             for outgoing in self._device.step(self._clock.now_ns(), inbox):
                 self._put(outgoing)
+            if self._client_now is not None and not self._device.wants_link:
+                cut(self._client_now)
             wait_s = min(IDLE_S_MAX, max(0.001, (self._device.next_due_ns() - self._clock.now_ns()) * 1e-9))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(
@@ -199,6 +228,8 @@ class DeviceClient:
         # Spread the first attempts: a fleet that starts at one instant is a connection storm.
         await asyncio.sleep(float(self._random.uniform(0.0, 0.2)))
         while True:
+            while not self._device.wants_link:  # noqa: ASYNC110 - plant time, which nobody announces
+                await asyncio.sleep(LINK_LOOK_S)
             before = cancellations()
             try:
                 async with self._client() as client:
@@ -244,6 +275,7 @@ class DeviceClient:
         for outgoing in self._device.connected():
             self._put(outgoing)
         try:
+            self._client_now = client
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._read(client), name="read")
                 group.create_task(self._write(client), name="write")
@@ -254,6 +286,7 @@ class DeviceClient:
                     await _publish(client, self._device.will())
             raise
         finally:
+            self._client_now = None
             retrieve_disconnection(client)
 
     async def _read(self, client: aiomqtt.Client) -> None:
@@ -282,6 +315,11 @@ def end_if_told_since(before: int) -> None:
     """Raise a cancellation that aiomqtt's waiting may have lost: in Python 3.11 wait_for forgets one that comes with the answer."""
     if cancellations() > before:
         raise asyncio.CancelledError
+
+
+def cut(client: aiomqtt.Client) -> None:
+    """End a connection as a power cut does: the broker publishes the last will."""
+    client._client.disconnect(reasoncode=ReasonCode(PacketTypes.DISCONNECT, "Disconnect with will message"))
 
 
 def retrieve_disconnection(client: aiomqtt.Client) -> None:

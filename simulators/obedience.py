@@ -39,10 +39,6 @@ class Obedience:
         """A core is alive, or none ever said so: a device that never saw a lease cannot miss one."""
         return self._lease_until_ns is None or now_ns < self._lease_until_ns
 
-    def will_act(self, now_ns: int) -> bool:
-        """`advance` may move something now: a command waits, or the lease has just run out."""
-        return bool(self._waiting) or not (self.is_local or self.has_lease(now_ns))
-
     def lease(self, lease: Lease, now_ns: int) -> None:
         """A core is alive. One of an older epoch is a ghost and renews nothing."""
         if lease.epoch < self.epoch or not 0 < lease.lifetime_s <= 3600:
@@ -101,26 +97,34 @@ class Obedience:
             return f"value outside {actuator.spec.low}..{actuator.spec.high}"
         if not math.isfinite(command.expires_s):
             return "expiry is not a number of seconds"
-        if actuator.mode == "LOCAL":
-            return "switched to local at the panel"
+        if actuator.mode != "AUTO":
+            return f"switched {'off' if actuator.mode == 'OFF' else 'to local'} at the panel"
         return "" if self.has_lease(now_ns) else "no lease"
 
     def _is_fenced(self, command: Command) -> bool:
         fences = self._actuators[command.actuator].spec.fences and self._sabotage != "device_ignores_epoch"
         return fences and command.epoch < self.epoch
 
+    def start_anew(self) -> None:
+        """Power is back: what waited is forgotten, drives take their fail-safe. Answered ids and the epoch outlast it."""
+        self._waiting.clear()
+        self._take_fail_safe()
+
     def _fall_back(self) -> list[CommandAck]:
         self.is_local = True
         answers = [self._answer(w.command.id, "refused", "no lease") for w in self._waiting.values()]
         self._waiting.clear()
+        self._take_fail_safe()
+        return answers
+
+    def _take_fail_safe(self) -> None:
         for actuator in self._actuators.values():
-            if not actuator.spec.local_fallback or actuator.mode == "LOCAL":
+            if not actuator.spec.local_fallback or actuator.mode != "AUTO":
                 continue
             if actuator.spec.fail_safe == "hold":
                 actuator.stop()
             else:
                 actuator.command(float(actuator.spec.fail_safe))
-        return answers
 
     def _answer(self, command_id: str, status: str, reason: str) -> CommandAck:
         answer = CommandAck(id=command_id, status=status, reason=reason)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from simulators.device import Options, SimulatedDevice
-from simulators.fleet import Broker, DeviceClient
+from simulators.fleet import Broker, DeviceClient, lone_place
 from store.duckdb_history import DuckDBHistory
 from telemetry.clock import EngineClock
 from telemetry.record import Event, Request
@@ -22,8 +22,8 @@ from telemetry.site import SiteConfig
 from tests.faults.broker import RealBroker
 from tests.faults.older_build import OlderBuild
 from tests.faults.process import Process, until, wait_until
+from tests.faults.room import Room
 from tests.system.core_process import ROOT, CoreProcess
-from tests.system.test_t33_hung_parts import Room
 
 pytestmark = pytest.mark.system
 
@@ -65,7 +65,7 @@ async def test_history_prints_the_decision_log_of_the_journal(tmp_path: Path) ->
         room = Room()
         profile = hot_site().profiles["house"]
         options = Options(boot=1, plant_start_s=0, sample_s=0.2)
-        device = SimulatedDevice("farm", "live", profile, room, options=options, random=np.random.default_rng(1))
+        device = SimulatedDevice("farm", "live", profile, lone_place(profile, room), options=options)
         address = Broker(broker.host, broker.port, lambda _name: None)
         client = DeviceClient(device, address, clock=EngineClock(time.time_ns, time.monotonic_ns), random=np.random.default_rng(1))
         running = asyncio.create_task(client.run(asyncio.Event()))

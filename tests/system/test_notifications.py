@@ -22,14 +22,14 @@ import yaml
 
 import devices
 from simulators.device import Options, SimulatedDevice
-from simulators.fleet import Broker, DeviceClient
+from simulators.fleet import Broker, DeviceClient, lone_place
 from telemetry.clock import EngineClock
 from telemetry.record import Request
 from telemetry.site import SiteConfig
 from tests.faults.broker import RealBroker
 from tests.faults.process import Process, until, wait_until
+from tests.faults.room import Room, Told
 from tests.system.core_process import ROOT, CoreProcess
-from tests.system.test_t33_hung_parts import Room
 
 pytestmark = pytest.mark.system
 SIREN = yaml.safe_load((Path(devices.__file__).parent / "profiles" / "siren.yaml").read_text("utf-8"))
@@ -114,17 +114,11 @@ def farm(priority: str) -> SiteConfig:
     )  # fmt: skip
 
 
-class Horn:
+class Horn(Told):
     """The siren's own measurement."""
 
-    def advance(self, unix_s: float, dt_s: float, actuators: Any) -> None:
-        """Nothing moves by itself."""
-
-    def read(self, actuators: Any) -> dict[str, float]:
-        return {"siren_bool": float(actuators["siren"].target), "mains_bool": 1.0, "battery_v": 12.7}
-
-    def local(self, actuators: Any) -> None:
-        """Its fail-safe position is all it needs."""
+    def __init__(self) -> None:
+        self.mains_bool, self.battery_v = 1.0, 12.7
 
 
 class Farm:
@@ -139,8 +133,8 @@ class Farm:
         self.room = Room()
         profiles, options = farm("P1").profiles, Options(boot=1, plant_start_s=0, sample_s=0.2)
         address, random = Broker(broker.host, broker.port, lambda _name: None), np.random.default_rng(1)
-        self.siren = SimulatedDevice("farm", "siren", profiles["siren"], Horn(), options=options, random=random)
-        room = SimulatedDevice("farm", "room", profiles["room"], self.room, options=options, random=random)
+        self.siren = SimulatedDevice("farm", "siren", profiles["siren"], lone_place(profiles["siren"], Horn()), options=options)
+        room = SimulatedDevice("farm", "room", profiles["room"], lone_place(profiles["room"], self.room), options=options)
         self.clients = [
             DeviceClient(room, address, clock=EngineClock(time.time_ns, time.monotonic_ns), random=random),
             DeviceClient(self.siren, address, clock=EngineClock(time.time_ns, time.monotonic_ns), random=random),

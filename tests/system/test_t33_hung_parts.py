@@ -8,7 +8,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,11 +22,12 @@ from app.core import Core
 from app.settings import Settings
 from devices.outbox import LEASE_LIFETIME_S
 from simulators.device import Options, SimulatedDevice
-from simulators.fleet import Broker, DeviceClient
+from simulators.fleet import Broker, DeviceClient, lone_place
 from telemetry.clock import EngineClock
 from telemetry.site import SiteConfig
 from tests.faults.broker import RealBroker
 from tests.faults.process import DEADLINE_S, Process, until, wait_until
+from tests.faults.room import Room
 from tests.system.core_process import ROOT, CoreProcess, sabotage
 from tests.system.ledger import StoreReader, VerifiableDevices, ledger_site
 
@@ -56,22 +57,6 @@ def house_site() -> SiteConfig:
     )  # fmt: skip
 
 
-class Room:
-    """A plant that is as warm as the test says."""
-
-    def __init__(self) -> None:
-        self.temp_c = 20.0
-
-    def advance(self, unix_s: float, dt_s: float, actuators: Mapping[str, Any]) -> None:
-        """Nothing moves by itself."""
-
-    def read(self, actuators: Mapping[str, Any]) -> dict[str, float]:  # noqa: ARG002 - the plant's interface
-        return {"temp_c": self.temp_c}
-
-    def local(self, actuators: Mapping[str, Any]) -> None:
-        """No thermostat."""
-
-
 class QuickClock:
     """Runs `speed` times as fast: a device on it lives its lease in less of our time."""
 
@@ -85,7 +70,7 @@ class QuickClock:
 def device(name: str, room: Room, *, sample_s: float) -> SimulatedDevice:
     options = Options(boot=1, plant_start_s=0, sample_s=sample_s)
     profile = house_site().profiles["house"]
-    return SimulatedDevice("farm", name, profile, room, options=options, random=np.random.default_rng(1))
+    return SimulatedDevice("farm", name, profile, lone_place(profile, room), options=options)
 
 
 class Spy:

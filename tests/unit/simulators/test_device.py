@@ -254,7 +254,7 @@ def test_local_frost_thermostat_heats_a_device_that_lost_its_service():
     service = Service(compartment(sample_s=1.0))
     service.run(5)
     service.gives_leases = False
-    plant = service.device.plant
+    plant = service.device.place.houses
     plant.state = plant.state._replace(air_c=np.array([2.0]), mass_c=np.array([2.0]))
     service.run(100)
     assert service.latest["mixing_valve_pct"] == pytest.approx(30, abs=2)
@@ -302,7 +302,7 @@ def test_wrong_wall_clock_changes_stamps_but_no_expiry():
 def test_device_without_receipts_keeps_nothing():
     device = compartment()
     profile = device.profile.model_copy(update={"receipts": False})
-    plain = SimulatedDevice("nursery", "climate-1", profile, device.plant, options=device.options, random=np.random.default_rng(1))
+    plain = SimulatedDevice("nursery", "climate-1", profile, device.place, options=device.options)
     service = Service(plain)
     service.run(30)
     assert service.device.counters.sent == 3

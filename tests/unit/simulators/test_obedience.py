@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulators.actuator import Actuator
+from simulators.actuator import Drives, actuators
 from simulators.obedience import REMEMBERED_MAX, Obedience
 from telemetry.site import ActuatorSpec
 from telemetry.wire.message import Command, Lease
@@ -19,7 +19,11 @@ SPECS = [
 
 
 def device(sabotage="") -> Obedience:
-    return Obedience({spec.name: Actuator(spec, np.random.default_rng(0)) for spec in SPECS}, sabotage=sabotage)
+    return Obedience(actuators(Drives(SPECS, [np.random.default_rng(0)]), 0), sabotage=sabotage)
+
+
+def pass_time(obedience, seconds):
+    obedience._actuators["pump"]._drives.now_s += seconds
 
 
 def command(number=0, actuator="vent", value=50.0, epoch=10, expires_s=30.0) -> Command:
@@ -77,8 +81,7 @@ def test_after_three_missed_leases_each_actuator_takes_its_fail_safe():
     obedience.lease(Lease(epoch=10, lifetime_s=15), 0)
     give(obedience, command(0, "vent", 100))
     give(obedience, command(1, "valve", 80))
-    for actuator in obedience._actuators.values():
-        actuator.advance(10)
+    pass_time(obedience, 10)
     obedience.advance(15 * S - 1)
     assert not obedience.is_local
     obedience.advance(15 * S)
@@ -113,18 +116,39 @@ def test_panel_switch_wins_over_commands_and_fail_safe():
     assert obedience._actuators["valve"].target == 40
 
 
+def test_drive_that_is_off_at_the_panel_takes_neither_commands_nor_fail_safe():
+    obedience = device()
+    obedience._actuators["pump"].mode = "OFF"
+    assert outcome(give(obedience, command(actuator="pump", value=1))) == [("refused", "switched off at the panel")]
+    obedience.lease(Lease(epoch=10, lifetime_s=1), 0)
+    obedience.advance(2 * S)
+    assert obedience._actuators["pump"].target == 0
+
+
+def test_after_a_power_cut_drives_take_their_fail_safe_and_no_command_is_done_twice():
+    obedience = device()
+    give(obedience, command(0, "valve", 80))
+    give(obedience, command(1, "pump", 1))
+    assert give(obedience, command(2, "pump", 0)) == []
+    obedience.start_anew()
+    assert {name: a.target for name, a in obedience._actuators.items()} == {"vent": 0, "valve": 0, "pump": 1}
+    assert outcome(give(obedience, command(0, "valve", 80))) == [("accepted", "")]
+    assert obedience._actuators["valve"].target == 0
+    assert outcome(give(obedience, command(3, "valve", 80, epoch=9))) == [("refused", "epoch 9 below 10")]
+
+
 def test_switch_waits_for_its_minimum_time_then_obeys_expires_or_is_superseded():
     obedience = device()
     pump = obedience._actuators["pump"]
     assert [a.status for a in give(obedience, command(0, "pump", 1))] == ["accepted"]
-    pump.advance(10)
+    pass_time(obedience, 10)
     assert give(obedience, command(1, "pump", 0, expires_s=20), now_s=10) == []
     assert give(obedience, command(1, "pump", 0, expires_s=20), now_s=11) == []
     assert outcome(give(obedience, command(2, "pump", 0, expires_s=100), now_s=12)) == [("superseded", "10-2")]
     assert obedience.advance(31 * S) == []
-    pump.advance(50)
+    pass_time(obedience, 50)
     assert [(a.id, a.status) for a in obedience.advance(62 * S)] == [("10-2", "accepted")]
-    pump.advance(1)
+    pass_time(obedience, 1)
     assert give(obedience, command(3, "pump", 1, expires_s=20), now_s=63) == []
     assert [(a.id, a.status) for a in obedience.advance(83 * S)] == [("10-3", "expired")]
     assert pump.target == 0
@@ -179,8 +203,7 @@ def test_never_executed_twice_late_fenced_or_without_lease(actions):
     obedience, now_s, deadlines = device(), 100.0, {}
     for number, actuator, epoch, expires_s, lay_s, passes_s, kind in actions:
         now_s += passes_s
-        for each in obedience._actuators.values():
-            each.advance(passes_s)
+        pass_time(obedience, passes_s)
         before = dict(obedience.executed)
         leased = obedience.has_lease(int(now_s * S))
         if kind == "lease":

@@ -1,0 +1,341 @@
+"""All houses of a site in one weather, advanced together: plants, drives, instruments and what goes wrong with them.
+
+Houses of one profile are one `Group` of arrays on a fixed grid of the kind's own step, so that a house lives alike however many others
+there are and however often anybody looks. A `Place` is one of them: what the device of that house sees of the world.
+"""
+
+import heapq
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulators import fault as faults
+from simulators.actuator import Actuator, Drives, actuators
+from simulators.fault import Injection, PointFault, Wire
+from simulators.houses import Houses
+from simulators.sensor import LIBRARY, Sensors, SensorType
+from telemetry.site import Profile
+
+Array = NDArray[np.float64]
+DRAWN: Final = 32  # readings whose noise is drawn at once
+CATCH_UP_S_MAX: Final = 86_400.0  # plant time made up for in one step; a longer pause is skipped
+POWER: Final = "mains_lost"  # a kind's own fault of this name comes with the general one
+RandomOf = Callable[[str], np.random.Generator]
+
+
+class Group:
+    """The houses of one profile. `random` holds each house's generator of instruments and drives."""
+
+    def __init__(self, profile: Profile, houses: Houses, random: Sequence[np.random.Generator], *, start_s: float) -> None:
+        self.profile, self.houses = profile, houses
+        self.points = [spec for spec in profile.points if spec.is_measured]
+        self.rows = {spec.name: row for row, spec in enumerate(self.points)}
+        self.drives = Drives(profile.actuators, random, start_s)
+        self.local = np.zeros(len(random), bool)  # whose device is without a service
+        self._measured = [point for point in houses.SENSORS if point in self.rows]
+        self.kinds = {point: LIBRARY[houses.SENSORS[point]] for point in self._measured}
+        self.sensors = Sensors(list(self.kinds.values()), random)
+        self._sensor_rows = np.array([self.rows[point] for point in self._measured], int)
+        self._start_s, self._steps = start_s, 0
+        self._random = random
+        self._noise = np.zeros((DRAWN, len(self._measured) + len(profile.actuators), len(random)))
+        self._used = np.full(len(random), DRAWN)
+        self._wrong: dict[int, list[PointFault]] = {}
+        self._panel: tuple[float, dict[str, Array]] = (-math.inf, {})
+        self._feedback, self._targets = self._drive_rows()
+        self.sensors.advance(self._truths(), 0.0)
+
+    def _drive_rows(self) -> tuple[tuple[list[int], list[int]], tuple[list[int], list[int]]]:
+        """Rows of points and numbers of drives: of feedback, and of what the panel shows as target."""
+        feedback = [(self.rows[s.feedback], i) for i, s in enumerate(self.profile.actuators) if s.feedback in self.rows]
+        shown = [(self.rows.get(f"{s.name}_target_pct"), i) for i, s in enumerate(self.profile.actuators)]
+        targets = [(row, number) for row, number in shown if row is not None]
+        return ([r for r, _ in feedback], [i for _, i in feedback]), ([r for r, _ in targets], [i for _, i in targets])
+
+    def advance(self, to_s: float) -> None:
+        """Whole steps up to `to_s`; drives stand where they are at `to_s`."""
+        step_s = self.houses.STEP_S
+        while self._start_s + (self._steps + 1) * step_s <= to_s:
+            self._steps += 1
+            now_s = self._start_s + self._steps * step_s
+            self._panel_orders()
+            self.drives.now_s = now_s
+            self.houses.advance(now_s, step_s, self.drives.fractions())
+            self.sensors.advance(self._truths(), step_s)
+        self.drives.now_s = max(self.drives.now_s, to_s)
+
+    def skip(self, seconds: float) -> None:
+        """Time in which nothing is computed: the grid goes on after it."""
+        self._start_s += seconds
+
+    def _panel_orders(self) -> None:
+        for name, targets in self.houses.interlock().items():
+            self.drives.force(name, targets)
+        if self.local.any():
+            for name, targets in self.houses.local().items():
+                self.drives.order(name, targets, where=self.local)
+
+    def _truths(self) -> Array:
+        if not self._measured:
+            return np.zeros((0, len(self._random)))
+        truth = self.houses.truth(self.drives.fractions())
+        return np.stack([truth[point] for point in self._measured])
+
+    def read(self, house: Any = slice(None)) -> Array:
+        """What the points say now: (points,) of one house, or (points, houses) of all; NaN = nothing."""
+        noise, split = self._draw(house), len(self._measured)
+        if self._panel[0] != self.drives.now_s:
+            self._panel = (self.drives.now_s, self.houses.panel(self.drives.fractions()))
+        values = np.full((len(self.points), *self.local[house].shape), np.nan)
+        values[self._sensor_rows] = self.sensors.read(noise[:split], house)
+        for point, value in self._panel[1].items():
+            if point in self.rows:
+                values[self.rows[point]] = value[house]
+        (rows, numbers), (target_rows, target_numbers) = self._feedback, self._targets
+        values[rows] = self.drives.measured(noise[split:][numbers], np.s_[numbers, house])
+        values[target_rows] = self.drives.target[target_numbers, house]
+        self._spoil(values, house)
+        return values
+
+    def _draw(self, house: Any) -> Array:
+        """Noise of the next reading of these houses, each from its own generator."""
+        chosen = np.arange(len(self._random))[house]
+        for number in np.atleast_1d(chosen):
+            if self._used[number] == DRAWN:
+                self._noise[:, :, number] = self._random[number].standard_normal(self._noise.shape[:2])
+                self._used[number] = 0
+        noise = self._noise[self._used[house], :, chosen].T
+        self._used[house] += 1
+        return noise
+
+    def _spoil(self, values: Array, house: Any) -> None:
+        sun_w_m2 = 0.0
+        for number, wrong in self._wrong.items():
+            if not isinstance(house, slice) and number != house:
+                continue
+            if any(fault.name == "sun_heated" for fault in wrong):
+                sun_w_m2 = self.sun_w_m2()
+            for fault in wrong:
+                fault.apply(values if values.ndim == 1 else values[:, number], self.drives.now_s, sun_w_m2)
+
+    def sun_w_m2(self) -> float:
+        """Radiation now; the world sets it."""
+        return 0.0
+
+    def kind_of(self, point: str) -> SensorType | None:
+        """The instrument of a point; None = exact."""
+        return self.kinds.get(point)
+
+    def begin(self, house: int, injection: Injection, strength: float, random: np.random.Generator) -> None:
+        """Begin a fault of a point."""
+        kind, spec = self.kinds.get(injection.part), self.points[self.rows[injection.part]]
+        if injection.fault == "slow":
+            if kind is not None:
+                self.sensors.slow_down(self._measured.index(injection.part), house, max(1.0, strength))
+            return
+        exact = kind is None or not math.isfinite(kind.high)
+        fault = PointFault(
+            injection.fault, self.rows[injection.part], strength, self.drives.now_s, random,
+            other=self.rows[faults.partner(injection.part, self.profile)],
+            # A deadband is about two sigmas of what its sensor's noise is.
+            sigma=spec.deadband / 2 if kind is None else max(kind.sigma, spec.deadband / 2),
+            scale=(spec.low, spec.high) if kind is None or exact else (kind.low, kind.high),
+            mixed=faults.MIXED_UP.get(spec.unit, (1.0, 0.0)),
+        )  # fmt: skip
+        self._wrong.setdefault(house, []).append(fault)
+
+    def end(self, house: int, name: str, point: str) -> None:
+        """End a fault of a point."""
+        if name == "slow" and point in self.kinds:
+            self.sensors.slow_down(self._measured.index(point), house, 1.0)
+        kept = [fault for fault in self._wrong.get(house, []) if (fault.name, fault.row) != (name, self.rows[point])]
+        self._wrong[house] = kept
+        if not kept:
+            del self._wrong[house]
+
+
+class Due(NamedTuple):
+    """A fault that begins or ends."""
+
+    at_s: float
+    number: int
+    is_end: bool
+    injection: Injection
+
+
+class World:
+    """Groups on one clock. `speed`: plants run so many times faster than the wall; the first look at the clock is `start_s`."""
+
+    def __init__(self, *, start_s: float, speed: float = 1.0, sun_w_m2: Callable[[float], float] = lambda _s: 0.0) -> None:
+        assert speed > 0
+        self.places: dict[str, Place] = {}
+        self.groups: list[Group] = []
+        self.now_s = start_s
+        self._speed, self._sun_w_m2 = speed, sun_w_m2
+        self._start_s = start_s
+        self._start_ns: int | None = None
+        self._schedule: list[Due] = []
+        self._numbers = 0
+        self._standing: dict[tuple[str, str, str], int] = {}
+
+    def add(self, group: Group, names: Sequence[str], random_of: RandomOf) -> None:
+        """Houses of one profile, by the names of their devices; `random_of` a name gives the generator of its faults."""
+        group.sun_w_m2 = lambda: self._sun_w_m2(self.now_s)  # type: ignore[method-assign]
+        self.groups.append(group)
+        for house, name in enumerate(names):
+            self.places[name] = Place(self, group, house, name, random_of(name))
+
+    def advance(self, now_ns: int) -> None:
+        """Everything up to `now_ns` (monotonic, ns); who comes with an older time changes nothing."""
+        if self._start_ns is None:
+            self._start_ns = now_ns
+        to_s = self._start_s + (now_ns - self._start_ns) * 1e-9 * self._speed
+        skipped_s = to_s - self.now_s - CATCH_UP_S_MAX
+        if skipped_s > 0:
+            self._start_s -= skipped_s
+            to_s -= skipped_s
+        self.advance_to(to_s)
+
+    def advance_to(self, to_s: float) -> None:
+        """The same in plant time."""
+        while self._schedule and self._schedule[0].at_s <= to_s:
+            due = heapq.heappop(self._schedule)
+            self._go(max(self.now_s, due.at_s))
+            self._apply(due)
+        self._go(to_s)
+
+    def _go(self, to_s: float) -> None:
+        if to_s > self.now_s:
+            self.now_s = to_s
+            for group in self.groups:
+                group.advance(to_s)
+
+    # -- faults ----------------------------------------------------------------------------------------------------------------
+
+    def plan(self, injections: Sequence[Injection]) -> None:
+        """Faults that will come, each known to be right (`Place.problem`)."""
+        for injection in injections:
+            assert not self.places[injection.device].problem(injection), self.places[injection.device].problem(injection)
+            self._numbers += 1
+            heapq.heappush(self._schedule, Due(injection.at_s, self._numbers, False, injection))
+
+    def _apply(self, due: Due) -> None:
+        injection = due.injection
+        key, place = (injection.device, injection.fault, injection.part), self.places[injection.device]
+        if due.is_end and self._standing.get(key) != due.number:
+            return  # another one took its place
+        if self._standing.pop(key, None) is not None:
+            place.end(injection)
+        if due.is_end or injection.strength == 0:
+            return
+        place.begin(injection)
+        self._standing[key] = due.number
+        if math.isfinite(injection.for_s):
+            heapq.heappush(self._schedule, Due(self.now_s + injection.for_s, due.number, True, injection))
+
+
+class Place:
+    """One house of a world, as its device sees it. `random` is that of its faults."""
+
+    def __init__(self, world: World, group: Group, house: int, name: str, random: np.random.Generator) -> None:
+        self.name, self.profile, self.points = name, group.profile, group.points
+        self.actuators: Mapping[str, Actuator] = actuators(group.drives, house)
+        self.wire = Wire(random)
+        self.is_powered = True
+        self._world, self._group, self._house, self._random = world, group, house, random
+
+    @property
+    def houses(self) -> Houses:
+        """The plant that this is one house of."""
+        return self._group.houses
+
+    def advance(self, now_ns: int) -> None:
+        """Let the world live until now."""
+        self._world.advance(now_ns)
+
+    def read(self) -> Array:
+        """What its points say now (points,); NaN = nothing."""
+        return self._group.read(self._house)
+
+    def set_local(self, *, is_local: bool) -> None:
+        """Whether its thermostats rule."""
+        self._group.local[self._house] = is_local
+
+    def problem(self, injection: Injection) -> str:
+        """What is wrong with a fault here; "" = nothing."""
+        return faults.problem(injection, self.profile, self.houses.FAULTS)
+
+    def fail(self, injection: Injection) -> str:
+        """Begin a fault now, or end it (strength 0). What is wrong with it, or ""."""
+        wrong = self.problem(injection)
+        if not wrong:
+            self._world.plan([injection._replace(device=self.name, at_s=self._world.now_s)])
+            self._world.advance_to(self._world.now_s)
+        return wrong
+
+    def begin(self, injection: Injection) -> None:
+        """Begin a fault that is right."""
+        name, part = injection.fault, injection.part
+        strength = faults.strength_of(injection, self.profile, self.houses.FAULTS)
+        if name in self.houses.FAULTS:
+            self.houses.fail(self._house, name, strength)
+        elif faults.GENERAL[name].on == "point":
+            self._group.begin(self._house, injection, strength, self._random)
+        elif faults.GENERAL[name].on == "drive":
+            self._fail_drive(injection, strength, is_begin=True)
+        else:
+            self._fail_device(name, part, strength)
+
+    def end(self, injection: Injection) -> None:
+        """End a fault that stands."""
+        name, part = injection.fault, injection.part
+        if name in self.houses.FAULTS:
+            self.houses.fail(self._house, name, 0.0)
+        elif faults.GENERAL[name].on == "point":
+            self._group.end(self._house, name, part)
+        elif faults.GENERAL[name].on == "drive":
+            self._fail_drive(injection, 0.0, is_begin=False)
+        else:
+            self._fail_device(name, part, 0.0)
+
+    def _fail_drive(self, injection: Injection, strength: float, *, is_begin: bool) -> None:
+        actuator, name = self.actuators[injection.part], injection.fault
+        if name == "feedback_frozen":
+            of_point = injection._replace(part=str(actuator.spec.feedback))
+            if is_begin:
+                self._group.begin(self._house, of_point, strength, self._random)
+            else:
+                self._group.end(self._house, name, of_point.part)
+        elif name in ("panel_local", "panel_off"):
+            actuator.mode = ("LOCAL" if name == "panel_local" else "OFF") if is_begin else "AUTO"
+        elif name == "drive_stuck":
+            actuator.stuck = is_begin
+        else:
+            actuator.flag("tripped" if name == "overload" else "welded", is_begin)
+
+    def _fail_device(self, name: str, part: str, strength: float) -> None:
+        wire = self.wire
+        if name == "late":
+            wire.late_s = strength
+        elif name == "duplicate":
+            wire.duplicate = strength
+        elif name == "clock_skew":
+            wire.skew_s = strength
+        elif name == "command_lost":
+            wire.lost[part] = strength
+        elif name == "broker_restart":
+            wire.is_cut = strength > 0
+        elif name == "burst":
+            wire.is_kept = strength > 0
+        else:
+            self._set_power(is_on=strength <= 0)
+
+    def _set_power(self, *, is_on: bool) -> None:
+        self.is_powered = is_on
+        self._group.drives.powered[:, self._house] = is_on
+        self._group.drives.aim(np.s_[:, self._house])
+        if POWER in self.houses.FAULTS:
+            self.houses.fail(self._house, POWER, 0.0 if is_on else 1.0)
