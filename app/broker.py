@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Final
 
 from telemetry.errors import CallerError, EnvironmentFault
+from telemetry.site import SiteConfig
 from telemetry.topic import NAME, NAME_RULE
 
 SERVICE: Final = "fieldloom"
 OWN_CHANNELS_WRITE: Final = ("telemetry", "backfill", "status", "event", "ack")
 OWN_CHANNELS_READ: Final = ("command", "receipt")
+SIM_CONSOLE: Final = "sim/console"  # who may have simulated devices fail; a broker without simulated sites has no such user
 # An hour without the core: 1,500 messages/s x 3,600 s x 200 B of payload = 1.08 GB per session.
 QUEUE_BYTES: Final = 1500 * 3600 * 200
 PASSWORD_ROUNDS: Final = 101  # Mosquitto's own
@@ -123,10 +125,20 @@ def acl_text(devices: Iterable[str], *, open_to_all: bool = False) -> str:
     for device in sorted(devices):
         _check_name(device)
         site = device.partition("/")[0]
-        lines += [f"user {device}", f"topic read fl/{site}/lease", ""]
+        own = "readwrite sim/#" if device == SIM_CONSOLE else f"read fl/{site}/lease"
+        lines += [f"user {device}", f"topic {own}", ""]
     lines += [f"pattern write fl/%u/{channel}" for channel in OWN_CHANNELS_WRITE]
     lines += [f"pattern read fl/%u/{channel}" for channel in OWN_CHANNELS_READ]
+    if f"user {SIM_CONSOLE}" in lines:
+        lines += ["pattern read sim/%u/fault", "pattern write sim/%u/answer"]
     return "\n".join([*lines, ""])
+
+
+def broker_users(sites: Iterable[SiteConfig]) -> list[str]:
+    """Who logs in beside the core: every device as "site/device", and the console of simulated ones where there are any."""
+    known = list(sites)
+    users = [f"{site.site}/{name}" for site in known for device in site.devices for name in device.names()]
+    return users + [SIM_CONSOLE] * any(site.origin == "SIMULATED" for site in known)
 
 
 def find_mosquitto(name: str = "mosquitto") -> Path:

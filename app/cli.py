@@ -41,6 +41,7 @@ COMMANDS: tuple[tuple[str, Callable[..., Any], str], ...] = (
     ("demo", run.demo, "Run"),
     ("serve", run.serve, "Run"),
     ("simulate", run.simulate, "Run"),
+    ("fault", run.fault, "Run"),
     ("lab", run.lab, "Run"),
     ("play", run.play, "Run"),
     ("check", sites.check, "Configure"),

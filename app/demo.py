@@ -17,7 +17,7 @@ from typing import Final
 import devices
 from api.auth import BEARER_LIFE_MAX_S, LINK_LIFE_S, Role, Way
 from app import serving
-from app.broker import SERVICE, Broker, find_mosquitto, write_private
+from app.broker import SERVICE, Broker, broker_users, find_mosquitto, write_private
 from app.client import open_sessions, page_url, reachable
 from app.console import DemoScreen, newest
 from app.narrator import length
@@ -181,8 +181,7 @@ def own_broker(data_dir: Path, sites: list[SiteConfig]) -> tuple[Part, dict[str,
     Passwords are new at every start; the devices' lie in broker/devices.json for our own user alone.
     """
     directory = (data_dir / "broker").absolute()
-    names = [f"{site.site}/{name}" for site in sites for device in site.devices for name in device.names()]
-    broker = Broker(directory, names)
+    broker = Broker(directory, broker_users(sites))
     address = broker._configure()
     devices_only = {user: password for user, password in address.passwords.items() if user != SERVICE}
     write_private(directory / "devices.json", json.dumps(devices_only))

@@ -5,7 +5,7 @@ passes the real link's contract, `Gather`, `step`, `Transaction`, receipts, outb
 clock, the network and the disk. Two runs with equal seed give equal bytes, so the hash of the decision log names a run.
 
 A kill throws the engine away between two journal writes and rebuilds it from the newest snapshot and the journal's tail, through
-the files' own formats; the run must not notice.
+the files' own formats; the run must not notice. Faults of a file happen to plants, drives, sensors, power and the network.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.core import admit_of, make_transaction
+from app.faults import load_faults
 from app.narrator import ALARM_WORDS, COMMAND_WORDS
 from app.site_files import load_site
 from app.tables import console, grid, heading, number, slow_progress
@@ -34,8 +35,10 @@ from ingest.memory_link import MemoryBroker, MemoryLink
 from ingest.receipt import Receipts
 from rules.engine import Engine, Outcome
 from simulators.device import Incoming, Options, Outgoing, SimulatedDevice
+from simulators.fault import Injection
 from simulators.fleet import DEMO, DEMO_START_S, build_devices
 from simulators.weather import Scenario
+from store.journal import Journal
 from store.snapshot import newest_snapshot, write_snapshot
 from telemetry import topic
 from telemetry.clock import ManualClock
@@ -70,6 +73,16 @@ class LabDevice:
         self.link.connect()
         self._send(self.device.connected())
 
+    def look(self) -> None:
+        """Lose the link when power or network went, or come back online."""
+        if self.device.is_connected and not self.device.wants_link:
+            self.link.disconnect("cut")
+            self.inbox.clear()
+            self._send([self.device.will()])
+            self.device.disconnected()
+        elif self.device.wants_link and not self.device.is_connected:
+            self.connect()
+
     def _take(self, deliveries: Sequence[Delivery]) -> None:
         for delivery in deliveries:
             times = 2 if self._redeliver and delivery.topic.endswith("/command") else 1
@@ -80,6 +93,7 @@ class LabDevice:
         """Live until now and send what it has to say."""
         inbox, self.inbox = self.inbox, []
         self._send(self.device.step(now_ns, inbox))
+        self.look()
 
     def _send(self, messages: Sequence[Outgoing]) -> None:
         for message in messages:
@@ -116,8 +130,9 @@ class Extremes:
 class MemoryJournal:
     """What the lab keeps of a journal: the tail since the newest snapshot, which lies in a temporary directory."""
 
-    def __init__(self, directory: Path | None) -> None:
+    def __init__(self, directory: Path | None, record: Journal | None = None) -> None:
         self.tail: list[Transaction] = []
+        self._record = record  # None: nobody wants to read it afterwards
         self.last_position = -1
         self.last_ns = 0
         self._directory = directory  # None: nothing will be killed, nothing is kept
@@ -127,6 +142,8 @@ class MemoryJournal:
         """Keep one transaction."""
         assert transaction.first == self.last_position + 1
         self.last_position, self.last_ns = transaction.last, transaction.engine_ns
+        if self._record is not None:
+            self._record.append(transaction)
         if self._directory is not None:
             self.tail.append(transaction)
 
@@ -163,6 +180,8 @@ class Lab:
         kill_directory: Path | None = None,
         redeliver: bool = False,
         scenario: Scenario = DEMO,
+        faults: Sequence[Injection] = (),
+        record: Path | None = None,
     ) -> None:
         if site.origin != "SIMULATED":
             raise CallerError(
@@ -173,7 +192,7 @@ class Lab:
         self.clock = ManualClock(int(DEMO_START_S * NS_PER_S))
         self.end_ns = self.clock.now_ns() + int(hours * 3600 * NS_PER_S)
         self.engine = build_engine()
-        self.journal = MemoryJournal(kill_directory if kills else None)
+        self.journal = MemoryJournal(kill_directory if kills else None, None if record is None else self._recorded(record))
         self.decisions: list[Decision] = []
         self.log_hash = LogHash()
         self.extremes = Extremes()
@@ -191,9 +210,15 @@ class Lab:
         options = Options(boot=1, plant_start_s=DEMO_START_S, sample_s=sample_s)
         self.devices = [
             LabDevice(device, self._broker, redeliver=redeliver)
-            for device in build_devices(site, seed=seed, options=options, scenario=scenario)
+            for device in build_devices(site, seed=seed, options=options, scenario=scenario, faults=faults)
         ]
         self._tick_due_ns = self.clock.now_ns()
+        self._is_up = True
+
+    def _recorded(self, directory: Path) -> Journal:
+        journal = Journal(directory / "journal", clock=self.clock)
+        journal.begin(EPOCH)
+        return journal
 
     def _make_link(self, client_id: str, filters: Sequence[str]) -> MemoryLink:
         def take(deliveries: Sequence[Delivery]) -> None:
@@ -228,13 +253,30 @@ class Lab:
         now_ns = self.clock.now_ns()
         for device in self.devices:
             device.step(now_ns)
+        came_back = self._look_at_broker(now_ns)
         self._broker.pump()
+        if came_back:
+            self._gather.add(Event("drained"), now_ns)
         if now_ns >= self._tick_due_ns:
             self._tick(now_ns)
         if self._gather.rows or self._gather.messages or now_ns == self._tick_due_ns - TICK_NS:
             self._commit()
         self._broker.pump()
         self.clock.advance(self._next_ns(now_ns) - now_ns)
+
+    def _look_at_broker(self, now_ns: int) -> bool:
+        """The broker is down while every device is cut off: then core is, too. True when it came back."""
+        was_up, self._is_up = self._is_up, not all(device.device.place.wire.is_cut for device in self.devices)
+        if was_up == self._is_up:
+            return False
+        for link in self._links:
+            if self._is_up:
+                link.connect()
+            else:
+                link.disconnect("broker")
+        event = Event("broker_up") if self._is_up else Event("broker_lost", "", {"reason": "fault of the lab"})
+        self._gather.add(event, now_ns)
+        return self._is_up
 
     def _tick(self, now_ns: int) -> None:
         self._tick_due_ns = now_ns + TICK_NS
@@ -325,12 +367,26 @@ def _join(parts: Sequence[tuple[int, Outcome]]) -> Outcome:
 # -- the command ---------------------------------------------------------------------------------------------------------------
 
 
-def run_lab(site: Path, *, hours: float, seed: int, sample_s: float = 10.0, kills: int = 0) -> int:
+def run_lab(
+    site: Path,
+    *,
+    hours: float,
+    seed: int,
+    sample_s: float = 10.0,
+    kills: int = 0,
+    faults: Path | None = None,
+    record: Path | None = None,
+) -> int:
     """`fieldloom lab`: run, and print what happened and the hash of the decision log. 1 when a kill changed a decision."""
     config = load_site(site)
+    planned = [] if faults is None else load_faults(faults, config, DEMO_START_S)
+    if record is not None and record.exists():
+        raise CallerError(f"{record} exists; name a new directory for the record of this run")
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory())) if kills else None
-        lab = Lab(config, seed=seed, hours=hours, sample_s=sample_s, kills=kills, kill_directory=directory)
+        lab = Lab(
+            config, seed=seed, hours=hours, sample_s=sample_s, kills=kills, kill_directory=directory, faults=planned, record=record
+        )
         began = time.monotonic()
         _run_with_bar(lab)
         took_s = time.monotonic() - began

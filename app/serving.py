@@ -212,13 +212,17 @@ def stop_on_signal() -> asyncio.Event:
     return stop
 
 
-async def simulate(settings: Settings, site: Path, *, seed: int, speed: float, sample_s: float, passwords: Path | None) -> int:
+async def simulate(
+    settings: Settings, site: Path, *, seed: int, speed: float, sample_s: float, faults: Path | None, passwords: Path | None
+) -> int:
     """Simulated devices of a site until a signal. The site must be configured as SIMULATED: nothing else may obey them."""
-    from simulators.fleet import run_fleet
+    from app.faults import load_faults
+    from simulators.fleet import DEMO_START_S, run_fleet
 
     config = load_site(site)
     if config.origin != "SIMULATED":
         raise CallerError(f"site {config.site!r} has origin {config.origin}; simulated devices may only stand for a SIMULATED site")
+    planned = [] if faults is None else load_faults(faults, config, DEMO_START_S)
     count = sum(len(device.names()) for device in config.devices)
     where = f"{settings.mqtt_host}:{settings.mqtt_port}"
     log.info("simulating", site=config.site, devices=count, broker=where, sample_s=sample_s, speed=speed)
@@ -231,6 +235,7 @@ async def simulate(settings: Settings, site: Path, *, seed: int, speed: float, s
         clock=clock(),
         speed=speed,
         sample_s=sample_s,
+        faults=planned,
         tls=settings.mqtt_tls_context(),
         stop=stop_on_signal(),
     )

@@ -83,8 +83,7 @@ class Drives:
     def order(self, name: str, targets: Array, *, where: NDArray[np.bool_]) -> None:
         """Orders of a thermostat to houses; NaN leaves alone. A switch that must keep its state is asked again later."""
         number = self.numbers[name]
-        houses = np.flatnonzero(where & np.isfinite(targets) & (self.target[number] != targets))
-        for house in houses:
+        for house in np.flatnonzero(where & np.isfinite(targets) & (self.target[number] != targets)).tolist():
             at = (number, house)
             if MODES[self.mode[at]] == "AUTO" and self.waits_s(float(targets[house]), at) <= 0:
                 self.command(targets[house], at)
@@ -158,7 +157,7 @@ class Actuator:
     @property
     def mode(self) -> Mode:
         """The switch of the panel."""
-        return MODES[self._drives.mode[self._at]]
+        return MODES[int(self._drives.mode[self._at])]
 
     @mode.setter
     def mode(self, mode: Mode) -> None:

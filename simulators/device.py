@@ -162,7 +162,7 @@ class SimulatedDevice:
         self._now_ns = now_ns
         self.place.advance(now_ns)
         if not self.place.is_powered:
-            self._was_powered = False
+            self._was_powered, self._next_sample_ns = False, now_ns + int(self.options.sample_s * 1e9)
             return []
         if not self._was_powered:
             self._start_anew(now_ns)

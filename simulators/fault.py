@@ -91,7 +91,7 @@ class Injection(NamedTuple):
 def problem(injection: Injection, profile: Profile, own: Mapping[str, Fault]) -> str:
     """What is wrong with a fault of a device of this profile, whose kind has `own` faults, with the fix; "" = nothing."""
     name, part = injection.fault, injection.part
-    if not 0.0 < injection.for_s:
+    if not injection.for_s > 0.0:
         return "`for` must be longer than nothing"
     if injection.strength is not None and not math.isfinite(injection.strength):
         return "the strength must be a number"

@@ -26,10 +26,25 @@ class Fault(NamedTuple):
 class Houses(Protocol):
     """n houses. All arrays are (n,) float64 unless they say otherwise."""
 
-    PROFILE: str  # of devices/profiles
-    STEP_S: float  # longest step of its physics [s]; `advance` is never asked for more
-    SENSORS: Mapping[str, str]  # measured point: instrument of simulators.sensor.LIBRARY
-    FAULTS: Mapping[str, Fault]  # of its own, by name
+    @property
+    def PROFILE(self) -> str:  # noqa: N802 - a constant of the class
+        """Its profile among devices/profiles."""
+        ...
+
+    @property
+    def STEP_S(self) -> float:  # noqa: N802
+        """Step of its physics [s]."""
+        ...
+
+    @property
+    def SENSORS(self) -> Mapping[str, str]:  # noqa: N802
+        """Measured point: instrument of simulators.sensor.LIBRARY."""
+        ...
+
+    @property
+    def FAULTS(self) -> Mapping[str, Fault]:  # noqa: N802
+        """Faults of its own, by name."""
+        ...
 
     def advance(self, unix_s: float, dt_s: float, drives: Mapping[str, Array]) -> None:
         """Let `dt_s` pass up to `unix_s`, with drives (by actuator, 0..1 of their range) where they truly are."""

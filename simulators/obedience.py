@@ -122,7 +122,8 @@ class Obedience:
             if not actuator.spec.local_fallback or actuator.mode != "AUTO":
                 continue
             if actuator.spec.fail_safe == "hold":
-                actuator.stop()
+                if actuator.spec.travel_s > 0:  # what is on or off at once holds by itself, also over a power cut
+                    actuator.stop()
             else:
                 actuator.command(float(actuator.spec.fail_safe))
 

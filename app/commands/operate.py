@@ -47,11 +47,11 @@ def broker(
 
     The core's password is FIELDLOOM_MQTT_PASSWORD where that is set.
     """
-    from app.broker import provision
+    from app.broker import broker_users, provision
     from app.site_files import load_site
 
     configs = [load_site(site) for site in sites]
-    devices = [f"{config.site}/{name}" for config in configs for device in config.devices for name in device.names()]
+    devices = broker_users(configs)
     given = load_settings().mqtt_password
     new = provision(directory, devices, service_password=None if given is None else given.get_secret_value())
     for user, password in new.items():

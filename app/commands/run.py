@@ -32,6 +32,10 @@ class At(StrEnum):
 Passwords = Annotated[
     Path | None, typer.Option(help="The devices' passwords, as `fieldloom broker` printed them.", exists=True, dir_okay=False)
 ]
+Faults = Annotated[
+    Path | None,
+    typer.Option("--faults", help="What shall go wrong, where and when (YAML; docs/simulators.md).", exists=True, dir_okay=False),
+]
 SiteDirectory = Annotated[Path, typer.Argument(help="Directory with site.yaml.", exists=True, file_okay=False)]
 
 
@@ -85,6 +89,7 @@ def simulate(
     seed: Annotated[int, typer.Option(help="Seed of weather and sensors.")] = 1,
     speed: Annotated[float, typer.Option(help="How much faster than the wall clock the plants live.", min=1, max=120)] = 1.0,
     sample_s: Annotated[float, typer.Option(help="Seconds between samples.", min=0.1)] = 10.0,
+    faults: Faults = None,
     passwords: Passwords = None,
 ) -> None:
     """The devices of a site as simulated MQTT clients, each with its own connection, until Ctrl-C."""
@@ -93,17 +98,47 @@ def simulate(
         raise CallerError("no broker to publish to; set FIELDLOOM_MQTT_HOST and FIELDLOOM_MQTT_PORT, or use `fieldloom demo`")
     serving = importlib.import_module("app.serving")
     serving.set_up_log(settings)
-    raise typer.Exit(_run(serving.simulate(settings, site, seed=seed, speed=speed, sample_s=sample_s, passwords=passwords)))
+    work = serving.simulate(settings, site, seed=seed, speed=speed, sample_s=sample_s, faults=faults, passwords=passwords)
+    raise typer.Exit(_run(work))
+
+
+def fault(
+    where: Annotated[str, typer.Argument(help="site/device, or site/device/part with a point or an actuator.")],
+    name: Annotated[str, typer.Argument(help="What shall go wrong, such as stuck, F13 or screen_torn (docs/simulators.md).")],
+    strength: Annotated[float | None, typer.Option(help="How strong; without it as usual.")] = None,
+    for_: Annotated[
+        str | None, typer.Option("--for", help="How long in the plants' time, such as `10 min`; without it until --end.")
+    ] = None,
+    end: Annotated[bool, typer.Option("--end", help="It is over.")] = False,
+    passwords: Passwords = None,
+) -> None:
+    """Have a running simulated device fail, now; beside `fieldloom demo` or `fieldloom simulate`."""
+    if end and (strength is not None or for_ is not None):
+        raise CallerError("--end takes no strength and no length")
+    length_s = None if for_ is None else part("app.series", "length_ns")(for_) / 1e9
+    order = part("app.faults", "order_fault")
+    given = 0.0 if end else strength
+    asyncio.run(order(load_settings(), where, name, strength=given, for_s=length_s, passwords=passwords))
+    print(say("{where}: {name} ended", where=where, name=name) if end else say("{where}: {name} began", where=where, name=name))
 
 
 def lab(
     site: SiteDirectory,
-    hours: Annotated[float, typer.Option(help="Length of the run on the virtual clock.", min=0.01)] = 24.0,
+    hours: Annotated[float | None, typer.Option(help="Length of the run on the virtual clock; a day.", min=0.01)] = None,
+    days: Annotated[float | None, typer.Option(help="The same in days.", min=0.001)] = None,
     seed: Annotated[int, typer.Option(help="Seed of weather, sensors and faults.")] = 1,
     kills: Annotated[int, typer.Option(help="Deaths of the engine at random places; none may change a decision.", min=0)] = 0,
+    faults: Faults = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(help="A new data directory for the journal of the run: `fieldloom decisions` and others read it."),
+    ] = None,
 ) -> None:
     """A site, its plants and the whole decision path in one process on a virtual clock: a day in seconds."""
-    raise typer.Exit(part("app.lab", "run_lab")(site, hours=hours, seed=seed, kills=kills))
+    if hours is not None and days is not None:
+        raise CallerError("give --hours or --days, not both")
+    length = 24.0 * (days or 1.0) if hours is None else hours
+    raise typer.Exit(part("app.lab", "run_lab")(site, hours=length, seed=seed, kills=kills, faults=faults, record=record))
 
 
 def play(
