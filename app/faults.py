@@ -10,6 +10,8 @@ from typing import Annotated, Any, Final
 from zoneinfo import ZoneInfo
 
 import msgspec
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.broker import SIM_CONSOLE
@@ -134,7 +136,9 @@ async def order_fault(
     login = broker_login(settings, SIM_CONSOLE, passwords)
     async with connected(login) as client:
         await client.subscribe(fault_topic(parts[0], parts[1], "answer"), qos=1)
-        await client.publish(fault_topic(parts[0], parts[1]), msgspec.json.encode(order), qos=1)
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        properties.MessageExpiryInterval = int(ANSWER_S)  # a device that is away shall not fail when it comes back
+        await client.publish(fault_topic(parts[0], parts[1]), msgspec.json.encode(order), qos=1, properties=properties)
         try:
             async with asyncio.timeout(ANSWER_S):
                 async for message in client.messages:

@@ -4,6 +4,7 @@ It knows the wire format and its own profile, nothing of the service. Two clocks
 expiry, lease), its place in the world may run faster. Feedback is read from where the actuator is, never from a command.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -11,7 +12,7 @@ import msgspec
 import numpy as np
 
 from simulators.backlog import Backlog
-from simulators.fault import Injection
+from simulators.fault import LINKLESS, Injection
 from simulators.obedience import Obedience
 from simulators.world import Place
 from telemetry import topic
@@ -217,8 +218,11 @@ class SimulatedDevice:
         return self.obedience.receive(command, received_ns=received_ns, now_ns=now_ns, left_s=incoming.left_s)
 
     def _fail(self, order: FaultOrder) -> Outgoing:
-        for_s = {} if order.for_s is None else {"for_s": order.for_s}
-        problem = self.place.fail(Injection(order.fault, self.name, order.part, order.strength, **for_s))
+        for_s = math.inf if order.for_s is None else order.for_s
+        if order.fault in LINKLESS and order.strength != 0 and not math.isfinite(for_s):
+            problem = f"say for how long: without a link nobody can tell {self.name} that {order.fault} is over"
+        else:
+            problem = self.place.fail(Injection(order.fault, self.name, order.part, order.strength, for_s=for_s))
         return Outgoing(fault_topic(self.site, self.name, "answer"), wire.encode(FaultAnswer(order.id, problem)), qos=0)
 
     def _forward(self, now_ns: int) -> list[Outgoing]:

@@ -73,6 +73,7 @@ GENERAL: Final[Mapping[str, General]] = {
     "panel_off": General("", "drive", "somebody switched it off at the panel"),
 }
 NAMES: Final[Mapping[str, str]] = {general.code: name for name, general in GENERAL.items() if general.code}
+LINKLESS: Final = frozenset({"power_dip", "broker_restart"})  # who has one cannot be told that it is over
 SHARES: Final = frozenset({"dropout", "duplicate", "command_lost"})
 
 
@@ -251,18 +252,20 @@ class Wire:
         return share > 0.0 and float(self._random.random()) < share
 
     def carry(self, messages: list[Message], now_ns: int) -> list[Message]:
-        """What arrives at the broker now."""
+        """What arrives at the broker now. Who ordered a fault is answered in any case."""
+        answers = [message for message in messages if message.topic.endswith("/answer")]
+        messages = [message for message in messages if not message.topic.endswith("/answer")]
         if self.is_kept:
             self._kept += messages
-            return []
+            return answers
         if self._kept:
             gap_ns = int(BURST_S * 1e9 / len(self._kept))
             for number, kept in enumerate(self._kept):
                 self._hold(kept, now_ns + number * gap_ns)
             self._kept = []
         if not (self._held or self.late_s or self.duplicate):
-            return messages
-        arriving = []
+            return answers + messages
+        arriving = answers
         for message in messages:
             is_sample = message.topic.endswith(("/telemetry", "/backfill"))
             for _ in range(2 if self.duplicate and self._random.random() < self.duplicate else 1):

@@ -208,7 +208,8 @@ class DeviceClient:
             inbox, self._inbox = self._inbox, []
             for outgoing in self._device.step(self._clock.now_ns(), inbox):
                 self._put(outgoing)
-            if self._client_now is not None and not self._device.wants_link:
+            # What it said before the cut still goes out.
+            if self._client_now is not None and not self._device.wants_link and self._outbox.empty():
                 cut(self._client_now)
             wait_s = min(IDLE_S_MAX, max(0.001, (self._device.next_due_ns() - self._clock.now_ns()) * 1e-9))
             with contextlib.suppress(TimeoutError):

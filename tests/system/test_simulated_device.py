@@ -17,9 +17,12 @@ import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from app.faults import order_fault
+from app.settings import load_settings
 from simulators.device import Options
 from simulators.fleet import Broker, DeviceClient, build_devices, retrieve_disconnection, run_fleet
 from telemetry.clock import EngineClock
+from telemetry.errors import CallerError, EnvironmentFault
 from telemetry.wire import message as wire
 from tests.faults.process import DEADLINE_S
 from tests.unit.simulators.shipped import load_site
@@ -252,3 +255,28 @@ async def test_device_that_is_told_to_end_while_answers_come_ends(broker):
         running.cancel()
         await asyncio.wait((running,), timeout=DEADLINE_S)
         assert done, f"attempt {attempt}"
+
+
+async def test_faults_by_command_are_measured_answered_and_over_in_time(broker, monkeypatch):
+    monkeypatch.setenv("FIELDLOOM_MQTT_HOST", "127.0.0.1")
+    monkeypatch.setenv("FIELDLOOM_MQTT_PORT", str(broker.port))
+
+    async def fail(where: str, name: str, for_s: float | None = None, strength: float | None = None) -> None:
+        await order_fault(load_settings(), f"nursery/{where}", name, strength=strength, for_s=for_s, passwords=None)
+
+    async with listening(broker) as service:
+        async with fleet(broker):
+            await service.until(lambda: "air_temp_c" in service.latest, "telemetry")
+            await fail(f"{DEVICE}/air_temp_c", "dead")
+            await service.until(lambda: service.latest["air_temp_c"] == 0, "a dead sensor says 0")
+            await fail(f"{DEVICE}/air_temp_c", "dead", strength=0.0)
+            await service.until(lambda: service.latest["air_temp_c"] > 15, "and is well again")
+            with pytest.raises(CallerError, match="multispan has no actuator 'vent'"):
+                await fail(f"{DEVICE}/vent", "drive_stuck")
+            boots = [status.boot for status in service.statuses]
+            await fail(DEVICE, "power_dip", for_s=60.0)  # a second at this speed
+            await service.until(lambda: service.statuses[-1].state == "offline", "the last will")
+            await service.until(lambda: service.statuses[-1].state == "online", "another birth")
+            assert service.statuses[-1].boot == boots[-1] + 1
+        with pytest.raises(EnvironmentFault, match="no simulated device nursery/climate-1 answered"):
+            await fail(f"{DEVICE}/air_temp_c", "dead")

@@ -2,7 +2,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from simulators.device import Incoming, Options, SimulatedDevice
+from simulators.device import FaultAnswer, FaultOrder, Incoming, Options, SimulatedDevice, fault_topic
 from simulators.fleet import DEMO, DEMO_START_S, at_speed, build_devices
 from telemetry.wire import message as wire
 from tests.unit.simulators.shipped import load_site
@@ -23,6 +23,7 @@ class Service:
         self.acks: list[wire.CommandAck] = []
         self.statuses: list[wire.Status] = []
         self.latest: dict[str, float] = {}
+        self.answers: dict[str, str] = {}
         self.gives_receipts = self.gives_leases = self.takes = True
         self.epoch = 5
         self._number = 0
@@ -34,6 +35,13 @@ class Service:
         fields = {"id": f"c{self._number}", "epoch": self.epoch, "actuator": actuator, "value": value, "expires_s": 30.0} | changes
         self._inbox.append(Incoming(self.device.topic("command"), wire.encode(wire.Command(**fields))))
         return fields["id"]
+
+    def order(self, fault: str, part: str = "", strength: float | None = None, for_s: float | None = None) -> str:
+        """Have the device fail; what it says against it."""
+        order = FaultOrder(f"f{len(self.answers) + 1}", fault, part, strength, for_s)
+        incoming = Incoming(fault_topic(self.device.site, self.device.name), wire.encode(order))
+        self._take(self.device.step(self.now_ns, [incoming]))
+        return self.answers[order.id]
 
     def run(self, seconds: float, step_s: float = 1.0) -> None:
         for tick in range(round(seconds / step_s)):
@@ -58,6 +66,9 @@ class Service:
             elif channel == "status":
                 assert item.retain
                 self.statuses.append(msgspec.json.decode(item.payload, type=wire.Status))
+            elif channel == "answer":
+                answer = msgspec.json.decode(item.payload, type=FaultAnswer)
+                self.answers[answer.id] = answer.problem
             else:
                 message = wire.decode_message(item.payload, [])
                 assert isinstance(message, wire.Message)
@@ -346,3 +357,118 @@ def test_service_of_faster_plants_gets_shorter_delays_and_wider_rate_gates():
     assert [(r.on_delay_s, r.off_delay_s) for r in fast.rules] == [(r.on_delay_s / 60, r.off_delay_s / 60) for r in slow.rules]
     assert [p.heartbeat_s for p in fast.points] == [p.heartbeat_s for p in slow.points]
     assert at_speed(SITE, 1.0).sha256() == SITE.sha256()
+
+
+# -- faults of the wire --------------------------------------------------------------------------------------------------------
+
+
+def faulty(fault, part="", strength=None, for_s=None, **options) -> Service:
+    service = Service(compartment(sample_s=1.0, **options))
+    service.run(10)
+    assert service.order(fault, part, strength, for_s) == ""
+    return service
+
+
+def test_late_messages_come_out_of_order_and_all_arrive():
+    service = faulty("late", strength=20.0)
+    before = service.device.counters.sampled
+    service.run(60)
+    arrived = list(service.rows)
+    assert arrived != sorted(arrived)
+    assert service.order("late", strength=0.0) == ""
+    service.run(25)
+    assert set(range(before + 60)) <= set(service.rows)
+
+
+def test_duplicates_come_twice():
+    service = faulty("duplicate")
+    repeats, rows = service.repeats, len(service.rows)
+    service.run(20)
+    assert service.repeats - repeats == len(service.rows) - rows > 15
+
+
+def test_skewed_clock_stamps_otherwise_until_it_is_right_again():
+    service = faulty("clock_skew", strength=3600.0, for_s=10.0)
+    service.run(20)
+    stamps = np.array([service.rows[seq][1].ts for seq in sorted(service.rows)])
+    ahead = (stamps - START_NS // 1_000_000 - 1000 * np.arange(1, len(stamps) + 1)) // 1000
+    assert set((ahead // 100).tolist()) == {0, 36}
+    assert max(ahead[0], ahead[-1]) < 100
+
+
+def test_lost_commands_are_not_answered_and_not_done():
+    service = faulty("command_lost", "vent_lee")
+    service.command("vent_lee", 50)
+    service.command("vent_wind", 50)
+    service.run(5)
+    assert [ack.id for ack in service.acks] == ["c2"]
+    assert [service.device.actuators[vent].target for vent in VENTS] == [0, 50]
+
+
+def test_gateway_without_a_way_out_sends_all_within_half_a_minute_of_its_return():
+    service = faulty("burst", for_s=300.0)
+    rows = len(service.rows)
+    service.run(298)
+    assert len(service.rows) == rows, "nothing comes out"
+    assert service.device.obedience.is_local, "and no lease comes in"
+    service.run(10)
+    part_way = len(service.rows)
+    service.run(25)
+    assert rows < part_way < len(service.rows)
+    assert sorted(service.rows) == list(range(service.device.counters.sampled))
+    assert service.device.backlog.given_up == 0
+
+
+def test_power_dip_is_a_new_boot_with_drives_at_their_fail_safe():
+    service = faulty("power_dip", for_s=60.0)
+    device = service.device
+    service.command("mixing_valve", 80)
+    service.run(1)
+    rows = len(service.rows)
+    assert not device.wants_link
+    service.run(50)
+    assert len(service.rows) == rows, "silent"
+    service.rows.clear()
+    service.run(15)
+    assert device.wants_link
+    assert device.options.boot == 78
+    assert min(service.rows) == 0
+    assert service.rows[0][1].boot == 78
+    assert set(service.rows[0][1].p) == {point.name for point in SITE.profiles["multispan"].points}
+    assert device.actuators["mixing_valve"].target == 0
+    assert device.actuators["boiler"].position == 1, "what holds goes on with the power"
+
+
+def test_fault_orders_are_answered_and_a_retained_or_wrong_one_does_nothing():
+    service = Service(compartment())
+    service.run(1)
+    assert "no fault 'sutck'" in service.order("sutck", "air_temp_c")
+    assert "has no point" in service.order("stuck", "air_c")
+    assert "say for how long" in service.order("power_dip")
+    retained = wire.encode(FaultOrder("r", "dead", "air_temp_c"))
+    service._inbox += [
+        Incoming(fault_topic("nursery", "climate-1"), retained, retained=True),
+        Incoming(fault_topic("nursery", "climate-2"), retained),
+        Incoming(fault_topic("nursery", "climate-1"), b'{"id":"x"}'),
+    ]
+    service.run(20)
+    assert service.latest["air_temp_c"] > 15
+    assert list(service.answers) == ["f1", "f2", "f3"]
+    assert service.device.counters.malformed == 1
+    assert service.order("dead", "air_temp_c") == ""
+    service.run(20)
+    assert service.latest["air_temp_c"] == 0
+
+
+def test_panel_switch_refuses_commands_over_the_wire():
+    service = Service(compartment())
+    service.run(1)
+    for fault, reason in (("panel_local", "switched to local at the panel"), ("panel_off", "switched off at the panel")):
+        assert service.order(fault, "vent_lee") == ""
+        service.command("vent_lee", 50)
+        service.run(1)
+        assert (service.acks[-1].status, service.acks[-1].reason) == ("refused", reason)
+        assert service.order(fault, "vent_lee", 0.0) == ""
+    service.command("vent_lee", 50)
+    service.run(1)
+    assert service.acks[-1].status == "accepted"
