@@ -147,6 +147,11 @@ class MemoryJournal:
         if self._directory is not None:
             self.tail.append(transaction)
 
+    def close(self) -> None:
+        """The record is whole; it may be read at any time."""
+        if self._record is not None:
+            self._record.close()
+
     def tend(self, engine: Engine) -> None:
         """Write a snapshot when the tail has become long."""
         if self._directory is not None and len(self.tail) >= SNAPSHOT_EVERY:
@@ -389,6 +394,7 @@ def run_lab(
         )
         began = time.monotonic()
         _run_with_bar(lab)
+        lab.journal.close()
         took_s = time.monotonic() - began
     screen = console()
     for part in summary(lab):
@@ -400,6 +406,8 @@ def run_lab(
         rejected=accounting.samples_rejected, kills=lab.kills_done,
     )  # fmt: skip
     screen.print(text)
+    if record is not None:
+        screen.print(say("Recorded; read it with FIELDLOOM_DATA_DIR={record} fieldloom decisions", record=record))
     if lab.differing:
         screen.print(f"[red]{say('{count} transactions were decided otherwise after a kill', count=lab.differing)}[/]")
     print(f"{lab.log_hash.count} decisions sha256 {lab.log_hash.hexdigest()}")

@@ -55,6 +55,7 @@ ZH: Final[dict[str, str]] = {
     "configuration in force, {sha256}": "配置已生效，{sha256}",
     "{author} changes the configuration": "{author} 修改配置",
     "the wall clock jumped by {seconds:+.1f} s": "系统时钟跳变 {seconds:+.1f} 秒",
+    "Recorded; read it with FIELDLOOM_DATA_DIR={record} fieldloom decisions": "已记录；用 FIELDLOOM_DATA_DIR={record} fieldloom decisions 读取",
     "{where}: {name} began": "{where}：{name} 开始",
     "{where}: {name} ended": "{where}：{name} 结束",
     "online": "上线",

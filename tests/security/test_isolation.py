@@ -11,9 +11,9 @@ import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from app.broker import SERVICE, Broker, BrokerAddress, password_line
+from app.broker import SERVICE, SIM_CONSOLE, Broker, BrokerAddress, password_line
 from telemetry.topic import CHANNELS
-from tests.faults.process import DEADLINE_S
+from tests.faults.process import DEADLINE_S, wait_until
 
 pytestmark = pytest.mark.security
 DEVICES = ["north/a", "north/b", "south/a"]
@@ -24,7 +24,7 @@ OUTSIDE = [
     "x", "fl", "fl/x", "fl/", "/fl/north/a/telemetry", "fl//north/a/telemetry", "FL/north/a/telemetry", "ｆｌ/north/a/telemetry",
     "fl/north/а/telemetry", "fl-core", "fl-core/x", "fl-core/fieldloom-core/drained", "fl-core/fieldloom-core/drained/x",
     "uagv/v2/x/y/order", "spBv1.0/g/DCMD/e/d", "homeassistant/x/config", "$SYS/x", "$SYS/broker/uptime", "$x/y",
-    "$CONTROL/dynamic-security/v1", "$share/g/fl/north/b/telemetry", "$share/g/x",
+    "sim/north/a/fault", "sim/north/a/answer", "$CONTROL/dynamic-security/v1", "$share/g/fl/north/b/telemetry", "$share/g/x",
 ]  # fmt: skip
 VERSIONS = [paho.MQTTv311, paho.MQTTv5]
 
@@ -259,3 +259,33 @@ def test_what_comes_while_the_core_is_away_waits_over_a_restart_of_the_broker(tm
         assert [payload for _, payload in core.got] == [b"0", b"1", b"2"]
     finally:
         broker.stop()
+
+
+def test_where_there_are_simulated_sites_only_their_console_has_devices_fail(tmp_path):
+    made = Broker(tmp_path / "broker", [*DEVICES, SIM_CONSOLE])
+    address = made.start()
+    clients = []
+    try:
+        clients += [Client(address.device_port, user, address.passwords[user]) for user in ("north/a", "north/b", SIM_CONSOLE)]
+        target, other, console = clients
+        for client in clients:
+            client.subscribe("sim/#")
+            client.subscribe("sim/north/a/fault")
+            client.subscribe("sim/north/a/answer")
+            client.subscribe("fl/#")
+        wait_until(lambda: all(client.answers.qsize() >= 4 for client in clients), what="subscribed")
+        for client, name in ((other, b"other"), (target, b"target"), (console, b"console")):
+            for topic in ("sim/north/a/answer", "sim/north/a/fault", "fl/north/a/command"):  # a refused one may end the connection
+                client.publish(topic, name)
+        console.heard(b"console")
+        target.heard(b"console")
+        console.heard(b"target")
+        assert {payload for _, payload, _ in target.got} == {b"console"}
+        assert {topic for topic, _, _ in target.got} == {"sim/north/a/fault"}
+        assert ("sim/north/a/answer", b"target", False) in console.got
+        assert b"other" not in {payload for _, payload, _ in console.got}
+        assert other.got == []
+    finally:
+        for client in clients:
+            client.close()
+        made.stop()

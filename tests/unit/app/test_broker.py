@@ -14,6 +14,7 @@ import app.broker
 from app.broker import (
     ACCESS_FILES,
     SERVICE,
+    SIM_CONSOLE,
     Broker,
     BrokerAddress,
     acl_text,
@@ -130,7 +131,7 @@ def test_the_command_prints_new_users_for_the_devices(tmp_path: Path) -> None:
     file = tmp_path / "passwords.tsv"
     file.write_text(run().stdout)
     users = [line.split("\t")[0] for line in file.read_text().splitlines()]
-    assert users == [SERVICE, "nursery/climate-1", "nursery/climate-2", "nursery/climate-3", "nursery/weather-1"]
+    assert users == [SERVICE, *(f"nursery/{name}" for name in ("climate-1", "climate-2", "climate-3", "weather-1")), SIM_CONSOLE]
     again = run()
     assert (again.stdout, "0 of them new" in again.stderr) == ("", True)
     password_of = device_passwords(Settings(data_dir=tmp_path), file)

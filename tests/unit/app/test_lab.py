@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from app.commands.look import _journaled
 from app.lab import Lab
 from app.site_files import load_site
 from simulators.actuator import Actuator
+from simulators.fault import Injection
+from simulators.fleet import DEMO_START_S
 from simulators.weather import Scenario
+from telemetry.decision import LogHash
 from telemetry.errors import CallerError
 from telemetry.site import SiteConfig
 
@@ -103,6 +107,31 @@ def test_every_sample_of_the_devices_is_stored_and_receipted(plain: Lab) -> None
     sampled = sum(device.device.counters.sampled for device in plain.devices)
     assert accounting.stored >= sampled > 2 * 300
     assert all(len(device.device.backlog) < 10 for device in plain.devices), "receipts empty the devices' stores"
+
+
+FAULTS = (
+    Injection("wetted", "climate-1", "air_rh_pct", at_s=DEMO_START_S + 300),
+    Injection("power_dip", "climate-1", at_s=DEMO_START_S + 600, for_s=90),
+    Injection("late", "weather-1", strength=60.0, at_s=DEMO_START_S + 60),
+    Injection("broker_restart", "weather-1", at_s=DEMO_START_S + 1200, for_s=60),
+    Injection("broker_restart", "climate-1", at_s=DEMO_START_S + 1200, for_s=60),
+)
+
+
+def test_faults_happen_and_the_record_of_the_run_says_what_was_decided(site: SiteConfig, tmp_path: Path) -> None:
+    lab = run(site, hours=0.5, faults=FAULTS, record=tmp_path)
+    assert most(lab, "air_rh_pct") == 100
+    assert lab.devices[1].device.options.boot == 2, "power came back"
+    events = [d.body for d in lab.decisions if d.kind == "blind"]
+    assert [body["blind"] for body in events[-2:]] == [True, False], "no broker, then sight again"
+    assert all(device.device.is_connected for device in lab.devices)
+    lab.journal.close()
+    log_hash = LogHash()
+    for decisions in _journaled(tmp_path / "journal"):
+        log_hash.add(decisions)
+    assert (log_hash.count, log_hash.hexdigest()) == result(lab)
+    again = run(site, hours=0.5, faults=FAULTS)
+    assert result(again) == result(lab)
 
 
 def test_only_simulated_sites(site: SiteConfig) -> None:

@@ -18,7 +18,8 @@ from telemetry.site import SiteConfig
 
 PROFILES = Path(__file__).parents[3] / "devices" / "profiles"
 HOUSES = 3
-OF_PEOPLE = {"badge_no", "disinfected_bool", "bin_lid_open_bool"}  # what somebody does at a door, of which a plant knows nothing
+# What somebody does at a door, of which a plant knows nothing.
+OF_PEOPLE = {"badge_no", "disinfected_bool", "bin_lid_open_bool", "gate_open_bool"}
 
 
 @cache
