@@ -274,16 +274,17 @@ def test_where_there_are_simulated_sites_only_their_console_has_devices_fail(tmp
             client.subscribe("sim/north/a/answer")
             client.subscribe("fl/#")
         wait_until(lambda: all(client.answers.qsize() >= 4 for client in clients), what="subscribed")
-        for client, name in ((other, b"other"), (target, b"target"), (console, b"console")):
-            for topic in ("sim/north/a/answer", "sim/north/a/fault", "fl/north/a/command"):  # a refused one may end the connection
-                client.publish(topic, name)
-        console.heard(b"console")
+        console.publish("sim/north/a/fault", b"console")
         target.heard(b"console")
+        target.publish("sim/north/a/answer", b"target")
         console.heard(b"target")
-        assert {payload for _, payload, _ in target.got} == {b"console"}
-        assert {topic for topic, _, _ in target.got} == {"sim/north/a/fault"}
-        assert ("sim/north/a/answer", b"target", False) in console.got
-        assert b"other" not in {payload for _, payload, _ in console.got}
+        refused = [(other, "sim/north/a/fault"), (other, "sim/north/a/answer"), (target, "sim/north/a/fault")]
+        for client, topic in [*refused, (target, "sim/north/b/answer"), (console, "fl/north/a/command")]:
+            answered = client.answers.qsize()
+            client.publish(topic, b"refused")
+            wait_until(lambda c=client, n=answered: c.answers.qsize() > n or not c.down.empty(), what="answered or ended")
+        assert {topic for topic, _ in target.got} == {"sim/north/a/fault"}
+        assert {payload for _, payload in target.got + console.got} == {b"console", b"target"}
         assert other.got == []
     finally:
         for client in clients:
