@@ -17,8 +17,10 @@ from devices.directory import Directory
 from devices.drive import NEVER, Command, Drive, Wanted, differs, load_drive, save_drive
 from devices.failsafe import RETRY_NS, deadline_ns, expiry_ns, fail_safe_value
 from devices.feedback import Ears
-from devices.lifecycle import FAULTS, TABLE
+from devices.lifecycle import FAULTS, TABLE, WAITING
 from devices.moment import Key, Moment, moment_at
+from devices.panel import AUTO, PanelChange
+from devices.permit import Permit
 from telemetry.plan import NS_PER_S, Plan
 from telemetry.record import Ack, Event, Start
 from telemetry.site import LEVELS, ActuatorSpec
@@ -29,10 +31,21 @@ SENDS_MAX: Final = 3
 MANUAL: Final = LEVELS["manual"]
 REMEMBERED_COMMANDS: Final = 2_000  # closed ids kept to recognise late answers; the oldest is forgotten and then counts as unknown
 LEASE_LIFETIME_NS: Final = 15 * NS_PER_S  # devices that were without us for so long have gone local
-SABOTEURS: Final = frozenset({"ignore_expiry", "double_send_pulse", "skip_fail_safe", "ignore_pacing", "apply_late_ack"})
+SABOTEURS: Final = frozenset(
+    {
+        "ignore_expiry",
+        "double_send_pulse",
+        "skip_fail_safe",
+        "ignore_pacing",
+        "apply_late_ack",
+        "ignore_panel",
+        "unguarded_fail_safe",
+    }
+)
 
 
-_EARLY, _RECORD, _MEASURED, _TARGET = 0, 1, 2, 3  # order inside one entry
+# Order inside one entry. Sight comes last: what waited is sent with the limits that hold from this entry on.
+_EARLY, _RECORD, _MEASURED, _TARGET, _SIGHT = range(5)
 
 
 class Commands:
@@ -45,10 +58,10 @@ class Commands:
         self._directory = Directory(Plan())
         self._drives: dict[str, Drive] = {}
         self._ears = Ears(Plan())
+        self._permit = Permit(self._sabotage)
         self._heap: list[tuple[int, str]] = []
         self._active: set[str] = set()  # drives that are not at rest: open, failed, or waiting for something
         self._blocked: set[str] = set()  # waiting for the end of blindness or for their device
-        self._proven: set[str] = set()  # devices heard since the last START, loss of the broker or last will
         self._closed: dict[str, tuple[str, str]] = {}  # id -> (actuator, last state), oldest first
         self._epoch = 0
         self._last_ns = 0
@@ -61,6 +74,7 @@ class Commands:
         """Take the plan. Commands of actuators that are gone end, the others are looked at again, at the next entry."""
         self._directory = Directory(plan)
         self._ears = Ears(plan)
+        self._permit.panels.configure(plan)
         self._is_reconfigured = bool(self._drives)
 
     def open_commands(self) -> list[tuple[str, Command]]:
@@ -92,8 +106,8 @@ class Commands:
             self._is_reconfigured = False
             events.append(((0, ENTRY, 0), _EARLY, "configured"))
         if self._blind_from_ns >= 0 and not _is_blind(span):
-            events.append(((0, ENTRY, 0), _EARLY, "sighted"))
-        is_wide = False
+            events.append(((0, ENTRY, 0), _SIGHT, "sighted"))
+        is_wide = bool(events)
         for entry, record in span.entries.records:
             if isinstance(record, Ack | Start) or (
                 isinstance(record, Event) and record.name in {"birth", "offline", "broker_lost"}
@@ -101,14 +115,17 @@ class Commands:
                 events.append(((entry, ENTRY, 0), _RECORD, record))
                 is_wide = is_wide or not isinstance(record, Ack)
         events += [((t.entry, t.phase, t.time_ns if t.phase == TIMER else 0), _TARGET, t) for t in span.targets]
+        turned = [] if "ignore_panel" in self._sabotage else self._permit.panels.changes(span)
+        events += [((entry, ENTRY, 0), _RECORD, change) for entry, change in turned]
         if len(span.entries.frames) and self._ears.is_measured(span):
-            watched = set(self._drives) if is_wide or (events[:1] and events[0][1] == _EARLY) else set(self._active)
+            watched = set(self._drives) if is_wide else set(self._active)
             watched.update(t.actuator for t in span.targets)
+            watched.update(change.actuator for _, change in turned)
             if watched:
                 points = {name: number for name in watched if (number := self._directory.feedback_point(name)) is not None}
                 events += [((entry, ENTRY, 0), _MEASURED, what) for entry, what in self._ears.measured(span, points)]
         if len(span.entries.frames):
-            heard = self._ears.heard(span, self._proven, every=is_wide)
+            heard = self._ears.heard(span, self._permit.proven, every=is_wide)
             events += [((entry, ENTRY, 0), _RECORD, key) for entry, key in heard]
         return events
 
@@ -129,7 +146,9 @@ class Commands:
     # -- what happens --------------------------------------------------------------------------------------------------
 
     def _happen(self, span: Span, m: Moment, what: Any) -> None:
-        if isinstance(what, tuple) and len(what) == 3:
+        if isinstance(what, PanelChange):
+            self._on_panel(span, m, what)
+        elif isinstance(what, tuple) and len(what) == 3:
             self._on_measured(span, m, *what)
         elif isinstance(what, Ack):
             self._on_ack(span, m, what)
@@ -154,28 +173,55 @@ class Commands:
         winner = target.winner
         level = 8 if winner is None else winner.level
         evidence = None if winner is None else winner.body()
-        wanted = Wanted(target.value, level, target.reason, evidence, [loser.body() for loser in target.losers])
+        wanted = Wanted(target.value, level, target.reason, evidence, [loser.body() for loser in target.losers], target.limits)
+        # What stands outside of a limit is moved at the level of the limit, whoever says where to.
+        stands = drive.position if drive.open is None else drive.open.value
+        level = min(level, wanted.broken(stands))
+        wanted = wanted._replace(level=level)
         drive.wanted = wanted
         if spec.kind == "pulse":
             # A dose is given when its demand begins, not when it comes to the top again because another one ended.
             is_new = winner is not None and winner.since == span.entries.first + m.entry and target.value != spec.rest
             drive.pulse = wanted if is_new else None if target.value == spec.rest else drive.pulse
-        if level <= MANUAL:  # safety, survival and people do not wait for the retry
+        if level <= MANUAL or (stands is None and wanted.is_limited(spec)):  # safety, survival and people do not wait for the retry
             drive.is_failed, drive.retry_ns = False, NEVER
         self._advance(span, drive, m)
 
     def _on_measured(self, span: Span, m: Moment, name: str, value: float, ts_ns: int) -> None:
         drive = self._drives.get(name)
         spec = self._directory.spec(name)
-        if drive is None or spec is None or drive.open is None or drive.open.state != "accepted":
+        if drive is None or spec is None:
+            return
+        if self._permit.panels.mode(name) != AUTO and spec.kind != "pulse":
+            drive.note_measured(value, spec, m.now_ns)
+        if drive.open is None or drive.open.state != "accepted":
             return
         if ts_ns >= drive.open.sent_ns and abs(value - drive.open.value) <= spec.tolerance:
             drive.unmoved_since_ns = -1
             self._move(span, drive, "measured", m, measured=value)
             self._advance(span, drive, m)
 
+    def _on_panel(self, span: Span, m: Moment, change: PanelChange) -> None:
+        """In LOCAL and OFF nothing is sent and nothing is expected; back in AUTO the actuator goes on from where it is measured to stand.
+        A dose under way is still answered for."""
+        body = {"panel": change.mode, "from": self._permit.panels.mode(change.actuator)}
+        span.decide(
+            entry=m.entry, phase=m.phase, time_ns=m.time_ns, stage=self.rank, kind="mode", subject=change.actuator, body=body
+        )
+        self._permit.panels.turn(change)
+        spec = self._directory.spec(change.actuator)
+        if spec is None:
+            return
+        drive = self._drives.setdefault(change.actuator, Drive(change.actuator))
+        if spec.kind != "pulse":
+            self._move(span, drive, "supersede", m, why=f"the panel says {change.mode}")
+            position, drive.travel_end_ns = drive.position, 0
+            drive.forget()
+            drive.position = position if body["from"] != AUTO else None  # measured by hand's work, or unknown from now on
+        self._advance(span, drive, m)
+
     def _on_ack(self, span: Span, m: Moment, ack: Ack) -> None:
-        self._proven.add(ack.device)
+        self._permit.proven.add(ack.device)
         name = ack.command.split("-", 2)[-1].partition(".")[0]
         drive = self._drives.get(name)
         if drive is None or name.rpartition("/")[0] != ack.device or ack.status not in ACK_STATUSES:
@@ -215,11 +261,11 @@ class Commands:
 
     def _on_event(self, span: Span, m: Moment, event: Event) -> None:
         if event.name == "broker_lost":
-            self._proven.clear()
+            self._permit.proven.clear()
         elif event.name == "offline":
-            self._proven.discard(event.device)
+            self._permit.proven.discard(event.device)
         else:
-            self._proven.add(event.device)
+            self._permit.proven.add(event.device)
             for drive in self._of_device(event.device):
                 if drive.open is None:
                     drive.position = None  # it began anew: say again where things shall stand
@@ -227,8 +273,8 @@ class Commands:
                 self._advance(span, drive, m)
 
     def _on_heard(self, span: Span, m: Moment, device: str) -> None:
-        if device not in self._proven:
-            self._proven.add(device)
+        if device not in self._permit.proven:
+            self._permit.proven.add(device)
             for drive in self._of_device(device):
                 if drive.is_failed and drive.retry_ns == NEVER:
                     drive.is_failed = False
@@ -262,16 +308,16 @@ class Commands:
         """A new epoch. Positions are asked for anew when sight returns; an unanswered pulse is sent again under its own id when the
         device executes an id at most once, and is lost otherwise."""
         self._epoch = start.epoch
-        self._proven.clear()
+        self._permit.proven.clear()
         for name in sorted(self._drives):
             drive, spec = self._drives[name], self._directory.spec(name)
             drive.silent_since_ns = drive.unmoved_since_ns = -1
             command = drive.open
             if spec is not None and spec.kind != "pulse":
                 self._move(span, drive, "supersede", m, why="restart")
-                drive.position, drive.is_failed, drive.retry_ns = None, False, NEVER
+                drive.forget()
             elif command is not None and command.state == "sent":
-                if spec is not None and self._may_resend(spec):
+                if spec is not None and self._permit.may_resend(spec):
                     command.sends, command.next_send_ns = min(command.sends, SENDS_MAX - 1), m.now_ns
                 else:
                     self._move(span, drive, "restart", m, why="restart")
@@ -298,91 +344,85 @@ class Commands:
             return
         if command.state == "accepted":
             self._move(span, drive, "deadline", m, why="FAIL_TO_MOVE")
-        elif command.state == "requested":
-            self._move(span, drive, "deadline", m, why="never sent: " + self._withheld(span, drive, command, spec, m))
+        elif command.state in WAITING:
+            self._move(
+                span,
+                drive,
+                "deadline",
+                m,
+                why="never sent: " + self._permit.withheld(drive, command, spec, m, is_blind=_is_blind(span)),
+            )
         else:
             self._move(span, drive, "deadline", m, why="no answer")
 
     def _deadline_ns(self, drive: Drive, command: Command, spec: ActuatorSpec) -> int:
         heartbeat_s = self._directory.heartbeat_s(drive.name)
-        return deadline_ns(drive, command, spec, heartbeat_s=heartbeat_s, is_reachable=self._is_reachable(drive, spec))
+        return deadline_ns(drive, command, spec, heartbeat_s=heartbeat_s, is_reachable=self._permit.is_reachable(drive, spec))
 
     def _want(self, span: Span, drive: Drive, spec: ActuatorSpec, m: Moment) -> None:
         """Ask for a command where the wanted value needs one."""
         wanted, command = drive.wanted, drive.open
         if spec.kind == "pulse":
-            if command is not None and command.state == "requested" and wanted is not None and wanted.value == spec.rest:
+            if command is not None and command.state in WAITING and wanted is not None and wanted.value == spec.rest:
                 self._move(span, drive, "supersede", m, why="no longer wanted")
-            if drive.pulse is not None and (drive.open is None or drive.open.state == "requested"):
+            if drive.pulse is not None and (drive.open is None or drive.open.state in WAITING):
                 self._move(span, drive, "supersede", m, why="another dose")
                 drive.open, drive.pulse = drive.request(drive.pulse, self._epoch, span.entries.first + m.entry, m.now_ns), None
             return
         if wanted is None or (drive.is_failed and m.now_ns < drive.retry_ns):
             return
         drive.is_failed, drive.retry_ns = False, NEVER
-        if command is not None and command.state == "requested":
+        if command is not None and command.state in WAITING:
             if command.value == wanted.value and not command.is_fail_safe:
                 return
             self._move(span, drive, "supersede", m, why="another target")
         elif command is not None:
-            if not differs(spec, wanted.value, command.value) or self._waits(span, drive, wanted, spec, m):
+            if (
+                not differs(spec, wanted.value, command.value)
+                or self._permit.withheld(drive, wanted, spec, m, is_blind=_is_blind(span)) != ""
+            ):
                 return  # the old one is watched until the new one may go
             self._move(span, drive, "supersede", m, why="another target")
         if differs(spec, wanted.value, drive.position):
             drive.open = drive.request(wanted, self._epoch, span.entries.first + m.entry, m.now_ns)
-
-    def _waits(self, span: Span, drive: Drive, wanted: Wanted, spec: ActuatorSpec, m: Moment) -> bool:
-        return _is_blind(span) or not self._is_reachable(drive, spec) or self._is_paced(drive, wanted, spec, m)
-
-    def _is_paced(self, drive: Drive, wanted: Wanted | Command, spec: ActuatorSpec, m: Moment) -> bool:
-        return drive.may_move_ns(wanted.value, wanted.level, spec) > m.now_ns and "ignore_pacing" not in self._sabotage
 
     def _push(self, span: Span, drive: Drive, spec: ActuatorSpec, m: Moment) -> None:
         """Send what may be sent now: the first time, or again."""
         command = drive.open
         if command is None:
             return
-        if command.state == "requested":
-            why = self._withheld(span, drive, command, spec, m)
-            if not why:
-                self._move(span, drive, "authorise", m)
-                self._move(span, drive, "send", m)
-            elif not command.is_announced:
-                command.is_announced = True
-                self._decide(span, m, drive.name, {**command.evidence(), "withheld": why})
-        elif command.state == "sent" and self._may_resend(spec) and not _is_blind(span):
+        if command.state in WAITING:
+            if not self._permit.is_permitted(drive):
+                self._announce(span, drive, command, m)
+                return
+            self._move(span, drive, "authorise", m)
+            why = self._permit.withheld(drive, command, spec, m, is_blind=_is_blind(span))
+            self._move(span, drive, "hold" if why else "send", m, **({"withheld": why} if why else {}))
+        elif command.state == "sent" and self._permit.may_resend(spec) and not _is_blind(span):
             is_due = command.sends < SENDS_MAX and m.now_ns >= command.next_send_ns
-            if is_due and self._is_reachable(drive, spec):
+            if is_due and self._permit.is_reachable(drive, spec):
                 self._move(span, drive, "send", m)
 
-    def _withheld(self, span: Span, drive: Drive, command: Command, spec: ActuatorSpec, m: Moment) -> str:
-        """Why a command may not be sent now; "" when it may. A fail-safe waits for nothing but its device."""
-        if not self._is_reachable(drive, spec):
-            return "the device is not proven online"
-        if command.is_fail_safe:
-            return ""
-        if _is_blind(span):
-            return "blind"
-        return "travel or minimum on/off time" if self._is_paced(drive, command, spec, m) else ""
-
-    def _is_reachable(self, drive: Drive, spec: ActuatorSpec) -> bool:
-        return spec.expires or drive.name.rpartition("/")[0] in self._proven
-
-    def _may_resend(self, spec: ActuatorSpec) -> bool:
-        return spec.dedupes or spec.kind != "pulse" or "double_send_pulse" in self._sabotage
+    def _announce(self, span: Span, drive: Drive, command: Command, m: Moment) -> None:
+        """Say once that the panel keeps a command from being authorised."""
+        if not command.is_announced:
+            command.is_announced = True
+            self._decide(span, m, drive.name, {**command.evidence(), "withheld": self._permit.panel_says(drive)})
 
     def _set_wake(self, span: Span, drive: Drive, spec: ActuatorSpec, m: Moment) -> None:
         command, wanted, due = drive.open, drive.wanted, NEVER
         self._blocked.discard(drive.name)
         if command is not None:
             due = self._deadline_ns(drive, command, spec)
-            is_stopped = _is_blind(span) or not self._is_reachable(drive, spec)
+            is_stopped = _is_blind(span) or not self._permit.is_reachable(drive, spec)
             if is_stopped:
                 self._blocked.add(drive.name)
-            elif command.state == "requested":
+            elif not self._permit.is_permitted(drive):
+                pass  # the turn of the selector wakes it
+            elif command.state in WAITING:
                 due = min(due, drive.may_move_ns(command.value, command.level, spec))
             else:
-                if command.state == "sent" and command.sends < SENDS_MAX and self._may_resend(spec):
+                if command.state == "sent" and command.sends < SENDS_MAX and self._permit.may_resend(spec):
                     due = min(due, command.next_send_ns)
                 if spec.kind != "pulse" and wanted is not None and differs(spec, wanted.value, command.value):
                     due = min(
@@ -395,7 +435,7 @@ class Commands:
             drive.wake_ns = due
             if due < NEVER:
                 heapq.heappush(self._heap, (due, drive.name))
-        if command is not None or drive.is_failed or drive.pulse is not None:
+        if command is not None or drive.is_failed or drive.pulse is not None or not self._permit.is_permitted(drive):
             self._active.add(drive.name)
         else:
             self._active.discard(drive.name)
@@ -428,7 +468,7 @@ class Commands:
         if "close" in effects:
             self._close(drive, command)
         if "fail" in effects:
-            self._fail(drive, m, is_reachable=before != "requested")
+            self._fail(drive, m, is_reachable=before not in WAITING)
         if "fail_safe" in effects and not command.is_fail_safe and "skip_fail_safe" not in self._sabotage:
             self._order_fail_safe(span, drive, command, m)
 
@@ -477,6 +517,8 @@ class Commands:
         if spec is None:
             return
         value = fail_safe_value(spec)
+        if value is not None and drive.wanted is not None and "unguarded_fail_safe" not in self._sabotage:
+            value = drive.wanted.guarded(value)
         command.state = TABLE[command.state, "fail_safe"][0]
         self._closed[command.id] = (drive.name, command.state)
         self._decide(span, m, drive.name, {**command.evidence(), "fail_safe": "hold" if value is None else value})
@@ -496,7 +538,8 @@ class Commands:
             "drives": {name: save_drive(drive) for name, drive in self._drives.items()},
             "active": sorted(self._active),
             "blocked": sorted(self._blocked),
-            "proven": sorted(self._proven),
+            "proven": sorted(self._permit.proven),
+            "panels": self._permit.panels.snapshot(),
             "closed": [[command, name, state] for command, (name, state) in self._closed.items()],
             "epoch": self._epoch,
             "last_ns": self._last_ns,
@@ -510,7 +553,8 @@ class Commands:
         """Inverse of `snapshot`."""
         self._drives = {name: load_drive(fields) for name, fields in saved["drives"].items()}
         self._heap = sorted((d.wake_ns, name) for name, d in self._drives.items() if d.wake_ns < NEVER)
-        self._active, self._blocked, self._proven = set(saved["active"]), set(saved["blocked"]), set(saved["proven"])
+        self._active, self._blocked, self._permit.proven = set(saved["active"]), set(saved["blocked"]), set(saved["proven"])
+        self._permit.panels.restore(saved.get("panels", {}))
         self._closed = {command: (name, state) for command, name, state in saved["closed"]}
         self._epoch, self._last_ns = saved["epoch"], saved["last_ns"]
         self._blind_from_ns, self._is_reconfigured = saved["blind_from_ns"], saved["is_reconfigured"]

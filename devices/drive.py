@@ -1,6 +1,8 @@
 """What is known of one actuator, and the pace at which it may be moved: travel, minimum on and off times, smallest step."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from math import inf
 from typing import Any, Final, NamedTuple
 
 from telemetry.plan import NS_PER_S
@@ -8,17 +10,37 @@ from telemetry.site import ActuatorSpec
 
 NEVER: Final = (1 << 63) - 1
 PERSONNEL: Final = 1
+EQUIPMENT: Final = 2
 SURVIVAL: Final = 3  # levels 1..3 do not wait for the last travel to end
 
 
 class Wanted(NamedTuple):
-    """A target of arbitration: what the actuator shall do, at which level, and the evidence for it."""
+    """A target of arbitration: what the actuator shall do, at which level, and the evidence for it. limits: (low, high) that personnel
+    safety leaves, and equipment below it."""
 
     value: float
     level: int  # 8: nobody asks, rest
     reason: str
     winner: dict[str, Any] | None
     losers: list[dict[str, Any]]
+    limits: Sequence[Sequence[float]] = ((-inf, inf), (-inf, inf))
+
+    def guarded(self, value: float) -> float:
+        """A value moved to where it harms neither people nor equipment."""
+        low, high = self.limits[EQUIPMENT - 1]
+        return min(max(value, low), high)
+
+    def is_limited(self, spec: ActuatorSpec) -> bool:
+        """Whether people or equipment leave less than the whole range."""
+        low, high = self.limits[EQUIPMENT - 1]
+        return low > spec.low or high < spec.high
+
+    def broken(self, value: float | None) -> int:
+        """The highest level whose limits a position breaks: 1, 2, or 8 when none is. Not known: none."""
+        for level, (low, high) in enumerate(self.limits, 1):
+            if value is not None and not low <= value <= high:
+                return level
+        return 8
 
 
 @dataclass(slots=True)
@@ -89,6 +111,18 @@ class Drive:
         if self.is_on is None or is_on != self.is_on:
             self.switched_ns, self.is_on = now_ns, is_on
         self.position = value
+
+    def note_measured(self, value: float, spec: ActuatorSpec, now_ns: int) -> None:
+        """Follow what somebody does at the panel, so that we go on from there."""
+        self.position = value
+        is_on = value > spec.low + min(spec.tolerance, (spec.high - spec.low) / 2)
+        if is_on != self.is_on:
+            self.switched_ns, self.is_on = now_ns, is_on
+
+    def forget(self) -> None:
+        """Nothing is known of where it stands, and nothing waits."""
+        self.position, self.is_failed, self.retry_ns = None, False, NEVER
+        self.silent_since_ns = self.unmoved_since_ns = -1
 
     def may_move_ns(self, value: float, level: int, spec: ActuatorSpec) -> int:
         """The earliest time at which a command to `value` may be sent. Turning on again too early breaks compressors, so only

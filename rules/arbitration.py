@@ -4,8 +4,8 @@ From the highest level (1) down, bounds cut the interval that is left; a bound t
 value met fixes the interval to itself, moved inside what is left; among levels 5-7 the largest value wins, or the smallest where
 the actuator says so. Without any demand the target is the actuator's rest position.
 
-People ask by REQUEST (override, release) at level 4; an override ends by itself. An actuator of a REPLAY site is never moved, and
-a demand never crosses sites.
+People ask by REQUEST (rules/hand.py) at level 4; an override ends by itself, and an unsafe one comes before survival. An actuator of
+a REPLAY site is never moved, and a demand never crosses sites.
 """
 
 import heapq
@@ -15,16 +15,18 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from rules.hand import REQUESTS, Confirmations, danger, ends_ns, override_problem
 from telemetry.plan import NS_PER_S, Plan
 from telemetry.record import Request
 from telemetry.site import LEVELS, ActuatorSpec, RuleSpec
 from telemetry.span import ENTRY, TIMER, UNREAD, DemandChange, Read, Span
 
 MANUAL: Final = LEVELS["manual"]
-OVERRIDE_DEFAULT_S: Final = 3600.0  # DOMAIN 0.3: a manual override has a time-out, default 60 min
-OVERRIDE_MAX_S: Final = 24 * 3600.0
+EQUIPMENT: Final = LEVELS["equipment"]
+SURVIVAL: Final = LEVELS["survival"]
+NS_PER_DAY: Final = 86_400 * NS_PER_S
 REMEMBERED_REQUESTS: Final = 10_000  # the oldest answer is forgotten first
-REQUESTS: Final = ("override", "release")
+Limits = tuple[tuple[float, float], tuple[float, float]]
 _WITHIN_LEVEL: Final = {"at_most": 0, "at_least": 1, "value": 2}  # the most restrictive limit first (DOMAIN 0.4)
 
 
@@ -40,10 +42,12 @@ class Demand(NamedTuple):
     version: int = 0  # of the rule that asks; 0 for a request
     since_ns: int = 0  # when the rule's condition began to hold
     read: Read = UNREAD  # what it read when the demand began or last changed
+    unsafe: bool = False  # an override before survival
 
     def body(self) -> dict[str, Any]:
         """As evidence in the decisions about its commands."""
-        return {"source": self.source, "bound": self.bound, "level": self.level, "value": self.value, "reason": self.reason}
+        told = {"source": self.source, "bound": self.bound, "level": self.level, "value": self.value, "reason": self.reason}
+        return told | {"unsafe": True} if self.unsafe else told
 
     def evidence(self) -> dict[str, Any]:
         """As evidence in the decision that it wins or loses."""
@@ -53,15 +57,20 @@ class Demand(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What arbitration says: the value, whose demand gives it (None: rest), and the demands it does not satisfy."""
+    """What arbitration says: the value, whose demand gives it (None: rest), and the demands it does not satisfy.
+
+    limits: (low, high) that the bounds of personnel safety leave, and those of equipment below it: no position may be outside.
+    """
 
     value: float
     winner: Demand | None
     losers: tuple[Demand, ...]
+    limits: Limits
 
 
 class TargetChange(NamedTuple):
-    """An actuator shall have another value, or the same for another reason. `winner` None: nobody asks, it goes to rest."""
+    """An actuator shall have another value, or the same for another reason, or has other limits. `winner` None: nobody asks, it goes to
+    rest."""
 
     entry: int
     phase: int
@@ -71,12 +80,14 @@ class TargetChange(NamedTuple):
     winner: Demand | None
     losers: tuple[Demand, ...]
     reason: str
+    limits: Limits
 
 
 def arbitrate(demands: Iterable[Demand], spec: ActuatorSpec) -> Outcome:
     """The value of an actuator under `demands`. A demand that is not finite is not a demand."""
     asked = sorted((d for d in demands if math.isfinite(d.value)), key=_order)
     low, high = spec.low, spec.high
+    limits = [(low, high), (low, high)]
     floor: Demand | None = None
     ceiling: Demand | None = None
     fixed: Demand | None = None
@@ -91,10 +102,12 @@ def arbitrate(demands: Iterable[Demand], spec: ActuatorSpec) -> Outcome:
         elif demand.level > MANUAL:
             chosen = demand if chosen is None or _is_preferred(demand, chosen, spec) else chosen
         elif fixed is None:
-            fixed = _preferred_of_level(asked, demand.level, spec)
+            fixed = demand if demand.unsafe else _preferred_of_level(asked, demand.level, spec)
             limit = ceiling if fixed.value > high else floor if fixed.value < low else fixed
             low = high = min(max(fixed.value, low), high)
             floor = ceiling = limit
+        if demand.level <= EQUIPMENT:
+            limits[demand.level - 1 :] = [(low, high)] * (EQUIPMENT - demand.level + 1)
     base = spec.rest if chosen is None else chosen.value
     value = min(max(base, low), high)
     winner = floor if base < low else ceiling if base > high else chosen
@@ -102,10 +115,13 @@ def arbitrate(demands: Iterable[Demand], spec: ActuatorSpec) -> Outcome:
         winner = floor if floor is not None else fixed  # a range limit of the actuator itself holds it: still the one who asked
     elif winner is None:
         winner = chosen
-    return Outcome(value, winner, tuple(d for d in asked if d is not winner and not _is_satisfied(d, value)))
+    losers = tuple(d for d in asked if d is not winner and not _is_satisfied(d, value))
+    return Outcome(value, winner, losers, (limits[0], limits[1]))
 
 
 def _order(demand: Demand) -> tuple[int, int, str]:
+    if demand.unsafe:  # after the limits of people and equipment, before those of survival
+        return SURVIVAL, -1, demand.source
     return demand.level, _WITHIN_LEVEL[demand.bound], demand.source
 
 
@@ -126,17 +142,23 @@ def _is_satisfied(demand: Demand, value: float) -> bool:
 
 
 class Arbitration:
-    """The stage. Holds active demands and overrides per actuator; writes `span.targets`, "demand" and "answer" decisions."""
+    """The stage. Holds active demands and overrides per actuator; writes `span.targets`, "demand", "mode" and "answer" decisions.
+
+    `sabotage` breaks a promise on purpose: endless_override.
+    """
 
     rank = 60
 
-    def __init__(self) -> None:
+    def __init__(self, *, sabotage: frozenset[str] = frozenset()) -> None:
+        self._sabotage = sabotage
         self._plan = Plan()
         self._active: dict[str, dict[str, Demand]] = {}  # actuator -> source -> demand
         self._last: dict[str, Outcome] = {}
         self._override_due: dict[str, int] = {}  # actuator -> when its override ends
         self._heap: list[tuple[int, str]] = []  # the same, for order; entries that no longer agree with the dict are skipped
         self._answers: dict[str, tuple[bool, str]] = {}
+        self._confirmations = Confirmations()
+        self._manual: dict[str, str] = {}  # actuator -> source of the override that was told of
         self._dirty: set[str] = set()
         self._versions: dict[str, int | None] = {}
 
@@ -231,24 +253,51 @@ class Arbitration:
         return next((s for s in self._active.get(actuator, {}) if s.startswith("request:")), "")
 
     def _request(self, span: Span, entry: int, request: Request) -> set[str]:
-        known = self._answers.get(request.id)
-        problem = known[1] if known is not None else self._problem(request)
-        self._answer(span, entry, request, problem)
-        if known is not None or problem:
+        known, now_ns = self._answers.get(request.id), int(span.entries.time_ns[entry])
+        if known is not None:
+            self._answer(span, entry, request, known[1])
             return set()
-        actuator = str(request.body["actuator"])
+        waiting = None
+        problem, asked, asked_ns = "", request, now_ns
+        if request.kind == "confirm":
+            waiting, problem = self._confirmations.find(request, now_ns)
+            if waiting is not None:
+                asked, asked_ns = waiting.as_request(), waiting.asked_ns
+        problem = problem or self._problem(asked)
+        spec = self._spec(str(asked.body.get("actuator")))
+        why = None if problem or spec is None or waiting is not None else danger(asked, spec)
+        if why is not None and spec is not None:
+            self._ask_again(span, entry, asked, spec, why.model_dump())
+            return set()
+        self._answer(span, entry, request, problem)
+        if problem:
+            return set()
+        if waiting is not None:
+            self._confirmations.done(waiting)
+        self._obey(asked, asked_ns, span.entries.first + entry)
+        return {str(asked.body["actuator"])}
+
+    def _obey(self, asked: Request, asked_ns: int, position: int) -> None:
+        """Begin an override in the place of the one before, or only end that."""
+        actuator = str(asked.body["actuator"])
         self._end_override(actuator)
-        if request.kind == "override":
-            seconds = float(request.body.get("seconds") or OVERRIDE_DEFAULT_S)
-            due = int(span.entries.time_ns[entry]) + int(seconds * NS_PER_S)
-            source, reason = f"request:{request.id}", f"{request.author}: {request.body.get('reason', '')}"
-            since = span.entries.first + entry
-            self._active.setdefault(actuator, {})[source] = Demand(
-                source, "value", MANUAL, float(request.body["value"]), reason, since
-            )
-            self._override_due[actuator] = due
-            heapq.heappush(self._heap, (due, actuator))
-        return {actuator}
+        if asked.kind == "override":
+            demand = _by_hand(asked, position)
+            self._active.setdefault(actuator, {})[demand.source] = demand
+            late_ns = NS_PER_DAY if "endless_override" in self._sabotage else 0
+            self._override_due[actuator] = ends_ns(asked.body, asked_ns) + late_ns
+            heapq.heappush(self._heap, (self._override_due[actuator], actuator))
+
+    def _ask_again(self, span: Span, entry: int, asked: Request, spec: ActuatorSpec, why: dict[str, str]) -> None:
+        """Nothing is done yet: say what makes it dangerous, and whom it would displace."""
+        actuator, now_ns = str(asked.body["actuator"]), int(span.entries.time_ns[entry])
+        stands = [d for d in self._active.get(actuator, {}).values() if not d.source.startswith("request:")]
+        outcome = arbitrate([*stands, _by_hand(asked, 0)], spec)
+        note = {
+            "confirm": why, "confirm_until_ns": self._confirmations.wait(asked, now_ns), "value": outcome.value,
+            "displaces": [loser.body() for loser in outcome.losers if not loser.source.startswith("request:")],
+        }  # fmt: skip
+        self._answer(span, entry, asked, f"confirm it within 60 s: {why['en']}", note)
 
     def _problem(self, request: Request) -> str:
         """Why a request is refused; "" when it is not."""
@@ -258,35 +307,28 @@ class Arbitration:
             return f"no actuator {actuator!r} that may be moved; it is named site/device/actuator, and replayed sites do not move"
         if request.kind == "release":
             return "" if self._override_source(str(actuator)) else f"{actuator} has no override to release"
-        value: Any = request.body.get("value")
-        seconds: Any = request.body.get("seconds", OVERRIDE_DEFAULT_S)
-        if not _is_number(value):
-            return "an override needs a number as `value`"
-        if not spec.low <= value <= spec.high:
-            return f"`value` must be between {spec.low:g} and {spec.high:g} {spec.unit}"
-        if not _is_number(seconds) or not 1 <= seconds <= OVERRIDE_MAX_S:
-            return f"`seconds` must be between 1 and {OVERRIDE_MAX_S:g}"
-        return ""
+        return override_problem(request, spec)
 
-    def _answer(self, span: Span, entry: int, request: Request, problem: str) -> None:
+    def _answer(self, span: Span, entry: int, request: Request, problem: str, note: dict[str, Any] | None = None) -> None:
         self._answers.setdefault(request.id, (not problem, problem))
         while len(self._answers) > REMEMBERED_REQUESTS:
             del self._answers[next(iter(self._answers))]
-        body = {"accepted": not problem, "reason": problem, "request": request.kind}
+        body = {"accepted": not problem, "reason": problem, "request": request.kind} | (note or {})
         time_ns = int(span.entries.time_ns[entry])
         span.decide(entry=entry, phase=ENTRY, time_ns=time_ns, stage=self.rank, kind="answer", subject=request.id, body=body)
 
     # -- outcome -----------------------------------------------------------------------------------------------------
 
     def _settle(self, span: Span, place: tuple[int, int, int], actuators: list[str]) -> None:
-        """Arbitrate anew; say what changed."""
+        """Arbitrate anew; say what changed. New limits alone are no news to people, but to the command stage."""
         for actuator in actuators:
+            self._say_mode(span, place, actuator)
             spec, demands = self._spec(actuator), self._active.get(actuator, {})
             if spec is None:
                 self._active.pop(actuator, None)
                 self._last.pop(actuator, None)
                 continue
-            new, old = arbitrate(demands.values(), spec), self._last.get(actuator, Outcome(spec.rest, None, ()))
+            new, old = arbitrate(demands.values(), spec), self._last.get(actuator) or arbitrate((), spec)
             if demands:
                 self._last[actuator] = new
             else:
@@ -295,7 +337,30 @@ class Arbitration:
             if new != old:
                 self._say(span, place, actuator, old, new)
 
+    def _say_mode(self, span: Span, place: tuple[int, int, int], actuator: str) -> None:
+        """MANUAL while an override is in force, whoever wins; AUTO when it has ended."""
+        source, (entry, phase, time_ns) = self._override_source(actuator), place
+        if source == self._manual.get(actuator, ""):
+            return
+        self._manual[actuator] = source
+        body: dict[str, Any] = {"mode": "MANUAL" if source else "AUTO"}
+        if source:
+            demand = self._active[actuator][source]
+            body |= {"until_ns": self._override_due[actuator], **demand.body()}
+        else:
+            del self._manual[actuator]
+        span.decide(entry=entry, phase=phase, time_ns=time_ns, stage=self.rank, kind="mode", subject=actuator, body=body)
+
     def _say(self, span: Span, place: tuple[int, int, int], actuator: str, old: Outcome, new: Outcome) -> None:
+        entry, phase, time_ns = place
+        if new[:3] != old[:3]:
+            self._decide_demand(span, place, actuator, new)
+        if (new.value, new.winner, new.limits) != (old.value, old.winner, old.limits):
+            reason = "nobody asks: rest" if new.winner is None else new.winner.reason
+            change = TargetChange(entry, phase, time_ns, actuator, new.value, new.winner, new.losers, reason, new.limits)
+            span.targets.append(change)
+
+    def _decide_demand(self, span: Span, place: tuple[int, int, int], actuator: str, new: Outcome) -> None:
         entry, phase, time_ns = place
         body = {
             "value": new.value,
@@ -303,9 +368,6 @@ class Arbitration:
             "losers": [loser.evidence() for loser in new.losers],
         }
         span.decide(entry=entry, phase=phase, time_ns=time_ns, stage=self.rank, kind="demand", subject=actuator, body=body)
-        if (new.value, new.winner) != (old.value, old.winner):
-            reason = "nobody asks: rest" if new.winner is None else new.winner.reason
-            span.targets.append(TargetChange(entry, phase, time_ns, actuator, new.value, new.winner, new.losers, reason))
 
     # -- configuration ----------------------------------------------------------------------------------------------
 
@@ -345,10 +407,12 @@ class Arbitration:
         return {
             "active": {actuator: [list(d) for d in demands.values()] for actuator, demands in self._active.items()},
             "last": {
-                actuator: [o.value, None if o.winner is None else list(o.winner), [list(d) for d in o.losers]]
+                actuator: [o.value, None if o.winner is None else list(o.winner), [list(d) for d in o.losers], o.limits]
                 for actuator, o in self._last.items()
             },
             "override_due": dict(self._override_due),
+            "confirmations": self._confirmations.snapshot(),
+            "manual": dict(self._manual),
             "answers": [[request, accepted, reason] for request, (accepted, reason) in self._answers.items()],
             "dirty": sorted(self._dirty),
         }
@@ -357,12 +421,16 @@ class Arbitration:
         """Inverse of `snapshot`."""
         self._active = {a: {d[0]: Demand(*d) for d in demands} for a, demands in saved["active"].items()}
         self._last = {
-            actuator: Outcome(value, None if winner is None else Demand(*winner), tuple(Demand(*d) for d in losers))
-            for actuator, (value, winner, losers) in saved["last"].items()
+            actuator: Outcome(
+                value, None if winner is None else Demand(*winner), tuple(Demand(*d) for d in losers), _limits(limits)
+            )
+            for actuator, (value, winner, losers, limits) in saved["last"].items()
         }
         self._override_due = dict(saved["override_due"])
         self._heap = sorted((due, actuator) for actuator, due in self._override_due.items())
         self._answers = {request: (accepted, reason) for request, accepted, reason in saved["answers"]}
+        self._confirmations.restore(saved.get("confirmations", []))
+        self._manual = dict(saved.get("manual", {}))
         self._dirty = set(saved["dirty"])
 
 
@@ -371,5 +439,13 @@ def _site_of(source: str) -> str:
     return source.partition("@")[2].split("/", 1)[0]
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _limits(saved: list[list[float]]) -> Limits:
+    (low_1, high_1), (low_2, high_2) = saved
+    return (low_1, high_1), (low_2, high_2)
+
+
+def _by_hand(asked: Request, position: int) -> Demand:
+    """The demand of an override."""
+    reason = f"{asked.author}: {asked.body.get('reason', '')}"
+    is_unsafe = asked.body.get("unsafe") is True
+    return Demand(f"request:{asked.id}", "value", MANUAL, float(asked.body["value"]), reason, position, unsafe=is_unsafe)

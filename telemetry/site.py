@@ -52,6 +52,8 @@ Level = Literal["personnel_safety", "equipment", "survival", "manual", "humidity
 Mode = Literal["AUTO", "EMPTY", "WASHDOWN", "DISINFECT", "PREHEAT", "OCCUPIED", "STORM", "FROST", "SPRAYING", "MAINTENANCE"]
 MODES: tuple[str, ...] = get_args(Mode)
 Missing = Literal["hold", "clear", "alarm"]
+SELECTOR = {0: "AUTO", 1: "LOCAL", 2: "OFF"}  # what the point `selector` of an actuator says
+COMMAND_ALARM = "COMMAND-"  # begins the names of alarms that commands raise; no rule is called so
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
@@ -151,7 +153,9 @@ class PointSpec(_Model):
 
 
 class ActuatorSpec(_Model):
-    """One thing that moves. `feedback` names the point that measures it; `fail_safe` is a position or "hold"."""
+    """One thing that moves. `feedback` names the point that measures it, `selector` the one that says how the selector at the panel
+    stands (0 AUTO, 1 LOCAL, 2 OFF); `fail_safe` is a position or "hold". `confirm`: why moving it by hand is dangerous; whoever does so
+    must confirm it. `alarm`: priority of the alarm of a command that fails."""
 
     name: PointName
     unit: str = "%"
@@ -165,6 +169,9 @@ class ActuatorSpec(_Model):
     min_step: float = Field(default=1.0, ge=0)
     tolerance: float = Field(default=5.0, ge=0)
     feedback: PointName | None = None
+    selector: PointName | None = None
+    confirm: Text | None = None
+    alarm: Priority = "P2"
     fail_safe: float | Literal["hold"] = "hold"
     expiry_s: float = Field(default=30.0, gt=0, le=3600)
     dedupes: bool = True
@@ -224,6 +231,14 @@ class RuleSpec(_Model):
     action: Text = Text()
     demand: DemandSpec | None = None
 
+    @field_validator("id")
+    @classmethod
+    def _not_reserved(cls, given: str) -> str:
+        if given.startswith(COMMAND_ALARM):
+            msg = f"names that begin with {COMMAND_ALARM} are those of alarms that commands raise; choose another one"
+            raise ValueError(msg)
+        return given
+
 
 class PlantClock(_Model):
     """How the clock of simulated plants goes: at `wall_s` (Unix) it was `plant_s`, and it goes `speed` times as fast."""
@@ -269,6 +284,12 @@ class Profile(_Model):
         for actuator in self.actuators:
             if actuator.feedback is not None and actuator.feedback not in names:
                 msg = f"actuator {actuator.name!r} has feedback {actuator.feedback!r}, which is not one of the points"
+                raise ValueError(msg)
+            if actuator.selector is not None and actuator.selector not in names:
+                msg = f"actuator {actuator.name!r} has selector {actuator.selector!r}, which is not one of the points"
+                raise ValueError(msg)
+            if any(point.is_virtual and point.name == actuator.selector for point in self.points):
+                msg = f"actuator {actuator.name!r} has selector {actuator.selector!r}, which is computed; only what is measured counts"
                 raise ValueError(msg)
             if any(point.is_virtual and point.name == actuator.feedback for point in self.points):
                 msg = f"actuator {actuator.name!r} has feedback {actuator.feedback!r}, which is computed; only what is measured confirms"
@@ -426,6 +447,7 @@ class SiteConfig(_Model):
     profiles: dict[str, Profile]
     rules: list[RuleSpec] = []
     calibrations: list[CalibrationSpec] = []
+    programs: list[Name] = []  # that may ask for something over MQTT (docs/commands.md)
 
     @field_validator("devices")
     @classmethod
@@ -447,6 +469,9 @@ class SiteConfig(_Model):
         return self
 
     def _reference_errors(self) -> Any:
+        names = {name for device in self.devices for name in device.names()} if self.programs else set()
+        for program in sorted(names.intersection(self.programs)):
+            yield f"program {program!r} has the name of a device"
         areas = {area.name for area in self.areas}
         plain = {device.name for device in self.devices if device.count is None}
         counted = {device.name: device.count for device in self.devices if device.count is not None}

@@ -1,5 +1,5 @@
-"""A journal written by hand: entries with the demands that earlier stages would have made of them, run through arbitration and
-commands in spans cut wherever a test likes."""
+"""A journal written by hand: entries with the demands that earlier stages would have made of them, run through arbitration, commands
+and their alarms in spans cut wherever a test likes."""
 
 import os
 from dataclasses import dataclass, field
@@ -9,6 +9,7 @@ import numpy as np
 
 from devices.command import Commands
 from rules.arbitration import Arbitration
+from rules.command_alarm import CommandAlarms
 from telemetry.decision import Decision, in_order
 from telemetry.frame import Admission, Entries, Kind, Verdict, make_frames, slice_entries
 from telemetry.plan import NS_PER_S, Plan
@@ -19,7 +20,7 @@ from telemetry.span import ENTRY, CommandOut, DemandChange, Span
 T0 = 1_700_000_000 * NS_PER_S
 RULES = [{"id": f"R{i}", "profile": "house", "when": "vent_pct > 0"} for i in range(1, 8)]
 ACTUATORS: list[dict[str, Any]] = [
-    {"name": "vent", "travel_s": 20, "feedback": "vent_pct", "fail_safe": 10.0, "min_step": 2},
+    {"name": "vent", "travel_s": 20, "feedback": "vent_pct", "fail_safe": 10.0, "min_step": 2, "selector": "panel"},
     {"name": "fan", "kind": "switch", "high": 1, "min_on_s": 20, "min_off_s": 30, "min_step": 1, "fail_safe": 1.0},
     {"name": "pump", "kind": "pulse", "unit": "ml", "dedupes": True},
     {"name": "doser", "kind": "pulse", "unit": "ml", "dedupes": False},
@@ -30,7 +31,10 @@ ACTUATORS: list[dict[str, Any]] = [
 
 def plan_of(actuators: list[dict[str, Any]] | None = None, origin: str = "LIVE", rules: list[dict[str, Any]] | None = None) -> Plan:
     plan = Plan()
-    points = [{"name": "vent_pct", "unit": "%", "low": -5, "high": 105, "heartbeat_s": 10}]
+    points = [
+        {"name": "vent_pct", "unit": "%", "low": -5, "high": 105, "heartbeat_s": 10},
+        {"name": "panel", "unit": "", "low": 0, "high": 9, "decimals": 0},
+    ]
     house = {"name": "house", "points": points, "actuators": ACTUATORS if actuators is None else actuators}
     config = {
         "site": "farm", "origin": origin, "areas": [{"name": "a"}],
@@ -49,6 +53,7 @@ class Step:
     record: Any = None
     device: int = -1
     value: float = 0.0
+    point: int = 0  # of the device: 0 vent_pct, 1 panel
     verdict: int = int(Verdict.LIVE)
     quality: int = 0
     demands: list[tuple[int, int, str, str, str, int, float | None]] = field(default_factory=list)
@@ -75,7 +80,7 @@ _KINDS = {Ack: Kind.ACK, Event: Kind.EVENT, Request: Kind.REQUEST, Start: Kind.S
 
 
 class World:
-    """Both stages over a plan."""
+    """The stages over a plan."""
 
     def __init__(self, plan: Plan | None = None, sabotage: frozenset[str] = frozenset()) -> None:
         self.plan = plan_of() if plan is None else plan
@@ -85,8 +90,8 @@ class World:
         self.last_ns = 0
         self.stages = self._stages()
 
-    def _stages(self) -> tuple[Arbitration, Commands]:
-        stages = Arbitration(), Commands(sabotage=self.sabotage)
+    def _stages(self) -> tuple[Arbitration, Commands, CommandAlarms]:
+        stages = Arbitration(sabotage=self.sabotage), Commands(sabotage=self.sabotage), CommandAlarms(sabotage=self.sabotage)
         for stage in stages:
             stage.configure(self.plan)
         return stages
@@ -124,7 +129,7 @@ class World:
             "entry": [i for i, _ in frames], "device": [s.device for _, s in frames], "ts_ns": [s.time_ns for _, s in frames],
             "boot": [0] * len(frames), "seq": [0] * len(frames), "flags": [0] * len(frames),
             "offsets": list(range(len(frames) + 1)),
-            "point": [self.plan.devices[s.device].points[0] for _, s in frames], "value": [s.value for _, s in frames],
+            "point": [self.plan.devices[s.device].points[s.point] for _, s in frames], "value": [s.value for _, s in frames],
             "quality": [0] * len(frames),
         }  # fmt: skip
         kinds = [Kind.FRAME if s.device >= 0 else Kind.TICK if s.record is None else _KINDS[type(s.record)] for s in steps]

@@ -42,6 +42,8 @@ def _step(draw: random.Random, now: int, i: int) -> Step:
         return Step(now, record=("ack", draw.random(), draw.choice(["accepted"] * 5 + ["refused", "expired", "superseded"])))
     if kind < 0.75:
         verdict = draw.choice([int(Verdict.LIVE)] * 4 + [int(Verdict.LATE)])
+        if draw.random() < 0.15:
+            return Step(now, device=draw.randint(0, 1), point=1, value=draw.choice([0.0, 0.0, 1.0, 2.0]), verdict=verdict)
         return Step(now, device=draw.randint(0, 1), value=draw.choice([0.0, 10.0, 30.0, 80.0]), verdict=verdict)
     if kind < 0.85:
         body = {"actuator": name, "value": draw.choice([1.0, 20.0, 300.0]), "seconds": draw.choice([5, 50])}
@@ -51,9 +53,9 @@ def _step(draw: random.Random, now: int, i: int) -> Step:
     return Step(now, record=Start(2 + i)) if kind < 0.94 else Step(now)
 
 
-def with_real_answers(steps: list[Step]) -> list[Step]:
+def with_real_answers(steps: list[Step], world: World | None = None) -> list[Step]:
     """Answers name commands that were really sent: found by running the history one entry at a time."""
-    world, ids, out = World(), [], []
+    world, ids, out = world or World(), [], []
     for step in steps:
         if isinstance(step.record, tuple):
             _, pick, status = step.record
