@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 from pydantic import Field, ValidationError
 
 from api.views import View, finite
-from rules.control.kinds import KINDS
+from rules.control.kinds import KINDS, asks_of
 from rules.why import Place, Reading, filled, observed_by, place
 from store.history import RecordRow
 from telemetry.errors import CallerError
@@ -314,9 +314,9 @@ class _Answer:
         kind = None if spec is None else KINDS.get(spec.kind)
         read = [Reading(text, value, "" if value is None else f"{value:.6g}", "", []) for text, value in terms.items()]
         words: dict[str, str] = {}
-        if at is not None and kind is not None:
+        if at is not None and spec is not None and kind is not None:
             read = [*observed_by(kind.READS, at, terms), *(one for one in read if one.text not in kind.READS)]
-            words = next(({"en": ask.en, "zh": ask.zh} for ask in kind.ASKS if ask.en == grounds.get("reason")), {})
+            words = next(({"en": ask.en, "zh": ask.zh} for ask in asks_of(spec.kind) if ask.en == grounds.get("reason")), {})
         readings = [_reading(one, since_ms, row.time_ms) for one in read]
         return _cause("controller", grounds, controller=name, since_ms=since_ms, read=readings, words=words)
 

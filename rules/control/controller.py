@@ -46,9 +46,15 @@ class Turn:
 class Controller(Protocol):
     """A kind of controller: one object, without state of its own."""
 
-    READS: tuple[str, ...]  # inputs; those a profile or area does not have are NaN
-    ASKS: tuple[Ask, ...]  # all that it may ask
-    EVERY_S: float  # period [s], a divisor of a minute or a multiple of one
+    @property
+    def READS(self) -> tuple[str, ...]:  # noqa: N802 - a constant of each kind
+        """Inputs; those a profile or area does not have are NaN."""
+        ...
+
+    @property
+    def EVERY_S(self) -> float:  # noqa: N802
+        """Period [s], a divisor of a minute or a multiple of one."""
+        ...
 
     def parameters(self, given: Mapping[str, Any]) -> Any:
         """Parameters with what a site gives in place of the defaults. Raises CallerError: what is wrong and what may be given."""

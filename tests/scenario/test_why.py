@@ -1,6 +1,7 @@
 """Why an alarm stood or an actuator was where it was: each kind of answer through the engine, out of a history and out of a journal."""
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +17,7 @@ from app.why import ask, moment_ms, sentences
 from app.wiring import build_engine
 from ingest.decode import Directory, Gather
 from rules.control.controller import Ask, Turn
-from rules.control.kinds import KINDS
+from rules.control.kinds import KINDS, MODULES
 from store.duckdb_history import DuckDBHistory
 from store.journal import Journal
 from store.projection import Projector
@@ -63,11 +64,13 @@ def farm(rules: list[dict[str, Any]] | None = None, *, fail_safe: float | str = 
     )  # fmt: skip
 
 
+WARM = Ask("vent", "value", "temperature", "warm air", "空气偏暖")
+
+
 class Airer:
     """A controller that opens the vent by the warmth of the air."""
 
     READS = ("temp_c", "weather.wind_m_s", "hour")
-    ASKS = (Ask("vent", "value", "temperature", "warm air", "空气偏暖"),)
     EVERY_S = 30.0
 
     def parameters(self, given: Any) -> Any:
@@ -78,7 +81,7 @@ class Airer:
 
     def step(self, state: tuple[Any, ...], time_ns: int, inputs: Any, parameters: Any) -> Turn:  # noqa: ARG002
         opened = (inputs["temp_c"] - 20.0) * 4.0
-        return Turn(state, {self.ASKS[0]: opened}, {"temp_c": inputs["temp_c"], "band_k": np.full(len(opened), 25.0)})
+        return Turn(state, {WARM: opened}, {"temp_c": inputs["temp_c"], "band_k": np.full(len(opened), 25.0)})
 
 
 class Farm:
@@ -190,6 +193,7 @@ def test_a_controller_tells_its_terms_and_the_points_that_it_reads(
     world: Farm, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.setitem(KINDS, "airer", Airer())
+    monkeypatch.setitem(MODULES, "airer", sys.modules[__name__])
     site = farm()
     house = site.profiles["house"].model_copy(update={"controllers": [ControllerSpec(id="climate", kind="airer")]})
     world.configure(site.model_copy(update={"profiles": site.profiles | {"house": house}}))
