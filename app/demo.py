@@ -27,13 +27,13 @@ from app.settings import Settings
 from app.site_files import load_site
 from app.supervisor import CONNECT_S, Part, Supervisor, fieldloom
 from app.words import say
-from simulators.fleet import at_speed
+from simulators.fleet import DEMO_START_S, at_speed
 from store.inbox import Inbox
 from store.place import owned
 from telemetry.errors import CallerError, EnvironmentFault
 from telemetry.plan import NS_PER_S
 from telemetry.record import Request
-from telemetry.site import SiteConfig
+from telemetry.site import PlantClock, SiteConfig
 
 # Devices first: their last samples are still journaled, and they say goodbye instead of being cut off. Notify before core: a
 # planned stop is no reason to alarm that core is silent. Core before web: web follows the journal to its end. The broker last:
@@ -53,9 +53,9 @@ async def run_demo(settings: Settings, *, speed: float, seed: int, quiet: bool) 
         require_broker(settings.mqtt_host, settings.mqtt_port)
     else:
         find_mosquitto()
-    with owned(settings.data_dir / "run", "fieldloom"), speed_told(settings.data_dir, speed), serving.log_in_file(settings):
+    with owned(settings.data_dir / "run", "fieldloom"), clock_told(settings.data_dir, speed) as clock, serving.log_in_file(settings):
         port = free_port(settings.web_host, settings.web_port, must="web_port" in settings.model_fields_set)
-        site = at_speed(load_site(DEMO_SITE), speed)
+        site = at_speed(load_site(DEMO_SITE), speed, clock)
         warn_of_clock(settings.data_dir)
         ask_for(settings.data_dir, site)
         address = reachable(f"http://{settings.web_host}:{port}")
@@ -79,24 +79,25 @@ async def run_demo(settings: Settings, *, speed: float, seed: int, quiet: bool) 
 
 
 @contextlib.contextmanager
-def speed_told(data_dir: Path, speed: float) -> Iterator[None]:
-    """`demo_speed` answers `speed` while the block runs."""
-    speed_file(data_dir).write_text(str(speed), "utf-8")
+def clock_told(data_dir: Path, speed: float) -> Iterator[PlantClock]:
+    """`demo_clock` answers a clock that starts now, while the block runs."""
+    clock = PlantClock(speed=speed, wall_s=round(time.time(), 3), plant_s=DEMO_START_S)
+    clock_file(data_dir).write_text(clock.model_dump_json(), "utf-8")
     try:
-        yield
+        yield clock
     finally:
-        speed_file(data_dir).unlink(missing_ok=True)
+        clock_file(data_dir).unlink(missing_ok=True)
 
 
-def speed_file(data_dir: Path) -> Path:
-    """How fast the plants of a running demo live; absent otherwise."""
-    return data_dir / "run" / "demo.speed"
+def clock_file(data_dir: Path) -> Path:
+    """The clock of the plants of a running demo; absent otherwise."""
+    return data_dir / "run" / "demo.clock"
 
 
-def demo_speed(data_dir: Path) -> float:
-    """1.0 unless a demo runs over this data directory: its site files hold true times, its service those of its fast plants."""
-    file = speed_file(data_dir)
-    return float(file.read_text("utf-8")) if file.is_file() else 1.0
+def demo_clock(data_dir: Path) -> PlantClock | None:
+    """None unless a demo runs over this data directory: its site files hold true times, its service those of its fast plants."""
+    file = clock_file(data_dir)
+    return PlantClock.model_validate_json(file.read_text("utf-8")) if file.is_file() else None
 
 
 async def run_service(settings: Settings) -> int:
@@ -107,7 +108,7 @@ async def run_service(settings: Settings) -> int:
         )
     serving.check_start(settings)
     with owned(settings.data_dir / "run", "fieldloom"):
-        speed_file(settings.data_dir).unlink(missing_ok=True)  # of a demo that was killed
+        clock_file(settings.data_dir).unlink(missing_ok=True)  # of a demo that was killed
         free_port(settings.web_host, settings.web_port, must=True)
         warn_of_clock(settings.data_dir)
         try:

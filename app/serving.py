@@ -216,13 +216,19 @@ async def simulate(
     settings: Settings, site: Path, *, seed: int, speed: float, sample_s: float, faults: Path | None, passwords: Path | None
 ) -> int:
     """Simulated devices of a site until a signal. The site must be configured as SIMULATED: nothing else may obey them."""
+    from app.demo import demo_clock
     from app.faults import load_faults
     from simulators.fleet import DEMO_START_S, run_fleet
 
     config = load_site(site)
     if config.origin != "SIMULATED":
         raise CallerError(f"site {config.site!r} has origin {config.origin}; simulated devices may only stand for a SIMULATED site")
-    planned = [] if faults is None else load_faults(faults, config, DEMO_START_S)
+    told, now_s = demo_clock(settings.data_dir), time.time()
+    # At real time it is as late there as here; beside a demo as late as its service takes it to be.
+    start_s = now_s if speed == 1.0 else DEMO_START_S
+    if told is not None:
+        start_s = told.plant_s + (now_s - told.wall_s) * told.speed
+    planned = [] if faults is None else load_faults(faults, config, start_s)
     count = sum(len(device.names()) for device in config.devices)
     where = f"{settings.mqtt_host}:{settings.mqtt_port}"
     log.info("simulating", site=config.site, devices=count, broker=where, sample_s=sample_s, speed=speed)
@@ -235,6 +241,7 @@ async def simulate(
         clock=clock(),
         speed=speed,
         sample_s=sample_s,
+        plant_start_s=start_s,
         faults=planned,
         tls=settings.mqtt_tls_context(),
         stop=stop_on_signal(),

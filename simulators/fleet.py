@@ -27,7 +27,7 @@ from simulators.plant import make_houses
 from simulators.weather import Scenario, Weather
 from simulators.world import Group, Place, World
 from telemetry.clock import Clock
-from telemetry.site import Profile, RuleSpec, SiteConfig
+from telemetry.site import PlantClock, Profile, RuleSpec, SiteConfig
 
 KEEPALIVE_S: Final = 10
 SESSION_EXPIRY_S: Final = 300  # commands wait that long in the broker; each dies earlier by its own expiry
@@ -56,18 +56,19 @@ class Broker:
     tls: ssl.SSLContext | None = None
 
 
-def at_speed(site: SiteConfig, speed: float) -> SiteConfig:
+def at_speed(site: SiteConfig, speed: float, clock: PlantClock | None = None) -> SiteConfig:
     """The site as its plants look when they run `speed` times faster than the wall: what a service fed by such a fleet is given.
 
     Travel times, minimum on and off times and the delays of rules shrink, rates of change grow; without it a service rightly calls
     every change impossible and waits whole travel times between moves. What lives in wall time stays: heartbeats, expiry, silence
-    and window lengths inside expressions. The fleet itself is built from the site as it is.
+    and window lengths inside expressions. Controllers go by the plants' `clock`, where one is given. The fleet itself is built from the
+    site as it is.
     """
-    profiles = {name: _profile_at(profile, speed) for name, profile in site.profiles.items()}
+    profiles = {name: _profile_at(profile, speed, clock) for name, profile in site.profiles.items()}
     return site.model_copy(update={"profiles": profiles, "rules": [_rule_at(rule, speed) for rule in site.rules]})
 
 
-def _profile_at(profile: Profile, speed: float) -> Profile:
+def _profile_at(profile: Profile, speed: float, clock: PlantClock | None) -> Profile:
     points = [
         point if point.rate_per_min is None else point.model_copy(update={"rate_per_min": point.rate_per_min * speed})
         for point in profile.points
@@ -76,8 +77,9 @@ def _profile_at(profile: Profile, speed: float) -> Profile:
         actuator.model_copy(update={name: getattr(actuator, name) / speed for name in ("travel_s", "min_on_s", "min_off_s")})
         for actuator in profile.actuators
     ]
+    controllers = [controller.model_copy(update={"plant_clock": clock}) for controller in profile.controllers]
     rules = [_rule_at(rule, speed) for rule in profile.rules]
-    return profile.model_copy(update={"points": points, "actuators": actuators, "rules": rules})
+    return profile.model_copy(update={"points": points, "actuators": actuators, "controllers": controllers, "rules": rules})
 
 
 def _rule_at(rule: RuleSpec, speed: float) -> RuleSpec:

@@ -13,7 +13,7 @@ from app.words import say
 
 if TYPE_CHECKING:
     from app.client import Client
-    from telemetry.site import SiteConfig
+    from telemetry.site import PlantClock, SiteConfig
 
 WARMING_POLL_S: Final = 0.3
 SiteDirectory = Annotated[Path, typer.Argument(help="Directory with site.yaml.", file_okay=False)]
@@ -59,8 +59,9 @@ def apply(
         told = notes(config)
     for note in told:
         print(f"note: {note}", file=sys.stderr)
-    speed = _speed(settings, config)
-    config = at_speed(config, speed)
+    clock = _clock(settings, config)
+    speed = 1.0 if clock is None else clock.speed
+    config = at_speed(config, speed, clock)
     with connect(settings) as client:
         end = f"?warm={_warmed(client, config)}" if warm else ""
         with slow_progress(say("putting {site} in force", site=config.site)):
@@ -99,11 +100,11 @@ def _warmed(client: "Client", config: "SiteConfig") -> str:
     return str(state["id"])
 
 
-def _speed(settings: Settings, config: "SiteConfig") -> float:
-    """How fast the plants of this site live here: another speed than 1 only in a demo."""
-    from app.demo import demo_speed
+def _clock(settings: Settings, config: "SiteConfig") -> "PlantClock | None":
+    """How the plants of this site live here, where that is not as the wall: only in a demo."""
+    from app.demo import demo_clock
 
-    return demo_speed(settings.data_dir) if config.origin == "SIMULATED" else 1.0
+    return demo_clock(settings.data_dir) if config.origin == "SIMULATED" else None
 
 
 def export(
@@ -120,10 +121,10 @@ def export(
     settings = load_settings()
     with connect(settings) as client:
         found = SiteConfig.model_validate(client.get(f"/sites/{site}/config")["config"])
-    speed = _speed(settings, found)
+    clock = _clock(settings, found)
     config = found.model_dump(mode="json")
-    if speed != 1:
-        config = _rounded(at_speed(found, 1 / speed).model_dump(mode="json"))
+    if clock is not None:
+        config = _rounded(at_speed(found, 1 / clock.speed).model_dump(mode="json"))
     if to is None:
         print(_yaml(config), end="")
         return
