@@ -53,7 +53,11 @@ async def run_demo(settings: Settings, *, speed: float, seed: int, quiet: bool) 
         require_broker(settings.mqtt_host, settings.mqtt_port)
     else:
         find_mosquitto()
-    with owned(settings.data_dir / "run", "fieldloom"), clock_told(settings.data_dir, speed) as clock, serving.log_in_file(settings):
+    with (
+        owned(settings.data_dir / "run", "fieldloom"),
+        clock_told(settings.data_dir, speed) as clock,
+        serving.log_in_file(settings),
+    ):
         port = free_port(settings.web_host, settings.web_port, must="web_port" in settings.model_fields_set)
         site = at_speed(load_site(DEMO_SITE), speed, clock)
         warn_of_clock(settings.data_dir)

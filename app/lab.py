@@ -51,7 +51,7 @@ from telemetry.site import SiteConfig
 from telemetry.transaction import Transaction
 
 EPOCH: Final = 1
-TICK_NS: Final = 5 * NS_PER_S  # the live core's is 1 s; timers are noticed later, with the same content, and a day takes a minute
+TICK_NS: Final = 10 * NS_PER_S  # the live core's is 1 s; timers are noticed later, with the same content, and a day takes less
 LATENCY_NS: Final = 10_000_000  # from a message sent to its answer: a broker and a commit
 SNAPSHOT_EVERY: Final = 2_000  # transactions between snapshots; a kill replays at most so many
 KILL_PLACES: Final = ("in_step", "before_commit", "after_commit")

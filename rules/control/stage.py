@@ -7,6 +7,7 @@ heartbeats and unknown from then on. While core is blind nothing runs: what was 
 After a gap of the journal (no entry, not even a tick) only the last minute before the next entry is run.
 """
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -14,14 +15,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from rules.control.controller import Ask, Controller, unknown
+from rules.control.controller import Ask, Controller, Turn, unknown
 from rules.control.inputs import Inputs, Latest, Moments
 from rules.control.kinds import KINDS
 from telemetry import quality
 from telemetry.errors import CallerError
 from telemetry.frame import Verdict
 from telemetry.plan import NS_PER_S, Device, Group, Plan
-from telemetry.site import LEVELS, ActuatorSpec, ControllerSpec
+from telemetry.site import LEVELS, ControllerSpec
 from telemetry.span import TIMER, DemandChange, Span
 
 Array = NDArray[Any]
@@ -56,9 +57,37 @@ class Cohort:
         self.every_ns = int(max(kind.EVERY_S / faster, min(kind.EVERY_S, FASTEST_S)) * NS_PER_S)
         self.state: Any = None  # None: has not run yet; `kept` then holds states of before
         self.kept: list[dict[str, Any]] = []
-        self.said: dict[Ask, Array] = {}
+        self.asks: dict[Ask, int] = {}  # what it ever asked of actuators that there are: row of `said`
+        self.said = np.zeros((0, len(devices)))
+        self.limits = np.zeros((4, 0, 1))  # lowest, highest and rest position, smallest step
         self.is_faulted = False
         self.inputs = Inputs(plan, group.site, devices, kind.READS, spec.plant_clock)
+
+    def row(self, ask: Ask) -> int:
+        """Row of an ask; -1 when there is no such actuator."""
+        if ask not in self.asks and (spec := self.actuators.get(ask.actuator)) is not None:
+            self.asks[ask] = len(self.said)
+            self.said = np.vstack([self.said, unknown(len(self.devices))])
+            step = max(spec.min_step, 1e-9) if spec.kind == "position" else 0.0
+            limits = np.array([spec.low, spec.high, spec.rest, step]).reshape(4, 1, 1)
+            self.limits = np.concatenate([self.limits, limits], axis=1)
+        return self.asks.get(ask, -1)
+
+    def take(self, demands: Mapping[Ask, Array]) -> tuple[Array, Array]:
+        """Rows and units of what changed by enough to move something: it begins, ends, reaches an end of the range or rest, or moves by
+        the smallest step. `said` is then what is asked."""
+        rows = [(row, values) for ask, values in demands.items() if (row := self.row(ask)) >= 0]
+        new = np.full(self.said.shape, np.nan)
+        for row, values in rows:
+            new[row] = values
+        low, high, rest, step = self.limits
+        new = np.where(np.isfinite(new), np.minimum(np.maximum(new, low), high), np.nan)
+        none, was_none = np.isnan(new), np.isnan(self.said)
+        is_end = (new == low) | (new == high) | (new == rest) | (step == 0.0)
+        moved = np.where(is_end, new != self.said, np.abs(new - self.said) >= step)
+        changed = np.nonzero(np.where(none | was_none, none != was_none, moved))
+        self.said[changed] = new[changed]
+        return changed[0], changed[1]
 
     def begin(self, time_ns: int) -> None:
         """State of the first run, with that of units that ran before."""
@@ -134,8 +163,8 @@ class Control:
             ask = Ask(*fields)
             for key, value in zip(part["devices"], values.tolist(), strict=True):
                 heir, row = heir_of.get(key, (None, -1))
-                if heir is not None and ask.actuator in heir.actuators:
-                    heir.said.setdefault(ask, unknown(len(heir.devices)))[row] = value
+                if heir is not None and heir.row(ask) >= 0:
+                    heir.said[heir.row(ask), row] = value
                 elif not np.isnan(value):
                     self._ended.append((f"{source_of(part['id'], ask)}@{key}", f"{key}/{ask.actuator}", ask.bound, ask.level))
 
@@ -230,44 +259,27 @@ class Control:
             for key in cohort.keys:
                 subject = f"{cohort.spec.id}@{key}"
                 span.decide(entry=place, phase=TIMER, time_ns=due, stage=self.rank, kind="fault", subject=subject, body=body)
-            for ask in list(cohort.said):
-                self._say(span, cohort, place, due, ask, unknown(len(cohort.devices)), {})
-            return
+            turn = Turn(cohort.state, {})
         cohort.state = turn.state
-        for ask in [*cohort.said.keys() - turn.demands.keys()]:
-            self._say(span, cohort, place, due, ask, unknown(len(cohort.devices)), turn.terms)
-        for ask, values in turn.demands.items():
-            self._say(span, cohort, place, due, ask, values, turn.terms)
+        self._say(span, cohort, place, due, turn)
 
     @staticmethod
-    def _say(span: Span, cohort: Cohort, place: int, due: int, ask: Ask, values: Array, terms: Mapping[str, Array]) -> None:
-        """Demands that changed by enough to move something."""
-        spec = cohort.actuators.get(ask.actuator)
-        if spec is None:
+    def _say(span: Span, cohort: Cohort, place: int, due: int, turn: Turn) -> None:
+        """Tell arbitration what changed."""
+        rows, units = cohort.take(turn.demands)
+        if not len(rows):
             return
-        said = cohort.said.setdefault(ask, unknown(len(cohort.devices)))
-        new = np.clip(np.where(np.isfinite(values), values, np.nan), spec.low, spec.high)
-        changed = np.flatnonzero(_differs(spec, new, said))
-        said[changed] = new[changed]
-        source, level = source_of(cohort.spec.id, ask), LEVELS[ask.level]
-        for row in changed.tolist():
-            key, value = cohort.keys[row], float(new[row])
-            read = {name: _number(column[row]) for name, column in terms.items()}
-            span.demands.append(
-                DemandChange(
-                    place,
-                    TIMER,
-                    due,
-                    f"{source}@{key}",
-                    f"{key}/{ask.actuator}",
-                    ask.bound,
-                    level,
-                    None if np.isnan(value) else value,
-                    ask.en,
-                    due,
-                    read,
-                )
+        asks, read = list(cohort.asks), dict[int, dict[str, float | None]]()
+        for row, unit in zip(rows.tolist(), units.tolist(), strict=True):
+            ask, key, value = asks[row], cohort.keys[unit], float(cohort.said[row, unit])
+            if unit not in read:
+                read[unit] = {name: _number(column[unit]) for name, column in turn.terms.items()}
+            source, level = f"{source_of(cohort.spec.id, ask)}@{key}", LEVELS[ask.level]
+            wanted = None if np.isnan(value) else value
+            change = DemandChange(
+                place, TIMER, due, source, f"{key}/{ask.actuator}", ask.bound, level, wanted, ask.en, due, read[unit]
             )
+            span.demands.append(change)
 
     # -- state -----------------------------------------------------------------------------------------------------------------
 
@@ -277,7 +289,7 @@ class Control:
         for cohort in self._cohorts:
             common = {"site": cohort.site, "id": cohort.spec.id, "kind": cohort.spec.kind, "clock": cohort.clock}
             state = [] if cohort.state is None else [np.asarray(leaf) for leaf in leaves(cohort.state)]
-            said = [[list(ask), values] for ask, values in cohort.said.items()]
+            said = [[list(ask), cohort.said[row]] for ask, row in cohort.asks.items()]
             cohorts.append({**common, "devices": cohort.keys, "state": state, "said": said, "is_faulted": cohort.is_faulted})
             cohorts += [{**common, "devices": kept["devices"], "state": kept["state"], "said": []} for kept in cohort.kept]
         return {
@@ -298,6 +310,7 @@ class Control:
             cohort.is_faulted = any((cohort.site, cohort.spec.id, key) in faulted for key in cohort.keys)
 
 
+@functools.cache
 def source_of(controller: str, ask: Ask) -> str:
     """Name of what a controller asks, as the source of a demand, without its unit: "climate.minimum_ventilation"."""
     words = re.sub(r"[^a-z0-9]+", "_", ask.en.lower()).strip("_")
@@ -329,13 +342,6 @@ def _move_rows(into: list[Array], rows: list[Array], keys: list[str], old_keys: 
         to, come = (np.array(side) for side in zip(*pairs, strict=True))
         for new, old in zip(into, rows, strict=True):
             new[to] = old[come]
-
-
-def _differs(spec: ActuatorSpec, new: Array, old: Array) -> Array:
-    """Where a demand is worth telling: it begins, ends, reaches an end of the range or rest, or moves by the smallest step."""
-    is_end = (new == spec.low) | (new == spec.high) | (new == spec.rest) | (spec.kind != "position")
-    moved = np.where(is_end, new != old, np.abs(new - old) >= max(spec.min_step, 1e-9))
-    return np.asarray((np.isnan(new) != np.isnan(old)) | (~np.isnan(new) & ~np.isnan(old) & moved))
 
 
 def _number(value: Any) -> float | None:
