@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from simulators.houses import Array, Fault, Houses, Maker
-from simulators.plants import germination_room, multispan, pig_house, weather_station
+from simulators.plants import germination_room, multispan, pig_house, solar_greenhouse, weather_station
 from simulators.weather import Weather
 from telemetry.site import Profile
 
@@ -22,6 +22,7 @@ PLANTS: Final[Mapping[str, Kind]] = {
     "germination_room": Kind(germination_room.make, germination_room.Rooms.FAULTS),
     "multispan": Kind(multispan.make, multispan.Compartments.FAULTS),
     "pig_house": Kind(pig_house.make, pig_house.PigHouses.FAULTS),
+    "solar_greenhouse": Kind(solar_greenhouse.make, solar_greenhouse.SolarGreenhouses.FAULTS),
     "weather_station": Kind(weather_station.make, weather_station.Masts.FAULTS),
 }
 
