@@ -1,6 +1,6 @@
 """All houses of a site in one weather, advanced together: plants, drives, instruments and what goes wrong with them.
 
-Houses of one profile are one `Group` of arrays on a fixed grid of the kind's own step, so that a house lives alike however many others
+Houses of one profile are one `Group` of arrays on a fixed grid of the kind's own step (at most 10 s), so that a house lives alike however many others
 there are and however often anybody looks. A `Place` is one of them: what the device of that house sees of the world.
 """
 
@@ -20,6 +20,7 @@ from simulators.sensor import LIBRARY, Sensors
 from telemetry.site import Profile
 
 Array = NDArray[np.float64]
+GRID_S_MAX: Final = 10.0  # what is measured is at most so old, however long a kind's steps may be
 DRAWN: Final = 32  # readings whose noise is drawn at once
 CATCH_UP_S_MAX: Final = 86_400.0  # plant time made up for in one step; a longer pause is skipped
 POWER: Final = "mains_lost"  # a kind's own fault of this name comes with the general one
@@ -50,7 +51,7 @@ class Group:
         self.kinds = {point: LIBRARY[houses.SENSORS[point]] for point in self._measured}
         self.sensors = Sensors(list(self.kinds.values()), random)
         self._sensor_rows = np.array([self.rows[point] for point in self._measured], int)
-        self._start_s, self._steps = start_s, 0
+        self._start_s, self._step_s, self._steps = start_s, min(houses.STEP_S, GRID_S_MAX), 0
         self._random = random
         self._noise = np.zeros((DRAWN, len(self._measured) + len(profile.actuators), len(random)))
         self._used = np.full(len(random), DRAWN)
@@ -72,14 +73,13 @@ class Group:
 
     def advance(self, to_s: float) -> None:
         """Whole steps up to `to_s`; drives stand where they are at `to_s`."""
-        step_s = self.houses.STEP_S
-        while self._start_s + (self._steps + 1) * step_s <= to_s:
+        while self._start_s + (self._steps + 1) * self._step_s <= to_s:
             self._steps += 1
-            now_s = self._start_s + self._steps * step_s
+            now_s = self._start_s + self._steps * self._step_s
             self._panel_orders()
             self.drives.now_s = now_s
-            self.houses.advance(now_s, step_s, self.drives.fractions())
-            self.sensors.advance(self._truths(), step_s)
+            self.houses.advance(now_s, self._step_s, self.drives.fractions())
+            self.sensors.advance(self._truths(), self._step_s)
         self.drives.now_s = max(self.drives.now_s, to_s)
 
     def _panel_orders(self) -> None:
