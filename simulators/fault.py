@@ -174,7 +174,7 @@ class PointFault:
     mixed: tuple[float, float] = (1.0, 0.0)
     kept: float = field(default=math.nan)
 
-    def apply(self, values: Array, now_s: float, sun_w_m2: float) -> None:
+    def apply(self, values: Array, now_s: float, sun_w_m2: Callable[[float], float]) -> None:
         """Change what a house's points (points,) say."""
         if self.name == "swapped":
             values[[self.row, self.other]] = values[[self.other, self.row]]
@@ -196,7 +196,7 @@ def _end(fault: PointFault, sign: float) -> float:
     return end if math.isfinite(end) else 0.0
 
 
-Effect = Callable[[PointFault, float, float, float], float]
+Effect = Callable[[PointFault, float, float, Callable[[float], float]], float]
 EFFECTS: Final[Mapping[str, Effect]] = {
     "stuck": lambda f, v, _t, _sun: _keep(f, v),
     "feedback_frozen": lambda f, v, _t, _sun: _keep(f, v),
@@ -215,7 +215,7 @@ EFFECTS: Final[Mapping[str, Effect]] = {
     "dead": lambda _f, _v, _t, _sun: 0.0,
     "low_reading": lambda f, v, _t, _sun: _clamped(f, v * (1.0 - f.strength)),
     "night_offset": lambda f, v, _t, _sun: _clamped(f, v + f.strength) if abs(v) <= 2.0 * abs(f.strength) else v,
-    "sun_heated": lambda f, v, _t, sun: _clamped(f, v + f.strength * sun / SUN_W_M2),
+    "sun_heated": lambda f, v, t, sun: _clamped(f, v + f.strength * sun(t) / SUN_W_M2),
 }
 
 

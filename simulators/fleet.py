@@ -115,14 +115,16 @@ def build_world(
         random=_generator(seed, site.site),
     )
     named = {name: device.profile for device in site.devices for name in device.names() if only is None or name in only}
-    world = World(start_s=start_s, speed=options.speed, sun_w_m2=lambda unix_s: weather.at(unix_s).rad_w_m2)
+    world = World(start_s=start_s, speed=options.speed)
     for profile in dict.fromkeys(named.values()):
         names = [name for name, of in named.items() if of == profile]
         # Each keyed by name: adding a device to a site leaves the others as they were.
         random = [_generator(seed, f"{site.site}/{name}") for name in names]
         houses = make_houses(site.profiles[profile], weather, start_s, random)
         instruments = [_generator(seed, f"{site.site}/{name}/instruments") for name in names]
-        group = Group(site.profiles[profile], houses, instruments, start_s=start_s)
+        group = Group(
+            site.profiles[profile], houses, instruments, start_s=start_s, sun_w_m2=lambda unix_s: weather.at(unix_s).rad_w_m2
+        )
         world.add(group, names, lambda name: _generator(seed, f"{site.site}/{name}/faults"))
     world.places = {name: world.places[name] for name in named}
     return world

@@ -108,6 +108,8 @@ class Obedience:
     def start_anew(self) -> None:
         """Power is back: what waited is forgotten, drives take their fail-safe. Answered ids and the epoch outlast it."""
         self._waiting.clear()
+        if self._sabotage == "device_forgets":
+            self._answers.clear()
         self._take_fail_safe()
 
     def _fall_back(self) -> list[CommandAck]:

@@ -1,6 +1,6 @@
 """All houses of a site in one weather, advanced together: plants, drives, instruments and what goes wrong with them.
 
-Houses of one profile are one `Group` of arrays on a fixed grid of the kind's own step, so that a house lives alike however many others
+Houses of one profile are one `Group` of arrays on a fixed grid of the kind's own step (at most 10 s), so that a house lives alike however many others
 there are and however often anybody looks. A `Place` is one of them: what the device of that house sees of the world.
 """
 
@@ -16,21 +16,33 @@ from simulators import fault as faults
 from simulators.actuator import Actuator, Drives, actuators
 from simulators.fault import Injection, PointFault, Wire
 from simulators.houses import Houses
-from simulators.sensor import LIBRARY, Sensors, SensorType
+from simulators.sensor import LIBRARY, Sensors
 from telemetry.site import Profile
 
 Array = NDArray[np.float64]
+GRID_S_MAX: Final = 10.0  # what is measured is at most so old, however long a kind's steps may be
 DRAWN: Final = 32  # readings whose noise is drawn at once
 CATCH_UP_S_MAX: Final = 86_400.0  # plant time made up for in one step; a longer pause is skipped
 POWER: Final = "mains_lost"  # a kind's own fault of this name comes with the general one
 RandomOf = Callable[[str], np.random.Generator]
 
 
-class Group:
-    """The houses of one profile. `random` holds each house's generator of instruments and drives."""
+DriveRows = tuple[list[int], list[int]]  # rows of points, numbers of drives
 
-    def __init__(self, profile: Profile, houses: Houses, random: Sequence[np.random.Generator], *, start_s: float) -> None:
-        self.profile, self.houses = profile, houses
+
+class Group:
+    """The houses of one profile. `random` holds each house's generator of instruments and drives; `sun_w_m2` heats what it falls on."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        houses: Houses,
+        random: Sequence[np.random.Generator],
+        *,
+        start_s: float,
+        sun_w_m2: Callable[[float], float] = lambda _s: 0.0,
+    ) -> None:
+        self.profile, self.houses, self._sun_w_m2 = profile, houses, sun_w_m2
         self.points = [spec for spec in profile.points if spec.is_measured]
         self.rows = {spec.name: row for row, spec in enumerate(self.points)}
         self.drives = Drives(profile.actuators, random, start_s)
@@ -39,37 +51,36 @@ class Group:
         self.kinds = {point: LIBRARY[houses.SENSORS[point]] for point in self._measured}
         self.sensors = Sensors(list(self.kinds.values()), random)
         self._sensor_rows = np.array([self.rows[point] for point in self._measured], int)
-        self._start_s, self._steps = start_s, 0
+        self._start_s, self._step_s, self._steps = start_s, min(houses.STEP_S, GRID_S_MAX), 0
         self._random = random
         self._noise = np.zeros((DRAWN, len(self._measured) + len(profile.actuators), len(random)))
         self._used = np.full(len(random), DRAWN)
         self._wrong: dict[int, list[PointFault]] = {}
         self._panel: tuple[float, dict[str, Array]] = (-math.inf, {})
-        self._feedback, self._targets = self._drive_rows()
+        self._feedback, self._targets, self._selectors = self._drive_rows()
         self.sensors.advance(self._truths(), 0.0)
 
-    def _drive_rows(self) -> tuple[tuple[list[int], list[int]], tuple[list[int], list[int]]]:
-        """Rows of points and numbers of drives: of feedback, and of what the panel shows as target."""
-        feedback = [(self.rows[s.feedback], i) for i, s in enumerate(self.profile.actuators) if s.feedback in self.rows]
-        shown = [(self.rows.get(f"{s.name}_target_pct"), i) for i, s in enumerate(self.profile.actuators)]
-        targets = [(row, number) for row, number in shown if row is not None]
-        return ([r for r, _ in feedback], [i for _, i in feedback]), ([r for r, _ in targets], [i for _, i in targets])
+    def _drive_rows(self) -> tuple[DriveRows, DriveRows, DriveRows]:
+        """Points of drives: feedback, what the panel shows as target, how its selector stands."""
+        specs = list(enumerate(self.profile.actuators))
+        named = (
+            [(spec.feedback, number) for number, spec in specs],
+            [(f"{spec.name}_target_pct", number) for number, spec in specs],
+            [(getattr(spec, "selector", None), number) for number, spec in specs],
+        )
+        feedback, targets, selectors = ([(self.rows[p], number) for p, number in pairs if p in self.rows] for pairs in named)
+        return _columns(feedback), _columns(targets), _columns(selectors)
 
     def advance(self, to_s: float) -> None:
         """Whole steps up to `to_s`; drives stand where they are at `to_s`."""
-        step_s = self.houses.STEP_S
-        while self._start_s + (self._steps + 1) * step_s <= to_s:
+        while self._start_s + (self._steps + 1) * self._step_s <= to_s:
             self._steps += 1
-            now_s = self._start_s + self._steps * step_s
+            now_s = self._start_s + self._steps * self._step_s
             self._panel_orders()
             self.drives.now_s = now_s
-            self.houses.advance(now_s, step_s, self.drives.fractions())
-            self.sensors.advance(self._truths(), step_s)
+            self.houses.advance(now_s, self._step_s, self.drives.fractions())
+            self.sensors.advance(self._truths(), self._step_s)
         self.drives.now_s = max(self.drives.now_s, to_s)
-
-    def skip(self, seconds: float) -> None:
-        """Time in which nothing is computed: the grid goes on after it."""
-        self._start_s += seconds
 
     def _panel_orders(self) -> None:
         for name, targets in self.houses.interlock().items():
@@ -94,9 +105,10 @@ class Group:
         for point, value in self._panel[1].items():
             if point in self.rows:
                 values[self.rows[point]] = value[house]
-        (rows, numbers), (target_rows, target_numbers) = self._feedback, self._targets
+        rows, numbers = self._feedback
         values[rows] = self.drives.measured(noise[split:][numbers], np.s_[numbers, house])
-        values[target_rows] = self.drives.target[target_numbers, house]
+        for (rows, numbers), shown in ((self._targets, self.drives.target), (self._selectors, self.drives.mode)):
+            values[rows] = shown[numbers, house]
         self._spoil(values, house)
         return values
 
@@ -112,22 +124,11 @@ class Group:
         return noise
 
     def _spoil(self, values: Array, house: Any) -> None:
-        sun_w_m2 = 0.0
-        for number, wrong in self._wrong.items():
-            if not isinstance(house, slice) and number != house:
-                continue
-            if any(fault.name == "sun_heated" for fault in wrong):
-                sun_w_m2 = self.sun_w_m2()
-            for fault in wrong:
-                fault.apply(values if values.ndim == 1 else values[:, number], self.drives.now_s, sun_w_m2)
-
-    def sun_w_m2(self) -> float:
-        """Radiation now; the world sets it."""
-        return 0.0
-
-    def kind_of(self, point: str) -> SensorType | None:
-        """The instrument of a point; None = exact."""
-        return self.kinds.get(point)
+        wrong = self._wrong if values.ndim > 1 else {house: self._wrong[house]} if house in self._wrong else {}
+        for number, of_house in wrong.items():
+            said = values[:, number] if values.ndim > 1 else values
+            for fault in of_house:
+                fault.apply(said, self.drives.now_s, self._sun_w_m2)
 
     def begin(self, house: int, injection: Injection, strength: float, random: np.random.Generator) -> None:
         """Begin a fault of a point."""
@@ -136,13 +137,12 @@ class Group:
             if kind is not None:
                 self.sensors.slow_down(self._measured.index(injection.part), house, max(1.0, strength))
             return
-        exact = kind is None or not math.isfinite(kind.high)
         fault = PointFault(
             injection.fault, self.rows[injection.part], strength, self.drives.now_s, random,
             other=self.rows[faults.partner(injection.part, self.profile)],
             # A deadband is about two sigmas of what its sensor's noise is.
             sigma=spec.deadband / 2 if kind is None else max(kind.sigma, spec.deadband / 2),
-            scale=(spec.low, spec.high) if kind is None or exact else (kind.low, kind.high),
+            scale=(kind.low, kind.high) if kind is not None and math.isfinite(kind.high) else (spec.low, spec.high),
             mixed=faults.MIXED_UP.get(spec.unit, (1.0, 0.0)),
         )  # fmt: skip
         self._wrong.setdefault(house, []).append(fault)
@@ -152,9 +152,13 @@ class Group:
         if name == "slow" and point in self.kinds:
             self.sensors.slow_down(self._measured.index(point), house, 1.0)
         kept = [fault for fault in self._wrong.get(house, []) if (fault.name, fault.row) != (name, self.rows[point])]
-        self._wrong[house] = kept
-        if not kept:
-            del self._wrong[house]
+        self._wrong.pop(house, None)
+        if kept:
+            self._wrong[house] = kept
+
+
+def _columns(pairs: list[tuple[int, int]]) -> DriveRows:
+    return [row for row, _ in pairs], [number for _, number in pairs]
 
 
 class Due(NamedTuple):
@@ -169,13 +173,12 @@ class Due(NamedTuple):
 class World:
     """Groups on one clock. `speed`: plants run so many times faster than the wall; the first look at the clock is `start_s`."""
 
-    def __init__(self, *, start_s: float, speed: float = 1.0, sun_w_m2: Callable[[float], float] = lambda _s: 0.0) -> None:
+    def __init__(self, *, start_s: float, speed: float = 1.0) -> None:
         assert speed > 0
         self.places: dict[str, Place] = {}
         self.groups: list[Group] = []
         self.now_s = start_s
-        self._speed, self._sun_w_m2 = speed, sun_w_m2
-        self._start_s = start_s
+        self._speed, self._start_s = speed, start_s
         self._start_ns: int | None = None
         self._schedule: list[Due] = []
         self._numbers = 0
@@ -183,7 +186,6 @@ class World:
 
     def add(self, group: Group, names: Sequence[str], random_of: RandomOf) -> None:
         """Houses of one profile, by the names of their devices; `random_of` a name gives the generator of its faults."""
-        group.sun_w_m2 = lambda: self._sun_w_m2(self.now_s)  # type: ignore[method-assign]
         self.groups.append(group)
         for house, name in enumerate(names):
             self.places[name] = Place(self, group, house, name, random_of(name))

@@ -156,8 +156,8 @@ def test_wet_cut_and_dead_sensors(fault, strength, said):
 
 
 def test_sun_heats_a_sensor_with_the_light():
-    night = nursery(Injection("sun_heated", "climate-1", "air_temp_c", 5.0))
-    sun = np.array([night._sun_w_m2(DEMO_START_S + at) for at in range(0, 601, 10)])
+    group = nursery().groups[0]
+    sun = np.array([group._sun_w_m2(DEMO_START_S + at) for at in range(0, 601, 10)])
     assert difference("sun_heated", "air_temp_c", 5.0, after_s=300) == pytest.approx(5.0 * sun[30:] / 800, abs=0.02)
 
 
