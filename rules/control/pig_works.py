@@ -1,0 +1,241 @@
+"""Feed, manure and slurry of pig houses: the plan of the hour by measured kilograms, scraper runs, and the permit to move slurry."""
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rules.control.memory import NEVER
+from rules.control.pig_climate import FANS, TURNING_RPM, Inputs
+from rules.control.pig_settings import Parameters, along
+from telemetry.plan import NS_PER_S
+
+Array = NDArray[Any]
+
+CHECK_KG: Final = 20.0  # counted in a run before the bin's weight may contradict
+SHORT: Final = 0.5  # of what is counted: if the bin lost less, the bin is believed
+REFILL_KG: Final = 200.0  # in one period: no auger moves so much, a lorry does
+LEAST_KG: Final = 2.0  # worth starting for
+FULL: Final = 0.8  # of the longest run is planned
+OVERTIME_S: Final = 30.0  # after the longest run, so that its alarm comes first
+IDLE, FORWARD, BACK, REVERSE = range(4)
+
+
+class Feeding(NamedTuple):
+    """Each (n,). `hour` is -1 before the first known one; `heads` NaN before they are known."""
+
+    hour: Array
+    day: Array  # of the batch
+    counter_kg: Array
+    bin_kg: Array
+    given_kg: Array  # since midnight, runs that ended
+    counted_kg: Array  # in this run, by the auger's counter
+    lost_kg: Array  # in this run, by the bin
+    plan_kg: Array  # of this run
+    since_ns: Array  # since when the auger is asked for; NEVER
+    ended: Array  # bool: this hour's run is over
+    day_counted_kg: Array  # since midnight, for the check
+    day_lost_kg: Array
+    check_pct: Array  # of yesterday: counted over lost
+    per_pig_kg: Array  # of this batch
+
+
+class Scraping(NamedTuple):
+    """Each (n,): what the scraper does and since when, how many of its times of the day have passed, and whether a run is due."""
+
+    phase: Array
+    since_ns: Array
+    passed: Array
+    due: Array  # bool
+
+
+class Slurry(NamedTuple):
+    """Each (n,): since when enough air is proven (NEVER: it is not), when slurry last moved, whether its gas stopped it."""
+
+    air_ns: Array
+    moved_ns: Array
+    tripped: Array  # bool
+
+
+class Works(NamedTuple):
+    """What feed, manure and slurry remember."""
+
+    feeding: Feeding
+    scraping: Scraping
+    slurry: Slurry
+
+
+def start(n: int, time_ns: int) -> Works:
+    """Nothing runs, nothing is known."""
+    zero, nan, never, no = np.zeros(n), np.full(n, np.nan), np.full(n, NEVER), np.zeros(n, np.bool_)
+    feeding = Feeding(zero - 1.0, nan, nan, nan, zero, zero, zero, zero, never, no, zero, zero, nan, zero)
+    scraping = Scraping(np.zeros(n, np.int64), np.full(n, time_ns, np.int64), np.full(n, -1, np.int64), no)
+    return Works(feeding, scraping, Slurry(never, np.full(n, -NEVER), no))
+
+
+# -- feed ----------------------------------------------------------------------------------------------------------------
+
+
+def ration_kg(weight_kg: Array, heads: Array, p: Parameters) -> Array:
+    """Feed of the house in a day [kg]."""
+    return np.asarray(heads * along(weight_kg, p.feed_kg_by_kg) * p.feed_ration)
+
+
+def _moved(last: Array, now: Array) -> Array:
+    """Rise of a counter since it was last known; 0 at a reset, and while it is unknown."""
+    rise = now - last
+    return np.where((rise >= 0.0) & (rise < REFILL_KG), rise, 0.0)
+
+
+def _run_kg(feeding: Feeding, inputs: Inputs) -> Array:
+    """What this run has given: by the counter, by the bin where the counter is not known or the bin shows that no feed comes."""
+    by_counter = np.isfinite(inputs["feed_total_kg"])
+    by_bin = np.isfinite(inputs["bin_weight_kg"])
+    short = by_bin & (feeding.counted_kg >= CHECK_KG) & (feeding.lost_kg < SHORT * feeding.counted_kg)
+    return np.where(by_counter & ~short, feeding.counted_kg, feeding.lost_kg)
+
+
+def _measured(old: Feeding, inputs: Inputs) -> Feeding:
+    counter, weight = inputs["feed_total_kg"], inputs["bin_weight_kg"]
+    counted = np.nan_to_num(_moved(old.counter_kg, counter))
+    change = np.nan_to_num(old.bin_kg - weight)
+    lost = np.where(np.abs(change) < REFILL_KG, change, 0.0)
+    return old._replace(
+        counter_kg=np.where(np.isfinite(counter), counter, old.counter_kg),
+        bin_kg=np.where(np.isfinite(weight), weight, old.bin_kg),
+        counted_kg=old.counted_kg + counted,
+        lost_kg=old.lost_kg + lost,
+        day_counted_kg=old.day_counted_kg + counted,
+        day_lost_kg=old.day_lost_kg + lost,
+    )
+
+
+def _turned(old: Feeding, inputs: Inputs) -> Feeding:
+    """A new hour, day or batch."""
+    hour, day = np.floor(inputs["hour"]), inputs["day_of_batch"]
+    known = np.isfinite(hour)
+    new_hour = known & (hour != old.hour)
+    midnight = new_hour & (hour < old.hour)
+    plenty = old.day_lost_kg >= CHECK_KG
+    check = np.where(plenty, 100.0 * (old.day_counted_kg / np.where(plenty, old.day_lost_kg, 1.0) - 1.0), np.nan)
+    # A controller that begins within a day counts what is planned up to now as given.
+    begins = known & (old.hour < 0.0)
+    return old._replace(
+        hour=np.where(known, hour, old.hour),
+        day=np.where(np.isfinite(day), day, old.day),
+        ended=old.ended & ~new_hour,
+        given_kg=np.where(midnight, 0.0, np.where(begins, np.nan, old.given_kg)),
+        day_counted_kg=np.where(midnight, 0.0, old.day_counted_kg),
+        day_lost_kg=np.where(midnight, 0.0, old.day_lost_kg),
+        check_pct=np.where(midnight, check, old.check_pct),
+        per_pig_kg=np.where(day < old.day, 0.0, old.per_pig_kg),
+    )
+
+
+def feed(
+    old: Feeding, now_ns: int, inputs: Inputs, *, allowed: Array, weight_kg: Array, heads: Array, p: Parameters
+) -> tuple[Feeding, Array, dict[str, Array]]:
+    """Whether the auger is to run: until the plan of this hour is measured, no longer than its longest run."""
+    state = _turned(_measured(old, inputs), inputs)
+    shares = np.asarray(p.feed_share_by_hour, np.float64)
+    until = np.concatenate([np.cumsum(shares) / shares.sum()])
+    slot = np.clip(state.hour, 0, 23).astype(np.int64)
+    day_kg = ration_kg(weight_kg, heads, p)
+    before = until[slot] - shares[slot] / shares.sum()
+    given = np.where(np.isnan(state.given_kg), day_kg * before, state.given_kg)
+    most = FULL * p.auger_max_s / 60.0 * p.auger_kg_min
+    due = np.clip(np.nan_to_num(day_kg * until[slot] - given), 0.0, most)
+
+    measured = np.isfinite(inputs["feed_total_kg"]) | np.isfinite(inputs["bin_weight_kg"])
+    may = allowed & measured & np.isfinite(inputs["hour"])
+    runs = state.since_ns != NEVER
+    starts = ~runs & may & ~state.ended & (due >= LEAST_KG) & (shares[slot] > 0.0)
+    run_kg = np.where(starts, 0.0, _run_kg(state, inputs))
+    overtime = runs & (now_ns - state.since_ns >= int((p.auger_max_s + OVERTIME_S) * NS_PER_S))
+    stops = runs & ((run_kg >= state.plan_kg) | overtime | ~may)
+    given = given + np.where(stops, run_kg, 0.0)
+    on = starts | (runs & ~stops)
+    new = state._replace(
+        given_kg=given,
+        counted_kg=np.where(starts | stops, 0.0, state.counted_kg),
+        lost_kg=np.where(starts | stops, 0.0, state.lost_kg),
+        plan_kg=np.where(starts, due, state.plan_kg),
+        since_ns=np.where(starts, now_ns, np.where(on, state.since_ns, NEVER)),
+        ended=state.ended | (stops & may),
+        per_pig_kg=state.per_pig_kg + np.nan_to_num(np.where(stops, run_kg, 0.0) / np.where(heads > 0.0, heads, np.nan)),
+    )
+    phase = 1.0 + np.searchsorted(np.asarray(p.feed_phase_kg, np.float64), new.per_pig_kg, side="right")
+    terms = {
+        "feed_of_day_kg": day_kg,
+        "feed_given_kg": given + np.where(on, run_kg, 0.0),
+        "feed_due_kg": np.where(on, new.plan_kg, due),
+        "feed_check_pct": new.check_pct,
+        "feed_phase_1": phase,
+        "feed_per_pig_kg": new.per_pig_kg,
+    }
+    return new, on, terms
+
+
+# -- scraper -------------------------------------------------------------------------------------------------------------
+
+
+def scrape(old: Scraping, now_ns: int, inputs: Inputs, *, allowed: Array, feeding: Array, p: Parameters) -> Scraping:
+    """Runs at their times, there and back; an overload reverses once and ends the run; an unknown one ends it too."""
+    hour, overload = inputs["hour"], inputs["scraper_overload_bool"]
+    passed = np.searchsorted(np.asarray(p.scrape_h, np.float64), np.nan_to_num(hour, nan=-1.0), side="right")
+    known = np.isfinite(hour)
+    comes = known & (old.passed >= 0) & (passed > old.passed)
+    due = (old.due | comes) & ~(known & (passed < old.passed))
+    free = allowed & (overload < 0.5) & ~(inputs["gate_open_bool"] > 0.5)
+    starts = (old.phase == IDLE) & due & free & ~feeding
+
+    lasted_s = (now_ns - old.since_ns) / NS_PER_S
+    over = lasted_s >= p.scraper_pass_s
+    jammed, unknown = overload >= 0.5, ~(allowed & np.isfinite(overload)) | (inputs["gate_open_bool"] > 0.5)
+    turns = (old.phase == FORWARD) & ((inputs["scraper_end_bool"] > 0.5) | over)
+    home = (old.phase == BACK) & ((inputs["scraper_home_bool"] > 0.5) | over)
+    phase = np.select(
+        [
+            starts,
+            unknown,
+            (old.phase == FORWARD) & jammed,
+            (old.phase == REVERSE) & (lasted_s >= p.scraper_reverse_s),
+            (old.phase == BACK) & jammed,
+            turns,
+            home,
+        ],
+        [FORWARD, IDLE, REVERSE, IDLE, IDLE, BACK, IDLE],
+        old.phase,
+    )
+    since_ns = np.where(phase != old.phase, now_ns, old.since_ns)
+    return Scraping(phase, since_ns, np.where(known, passed, old.passed), due & ~starts)
+
+
+# -- slurry --------------------------------------------------------------------------------------------------------------
+
+
+def proven_m3_h(inputs: Inputs, p: Parameters) -> Array:
+    """Air of the house that feedback proves [m3/h]: fans as far as their positions say and a wheel turns."""
+    speed = np.nan_to_num(inputs["fan_pct"]) / 100.0
+    flow = np.maximum(speed - p.back_share / np.maximum(speed, 0.01), 0.0) / (1.0 - p.back_share)
+    staged = sum(np.nan_to_num(inputs[f"{name}_bool"]) for name in FANS)
+    air = p.fan_m3_h * flow + p.stage_m3_h * staged + p.tunnel_m3_h * np.nan_to_num(inputs["tunnel_bool"])
+    return np.where(inputs["fan_rpm"] >= TURNING_RPM, p.places * air, 0.0)
+
+
+def agitate(
+    old: Slurry, now_ns: int, inputs: Inputs, *, weight_kg: Array, heads: Array, p: Parameters
+) -> tuple[Slurry, Array, Array, Array]:
+    """(state, permit, purge, air proven [m3/h]). Without every proof no permit; too much gas takes it until the key is turned back."""
+    asked = inputs["slurry_request_bool"] > 0.5
+    air, needed = proven_m3_h(inputs, p), heads * along(weight_kg, p.mild_m3_h_by_kg)
+    air_ns = np.where(air >= needed, np.minimum(old.air_ns, now_ns), NEVER)
+    moves = inputs["slurry_pump_bool"] > 0.5
+    tripped = (old.tripped | (moves & (inputs["h2s_ppm"] > p.agitation_trip_ppm))) & asked
+    limit = np.where(moves, p.agitation_trip_ppm, p.agitation_start_ppm)
+    nobody = (inputs["person_present_bool"] < 0.5) & (inputs["door_locked_bool"] > 0.5) & (inputs["beacon_bool"] > 0.5)
+    aired = moves & (air >= needed) | (air_ns <= now_ns - int(p.agitation_air_s) * NS_PER_S)
+    permit = asked & nobody & aired & (inputs["h2s_ppm"] < limit) & ~tripped
+    moved_ns = np.where(moves, now_ns, old.moved_ns)
+    purge = moves | tripped | (moved_ns > now_ns - int(p.purge_s) * NS_PER_S)
+    return Slurry(air_ns, moved_ns, tripped), permit, purge, air
