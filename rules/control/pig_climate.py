@@ -24,6 +24,7 @@ POWER_LOST_S: Final = 120.0
 MISSING_S: Final = 30.0  # a fan that was asked for so long without turning is left out
 RETRY_S: Final = 900.0
 TURNING_RPM: Final = 100.0
+ELSEWHERE_PCT: Final = 5.0
 TUNNEL_BACK_K: Final = 1.5
 COLD_OUTSIDE_K: Final = 8.0  # below the set point: without a thermometer no more than the first stage
 NOBODY_SHARE: Final = {"EMPTY": 0.1, "WASHDOWN": 0.6, "PREHEAT": 0.1}  # of the first stage
@@ -254,7 +255,9 @@ def _inlets(state: Climate, at: Situation, air_share: Array, shut: Array, inputs
     # Without a pressure to go by: 30 % as the drive's fail-safe, more for the air of more fans.
     blind = Guard(PERIOD_S, np.maximum(30.0, 100.0 * air_share))
     moves = (inputs["fan_rpm"] >= TURNING_RPM) & ~shut
-    suction, wanted = pi.pi(state.suction, at.now_ns, error, gains, blind, position=inputs["inlet_pct"], auto=moves)
+    # What was not worth a move is no hand's doing: only a drive that stands elsewhere leads the integral.
+    elsewhere = np.where(np.abs(inputs["inlet_pct"] - state.inlet_pct) > ELSEWHERE_PCT, inputs["inlet_pct"], np.nan)
+    suction, wanted = pi.pi(state.suction, at.now_ns, error, gains, blind, position=elsewhere, auto=moves)
     wanted = np.where(shut, 0.0, np.where(at.occupied | at.preheat, wanted, np.maximum(30.0, 100.0 * air_share)))
     worth = (np.abs(wanted - state.inlet_pct) >= p.inlet_step_pct) | (wanted == 0.0) | (wanted == 100.0)
     return suction, np.where(worth, wanted, state.inlet_pct)
