@@ -279,7 +279,7 @@ class PigHouses:
         return {
             "room_temp_c": self.state.air_c,
             "room_temp_2_c": self.state.air_c + 0.3 * np.asarray(inputs.heater),  # nearer to the heater
-            "creep_temp_c": self.state.air_c + self.machines.creep_k * lamp,
+            "creep_temp_c": np.where(self.herds.weight_kg < 15.0, self.state.air_c + self.machines.creep_k * lamp, np.nan),
             "rh_pct": self.humidity_pct(),
             "co2_ppm": self.state.co2_ppm,
             "nh3_ppm": self.state.nh3_ppm,
