@@ -4,6 +4,7 @@ The loop is what a site is without its wires: drives that travel in their time, 
 what the panel forces, and arbitration in its fixed order. Nothing is random but what the plant draws.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -87,6 +88,7 @@ class Weathered(NamedTuple):
         return Weather(start_s=self.start_s, latitude=LATITUDE, longitude=LONGITUDE, scenario=self.scenario, random=random)
 
 
+@functools.cache
 def profile(name: str) -> Profile:
     """A shipped profile."""
     return Profile.model_validate(yaml.safe_load((PROFILES / f"{name}.yaml").read_text("utf-8")))

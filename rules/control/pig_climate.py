@@ -1,5 +1,6 @@
 """Climate of pig houses: temperature, minimum ventilation and its trims, fans, inlets, tunnel, pad, heater, lamps, curtains."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
@@ -26,6 +27,7 @@ RETRY_S: Final = 900.0
 TURNING_RPM: Final = 100.0
 ELSEWHERE_PCT: Final = 5.0
 TUNNEL_BACK_K: Final = 1.5
+IDLE_K: Final = -10.0  # an error that asks for nothing
 COLD_OUTSIDE_K: Final = 8.0  # below the set point: without a thermometer no more than the first stage
 NOBODY_SHARE: Final = {"EMPTY": 0.1, "WASHDOWN": 0.6, "PREHEAT": 0.1}  # of the first stage
 AIRED_SHARE: Final = 0.8  # after a disinfection
@@ -36,7 +38,6 @@ class Climate(NamedTuple):
     """What the climate of each house remembers; times int64 [ns]."""
 
     fan: memory.Duty
-    sprinkler: memory.Duty
     stages: staging.Staging  # fan_2 to fan_4
     tunnel: Array  # bool, wanted
     pad: Array  # bool
@@ -79,7 +80,6 @@ def start(n: int, time_ns: int) -> Climate:
     three = np.full((n, len(FANS)), NEVER)
     return Climate(
         fan=memory.start_duty(n, time_ns),
-        sprinkler=memory.start_duty(n, time_ns),
         stages=staging.start_staging(n, len(FANS), time_ns, _FAN_LIMITS),
         tunnel=none,
         pad=none,
@@ -100,6 +100,7 @@ def start(n: int, time_ns: int) -> Climate:
     )
 
 
+_GUARD: Final = Guard(PERIOD_S)
 _FAN_LIMITS: Final = staging.MachineLimits(min_on_s=90.0, min_off_s=60.0, stagger_s=5.0, starts_per_hour=12, rotates=True)
 
 
@@ -162,7 +163,7 @@ def first_stage(
     by_weight, by_co2 = minimum_m3_h(at, p)
     trim = trims_pct(inputs, p)
     least = np.where(at.occupied, np.minimum(np.maximum(by_weight, by_co2) / (p.places * p.fan_m3_h), 1.0), 0.0)
-    gas = np.where(at.occupied, np.minimum(least + trim / 100.0, 1.0), 0.0)
+    gas = np.where(at.occupied, np.where(at.agitation, 1.0, np.minimum(least + trim / 100.0, 1.0)), 0.0)
     mode = inputs["mode"]
     aired = np.where(at.mode_s >= p.disinfect_s, AIRED_SHARE, 0.0)
     nobody = np.select(
@@ -173,7 +174,7 @@ def first_stage(
     cooled = np.where(np.isnan(error), 1.0, p_band(error, 0.0, p.band_k, low=least, high=1.0))
     warm = np.where(at.occupied, cooled, nobody)
     part = np.maximum(gas, warm) / p.lowest_share
-    fan, on = memory.duty(state, at.now_ns, part, Cycle(p.duty_s, 60.0, 30.0), Guard(PERIOD_S, 1.0))
+    fan, on = memory.duty(state, at.now_ns, part, _pauses(p), _GUARD)
     terms = {
         "minimum_by_weight_m3_h": by_weight,
         "minimum_by_co2_m3_h": by_co2,
@@ -200,25 +201,38 @@ def stages(state: Climate, at: Situation, error: Array, inputs: Inputs, p: Param
     missing_ns = _since(state.stages.machines.on & (turning < 0.5), state.missing_ns, at.now_ns)
     lost = _for_s(missing_ns, at.now_ns, MISSING_S)
     retry_ns = np.where(lost, at.now_ns + int(RETRY_S) * NS_PER_S, state.retry_ns)
-    cold_outside = inputs["weather.temp_c"] < at.set_point_c - COLD_OUTSIDE_K
-    rule = staging.Stages(p.stages_k, p.hysteresis_k, p.stage_down_s)
-    blind = Guard(PERIOD_S, np.where(cold_outside, 0.0, float(len(FANS))))
-    new, on = staging.staging(
-        state.stages, at.now_ns, _for_slurry(error, at, p), rule, _FAN_LIMITS, blind, available=retry_ns <= at.now_ns
-    )
+    # Without a thermometer: all fans, in the cold none but the first stage.
+    blind = np.where(inputs["weather.temp_c"] < at.set_point_c - COLD_OUTSIDE_K, IDLE_K, p.stages_k[-1])
+    wants = _for_slurry(np.where(np.isnan(error), blind, error), at, p)
+    ours = retry_ns <= at.now_ns
+    new, on = staging.staging(state.stages, at.now_ns, wants, _rule(p), _FAN_LIMITS, _GUARD, available=ours)
     return state._replace(stages=new, missing_ns=missing_ns, retry_ns=retry_ns), on
 
 
 def _for_slurry(error: Array, at: Situation, p: Parameters) -> Array:
     """The error, or one that brings as many stages as slurry needs: the mild rate before it moves, all once it does."""
+    own = np.maximum(np.where(at.occupied, error, IDLE_K), IDLE_K)
     if not (at.agitation | at.purge).any():
-        return np.where(at.occupied, error, -10.0)
+        return own
     missing = at.heads * along(at.weight_kg, p.mild_m3_h_by_kg) - p.places * p.fan_m3_h
     count = np.clip(np.ceil(missing / (p.places * p.stage_m3_h)), 0, len(FANS)).astype(np.int64)
     count = np.where(at.purge, len(FANS), np.where(at.agitation, count, 0))
-    needed = np.concatenate([[-10.0], p.stages_k])[count]
-    known = np.where(np.isnan(error) & (count > 0), needed, error)
-    return np.asarray(np.maximum(np.where(at.occupied, known, -10.0), needed))
+    return np.asarray(np.maximum(own, np.array([IDLE_K, *p.stages_k])[count]))
+
+
+@functools.cache
+def _rule(p: Parameters) -> staging.Stages:
+    return staging.Stages(p.stages_k, p.hysteresis_k, p.stage_down_s)
+
+
+@functools.cache
+def _gains(p: Parameters) -> pi.Gains:
+    return pi.Gains(kp=0.4, ti_s=60.0, low=p.inlet_least_pct, high=100.0)
+
+
+@functools.cache
+def _pauses(p: Parameters) -> Cycle:
+    return Cycle(p.duty_s, 60.0, 30.0)
 
 
 class Openings(NamedTuple):
@@ -250,14 +264,13 @@ def openings(
 
 
 def _inlets(state: Climate, at: Situation, air_share: Array, shut: Array, inputs: Inputs, p: Parameters) -> tuple[pi.PI, Array]:
-    gains = pi.Gains(kp=0.4, ti_s=60.0, low=p.inlet_least_pct, high=100.0)
     error = np.abs(inputs["static_pressure_pa"]) - p.suction_pa
     # Without a pressure to go by: 30 % as the drive's fail-safe, more for the air of more fans.
     blind = Guard(PERIOD_S, np.maximum(30.0, 100.0 * air_share))
     moves = (inputs["fan_rpm"] >= TURNING_RPM) & ~shut
     # What was not worth a move is no hand's doing: only a drive that stands elsewhere leads the integral.
     elsewhere = np.where(np.abs(inputs["inlet_pct"] - state.inlet_pct) > ELSEWHERE_PCT, inputs["inlet_pct"], np.nan)
-    suction, wanted = pi.pi(state.suction, at.now_ns, error, gains, blind, position=elsewhere, auto=moves)
+    suction, wanted = pi.pi(state.suction, at.now_ns, error, _gains(p), blind, position=elsewhere, auto=moves)
     wanted = np.where(shut, 0.0, np.where(at.occupied | at.preheat, wanted, np.maximum(30.0, 100.0 * air_share)))
     worth = (np.abs(wanted - state.inlet_pct) >= p.inlet_step_pct) | (wanted == 0.0) | (wanted == 100.0)
     return suction, np.where(worth, wanted, state.inlet_pct)
@@ -287,7 +300,8 @@ def curtains(state: Climate, at: Situation, asked: Array, inputs: Inputs, p: Par
     dark = (inputs["mains_bool"] < 0.5) & ~(inputs["generator_bool"] > 0.5)
     still = asked & (inputs["fan_rpm"] < TURNING_RPM)
     dark_ns, still_ns = _since(dark, state.dark_ns, at.now_ns), _since(still, state.still_ns, at.now_ns)
-    over = at.hot_c - at.set_point_c
+    # In a heat wave the house is no warmer than outside by so much, and open curtains would spoil tunnel and pad.
+    over = at.hot_c - np.fmax(at.set_point_c, inputs["weather.temp_c"])
     opens = _for_s(dark_ns, at.now_ns, POWER_LOST_S) | _for_s(still_ns, at.now_ns, AIR_LOST_S) | (over >= p.curtain_k)
     stays = dark | still | ~(over < p.hot_k)
     return state._replace(dark_ns=dark_ns, still_ns=still_ns, curtain=opens | (state.curtain & stays))

@@ -9,9 +9,8 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from rules.control import memory, pig_climate, pig_works
+from rules.control import pig_climate, pig_works
 from rules.control.controller import Array, Ask, Turn
-from rules.control.memory import Cycle, Guard
 from rules.control.pig_climate import FANS, PERIOD_S, Climate, Inputs, Situation
 from rules.control.pig_settings import Parameters, along
 from rules.control.pig_works import Works
@@ -164,11 +163,8 @@ def _climate(old: Climate, at: Situation, inputs: Inputs, p: Parameters) -> tupl
     state, heater_barred = pig_climate.heater(state, at, (count > 0) | opened.tunnel, inputs, p)
     state = pig_climate.curtains(state, at, was_on, inputs, p)
     lamps = pig_climate.lamps_pct(state, at, inputs, p)
-    wet = np.where(
-        at.occupied & (error >= p.sprinkle_k) & (at.weight_kg >= p.sprinkle_from_kg), p.sprinkle_s / p.sprinkle_every_s, 0.0
-    )
-    rain = Cycle(p.sprinkle_every_s, p.sprinkle_s, p.sprinkle_s)
-    sprinkler, rains = memory.duty(state.sprinkler, at.now_ns, wet, rain, Guard(PERIOD_S, 0.0))
+    warm_pigs = at.occupied & (error >= p.sprinkle_k) & (at.weight_kg >= p.sprinkle_from_kg)
+    rains = warm_pigs & (at.now_ns / NS_PER_S % p.sprinkle_every_s < p.sprinkle_s)
     hot = at.occupied & ((at.hot_c - at.set_point_c >= p.hot_k) | np.isnan(error))
     demands: dict[Ask, Array] = {
         MINIMUM: least,
@@ -200,7 +196,7 @@ def _climate(old: Climate, at: Situation, inputs: Inputs, p: Parameters) -> tupl
         "stages_1": 1.0 * count,
         "suction_pa": opened.suction_pa,
     }
-    return state._replace(lamp_pct=lamps, sprinkler=sprinkler), demands, terms
+    return state._replace(lamp_pct=lamps), demands, terms
 
 
 def _works_demands(

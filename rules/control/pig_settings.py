@@ -1,5 +1,6 @@
 """Parameters of the pig house controller. Handbook sections 4.2 to 4.4; what is not said to be read or computed there is unverified."""
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,7 +122,12 @@ class Parameters:
         return (speed - self.back_share / speed) / (1.0 - self.back_share)
 
 
-def along(x: Any, pairs: Any) -> NDArray[Any]:
+def along(x: Any, pairs: tuple[tuple[float, float], ...]) -> NDArray[Any]:
     """A curve of `rows` at x (n,): straight between, constant beyond; NaN for NaN."""
-    knots = np.asarray(pairs, np.float64)
-    return np.asarray(np.interp(x, knots[:, 0], knots[:, 1]))
+    return np.asarray(np.interp(x, *_knots(pairs)))
+
+
+@functools.cache
+def _knots(pairs: tuple[tuple[float, float], ...]) -> tuple[NDArray[Any], NDArray[Any]]:
+    places, values = np.array(pairs, np.float64).T
+    return places.copy(), values.copy()

@@ -1,5 +1,6 @@
 """Feed, manure and slurry of pig houses: the plan of the hour by measured kilograms, scraper runs, and the permit to move slurry."""
 
+import functools
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -132,16 +133,22 @@ def _turned(old: Feeding, inputs: Inputs) -> Feeding:
     )
 
 
+@functools.cache
+def _day(weights: tuple[float, ...]) -> tuple[Array, Array]:
+    """Share of the day's feed in each of its hours, and up to the end of each."""
+    shares = np.array(weights, np.float64) / sum(weights)
+    return shares, np.cumsum(shares)
+
+
 def feed(
     old: Feeding, now_ns: int, inputs: Inputs, *, allowed: Array, weight_kg: Array, heads: Array, p: Parameters
 ) -> tuple[Feeding, Array, dict[str, Array]]:
     """Whether the auger is to run: until the plan of this hour is measured, no longer than its longest run."""
     state = _turned(_measured(old, inputs), inputs)
-    shares = np.asarray(p.feed_share_by_hour, np.float64)
-    until = np.concatenate([np.cumsum(shares) / shares.sum()])
+    shares, until = _day(p.feed_share_by_hour)
     slot = np.clip(state.hour, 0, 23).astype(np.int64)
     day_kg = ration_kg(weight_kg, heads, p)
-    before = until[slot] - shares[slot] / shares.sum()
+    before = until[slot] - shares[slot]
     given = np.where(np.isnan(state.given_kg), day_kg * before, state.given_kg)
     most = FULL * p.auger_max_s / 60.0 * p.auger_kg_min
     due = np.clip(np.nan_to_num(day_kg * until[slot] - given), 0.0, most)
@@ -161,7 +168,7 @@ def feed(
         lost_kg=np.where(starts | stops, 0.0, state.lost_kg),
         plan_kg=np.where(starts, due, state.plan_kg),
         since_ns=np.where(starts, now_ns, np.where(on, state.since_ns, NEVER)),
-        ended=state.ended | (stops & may),
+        ended=state.ended | (stops & (overtime | ~may)),
         per_pig_kg=state.per_pig_kg + np.nan_to_num(np.where(stops, run_kg, 0.0) / np.where(heads > 0.0, heads, np.nan)),
     )
     phase = 1.0 + np.searchsorted(np.asarray(p.feed_phase_kg, np.float64), new.per_pig_kg, side="right")

@@ -144,7 +144,7 @@ class PigHouses:
             "fan_2": stage,
             "fan_3": stage,
             "fan_4": stage,
-            "curtain": np.where((self.unlit_s >= self.machines.curtain_s) | (air > self._hot_c() + 6.0), 1.0, never),
+            "curtain": np.where((self.unlit_s >= self.machines.curtain_s) | (air > self._hot_c() + 10.0), 1.0, never),
             "heater": np.where((air > self._hot_c()) | (self.still_s > self.machines.still_s), zero, never),
             "auger": np.where(self.hopper_kg >= self.machines.hopper_kg * self.places, zero, never),
             "scraper": np.where(self.overloaded | (self.blade >= 1.0), zero, never),
