@@ -1,167 +1,184 @@
-"""Quality of control: a kind of plant and a controller in a closed loop, against a plain thermostat and a plain PID.
+"""A closed loop of plants and controllers in plain arrays, and what it costs and holds: shared by the benches and tests of all kinds.
 
-The loop is what a site is without its wires: drives that travel in their time, with a dead zone of 1 % and minimum times on and off,
-what the panel forces, and arbitration in its fixed order. Nothing is random but what the plant draws.
+Drives travel in their time and do not start for less than 1 % of their range or their smallest step; switches keep their minimum
+times. Demands are settled as
+`rules.arbitration` settles them, for all houses at once. There is no network, no engine and no journal here.
 """
 
-import functools
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import numpy as np
-import yaml
+from numpy.typing import NDArray
 
-from rules.control.controller import Array, Ask, Controller, Turn
+from rules.control.controller import Ask, Controller
 from simulators.houses import Houses
-from simulators.weather import Scenario, Weather, WeatherSample
+from telemetry import sun
 from telemetry.plan import NS_PER_S
-from telemetry.site import LEVELS, MODES, ActuatorSpec, Profile
+from telemetry.site import LEVELS, MODES, ActuatorSpec
 
-PROFILES: Final = Path(__file__).parents[1] / "devices" / "profiles"
-ZONE_S: Final = 8 * 3600.0
-DAY_S: Final = 86_400.0
-DEAD_ZONE: Final = 0.01
-LATITUDE, LONGITUDE = 36.7, 117.0
-WINTER = Scenario(mean_temp_c=-4.0, daily_range_k=9.0, dew_point_c=-8.0, sky="clear")
-SUMMER = Scenario(mean_temp_c=28.0, daily_range_k=9.0, dew_point_c=21.0, sky="clear")
-WINTER_S, SUMMER_S = 1_768_406_400.0, 1_784_217_600.0  # midnights in China: 15 January, 17 July 2026
-_ORDER: Final = {"at_most": 0, "at_least": 1, "value": 2}
+Array = NDArray[Any]
+
+DEAD_ZONE: Final = 0.01  # of the range
+PLACE: Final = (36.7, 118.8, 8.0)  # latitude, longitude [deg], hours ahead of UTC: Shandong
+_BOUNDS: Final = {"at_most": 0, "at_least": 1, "value": 2}
 
 
-def arbitrate(demands: Mapping[Ask, Array], actuator: ActuatorSpec, n: int) -> Array:
-    """The value of an actuator for n houses, as rules.arbitration has it for one; a controller asks no value above level 4."""
-    low, high, base = np.full(n, actuator.low), np.full(n, actuator.high), np.full(n, np.nan)
-    asks = [ask for ask in demands if ask.actuator == actuator.name]
-    for ask in sorted(asks, key=lambda ask: (LEVELS[ask.level], _ORDER[ask.bound])):
+def settle(demands: Mapping[Ask, Array], spec: ActuatorSpec, n: int) -> Array:
+    """What an actuator shall do (n,): levels from the highest down, bounds before values, the largest value of the lowest levels."""
+    low, high, rest = (np.full(n, edge) for edge in (spec.low, spec.high, spec.rest))
+    fixed, chosen = np.full(n, np.nan), np.full(n, np.nan)
+    asked = [ask for ask in demands if ask.actuator == spec.name]
+    for ask in sorted(asked, key=lambda ask: (LEVELS[ask.level], _BOUNDS[ask.bound])):
         value = demands[ask]
         if ask.bound == "at_most":
-            high = np.where((low <= value) & (value < high), value, high)
+            high = np.where((value >= low) & (value < high), value, high)
         elif ask.bound == "at_least":
-            low = np.where((low < value) & (value <= high), value, low)
+            low = np.where((value > low) & (value <= high), value, low)
+        elif LEVELS[ask.level] > LEVELS["manual"]:
+            chosen = np.fmax(chosen, value) if spec.choose == "largest" else np.fmin(chosen, value)
         else:
-            assert LEVELS[ask.level] > LEVELS["manual"]
-            base = np.fmax(base, value) if actuator.choose == "largest" else np.fmin(base, value)
-    return np.clip(np.where(np.isnan(base), actuator.rest, base), low, high)
+            fixed = np.where(np.isfinite(fixed), fixed, np.clip(value, low, high))
+            low, high = np.where(np.isfinite(fixed), fixed, low), np.where(np.isfinite(fixed), fixed, high)
+    return np.clip(np.where(np.isfinite(chosen), chosen, rest), low, high)
 
 
-class Drive:
-    """n drives of one actuator: towards a target in their time, switches with their minimum times; `stuck` stays where it is."""
+@dataclass(slots=True)
+class Drives:
+    """Where the drives of n houses truly are, in their own unit."""
 
-    def __init__(self, spec: ActuatorSpec, n: int) -> None:
-        self.spec, self.position = spec, np.full(n, spec.rest)
-        self.moving, self.stuck = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
-        self.target, self.held_s, self.moves = self.position.copy(), np.full(n, 1e9), np.zeros(n)
+    specs: Mapping[str, ActuatorSpec]
+    n: int
+    position: dict[str, Array] = field(default_factory=dict)
+    target: dict[str, Array] = field(default_factory=dict)
+    since_s: dict[str, Array] = field(default_factory=dict)
+    moves: dict[str, Array] = field(default_factory=dict)
+    stuck: dict[str, Array] = field(default_factory=dict)  # bool
 
-    def advance(self, target: Array, forced: Array, dt_s: float) -> None:
-        """Let `dt_s` pass; `forced` (NaN: not) goes before the target and against minimum times."""
-        spec, width = self.spec, self.spec.high - self.spec.low
-        if spec.kind == "switch":
-            least = np.where(self.target > spec.low, spec.min_on_s, spec.min_off_s)
-            target = np.where(self.held_s >= least, target, self.target)
-        target = np.where(np.isnan(forced), target, forced)
-        self.held_s = np.where(target == self.target, self.held_s + dt_s, 0.0)
-        self.target = target
-        error = target - self.position
-        starts = ~self.moving & (np.abs(error) > DEAD_ZONE * width) & ~self.stuck
-        self.moves += starts
-        self.moving |= starts
-        reach = width * dt_s / spec.travel_s if spec.travel_s > dt_s else np.inf
-        step = np.clip(error, -reach, reach) * (self.moving & ~self.stuck)
-        self.position = self.position + step
-        self.moving &= np.abs(error) > np.abs(step)
+    def __post_init__(self) -> None:
+        """All at rest."""
+        for name, spec in self.specs.items():
+            self.position[name], self.target[name] = np.full(self.n, spec.rest), np.full(self.n, spec.rest)
+            self.since_s[name], self.moves[name] = np.full(self.n, 1e9), np.zeros(self.n)
+            self.stuck[name] = np.zeros(self.n, np.bool_)
 
-    def share(self) -> Array:
-        """True position, 0..1."""
-        return (self.position - self.spec.low) / (self.spec.high - self.spec.low)
+    def advance(self, dt_s: float, wanted: Mapping[str, Array], forced: Mapping[str, Array]) -> None:
+        """Move for `dt_s` to what is wanted, or to what the panel forces."""
+        for name, spec in self.specs.items():
+            force = forced.get(name, np.full(self.n, np.nan))
+            aim = np.where(np.isfinite(force), force, wanted.get(name, self.target[name]))
+            at, span = self.position[name], spec.high - spec.low
+            self.since_s[name] = self.since_s[name] + dt_s
+            if spec.kind == "switch":
+                least = np.where(at > spec.low, spec.min_on_s, spec.min_off_s)
+                aim = np.where((np.round(aim) != at) & (self.since_s[name] >= least), np.round(aim), at)
+                reach = np.full(self.n, span)
+            else:
+                worth = (np.abs(aim - at) > DEAD_ZONE * span) & (
+                    (np.abs(aim - self.target[name]) >= spec.min_step) | (aim <= spec.low) | (aim >= spec.high)
+                )
+                aim = np.where(worth, aim, self.target[name])
+                reach = np.full(self.n, span if spec.travel_s <= 0 else span * dt_s / spec.travel_s)
+            aim = np.where(self.stuck[name], at, aim)
+            starts = (aim != at) & (aim != self.target[name])
+            self.moves[name] = self.moves[name] + starts
+            self.since_s[name] = np.where(aim != at, 0.0, self.since_s[name])
+            self.target[name] = aim
+            self.position[name] = at + np.clip(aim - at, -reach, reach)
+
+    def fractions(self) -> dict[str, Array]:
+        """Positions 0..1 of the range."""
+        return {name: (self.position[name] - spec.low) / (spec.high - spec.low) for name, spec in self.specs.items()}
+
+    def feedback(self) -> dict[str, Array]:
+        """Feedback points."""
+        return {spec.feedback: self.position[name] for name, spec in self.specs.items() if spec.feedback is not None}
 
 
-class Weathered(NamedTuple):
-    """A kind of weather from a moment on."""
-
-    start_s: float
-    scenario: Scenario
-
-    def weather(self) -> Weather:
-        """It, from its own generator."""
-        random = np.random.default_rng(5)
-        return Weather(start_s=self.start_s, latitude=LATITUDE, longitude=LONGITUDE, scenario=self.scenario, random=random)
-
-
-@functools.cache
-def profile(name: str) -> Profile:
-    """A shipped profile."""
-    return Profile.model_validate(yaml.safe_load((PROFILES / f"{name}.yaml").read_text("utf-8")))
+def clock(unix_s: float, place: tuple[float, float, float] = PLACE) -> dict[str, float]:
+    """Clock inputs of a controller at a place."""
+    latitude, longitude, ahead_h = place
+    local = unix_s + ahead_h * 3600.0
+    rise, down = sun.sunrise_sunset_s(unix_s, latitude, longitude)
+    return {
+        "hour": local % sun.DAY_S / 3600.0,
+        "hours_after_sunrise": (unix_s - float(rise)) / 3600.0,
+        "hours_before_sunset": (float(down) - unix_s) / 3600.0,
+        "sun_elevation_deg": float(sun.elevation_at_deg(unix_s, latitude, longitude)),
+    }
 
 
+@dataclass(slots=True)
 class Loop:
-    """n houses and their controller. `blind` names inputs that are unknown, `given` sets inputs that nobody measures."""
+    """n houses and their controller. `spoil(unix_s, inputs)` may change what the controller reads; `links` are masts and the like."""
 
-    def __init__(
-        self,
-        houses: Houses,
-        n: int,
-        controller: Controller,
-        weather: Weather,
-        start_s: float,
-        *,
-        parameters: Mapping[str, Any] | None = None,
-    ) -> None:
-        spec = profile(houses.PROFILE)
-        self.houses, self.n, self.controller, self.weather, self.unix_s = houses, n, controller, weather, start_s
-        self.parameters = controller.parameters(parameters or {})
-        self.state = controller.start(n, round(start_s * NS_PER_S), self.parameters)
-        self.specs = {actuator.name: actuator for actuator in spec.actuators}
-        self.drives = {name: Drive(actuator, n) for name, actuator in self.specs.items()}
-        self.feedback = {a.feedback: a.name for a in spec.actuators if a.feedback is not None}
-        self.given: dict[str, Any] = {"mode": float(MODES.index("OCCUPIED"))}
-        self.blind: set[str] = set()
-        self.turn = Turn(self.state, {})
-        self.targets = {name: np.full(n, actuator.rest) for name, actuator in self.specs.items()}
-        self._next_s = start_s
+    houses: Houses
+    controller: Controller
+    parameters: Any
+    drives: Drives
+    unix_s: float
+    links: Mapping[str, Houses] = field(default_factory=dict)
+    given: Mapping[str, float] = field(default_factory=dict)  # set points and the like, by input
+    noise: Mapping[str, float] = field(default_factory=dict)  # sigma, by input
+    random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(1))
+    spoil: Callable[[float, dict[str, Array]], None] = lambda _unix_s, _inputs: None
+    place: tuple[float, float, float] = PLACE
+    state: Any = None
+    turn: Any = None
 
-    def positions(self) -> dict[str, Array]:
-        """Where every drive truly is, 0..1."""
-        return {name: drive.share() for name, drive in self.drives.items()}
+    def __post_init__(self) -> None:
+        """The controller has never run."""
+        self.state = self.controller.start(self.drives.n, int(self.unix_s * NS_PER_S), self.parameters)
 
     def inputs(self) -> dict[str, Array]:
-        """What the controller reads now; NaN for what nobody gives."""
-        at = self.positions()
-        now = self.weather.at(self.unix_s)
-        seen: dict[str, Any] = {**self.houses.truth(at), **self.houses.panel(at), **_outside(now)}
-        seen |= {point: self.drives[name].position for point, name in self.feedback.items()}
-        seen |= {"hour": (self.unix_s + ZONE_S) % DAY_S / 3600.0, **self.given}
-        unknown = np.full(self.n, np.nan)
-        names = self.controller.READS
-        return {
-            name: unknown if name in self.blind else np.broadcast_to(seen.get(name, unknown), (self.n,)) * 1.0 for name in names
-        }
+        """What the controller reads now; NaN where nothing serves an input."""
+        n, fractions = self.drives.n, self.drives.fractions()
+        known = self.houses.truth(fractions) | self.houses.panel(fractions) | self.drives.feedback()
+        for link, other in self.links.items():
+            known |= {f"{link}.{name}": np.broadcast_to(v, n) for name, v in (other.truth({}) | other.panel({})).items()}
+        plain = clock(self.unix_s, self.place) | {"mode": float(MODES.index("AUTO"))} | dict(self.given)
+        known |= {name: np.full(n, value) for name, value in plain.items()}
+        for name, sigma in self.noise.items():
+            known[name] = known[name] + sigma * self.random.standard_normal(n)
+        read = {name: np.array(known.get(name, np.full(n, np.nan)), float) for name in self.controller.READS}
+        self.spoil(self.unix_s, read)
+        return read
 
-    def advance(self, seconds: float, watch: Callable[["Loop"], None] | None = None) -> None:
-        """Let time pass in steps of the plant; `watch` is called after each."""
-        step_s = min(self.houses.STEP_S, self.controller.EVERY_S)
-        for _ in range(round(seconds / step_s)):
-            if self.unix_s >= self._next_s:
-                self.turn = self.controller.step(self.state, round(self.unix_s * NS_PER_S), self.inputs(), self.parameters)
-                self.state = self.turn.state
-                self.targets = {name: arbitrate(self.turn.demands, spec, self.n) for name, spec in self.specs.items()}
-                self._next_s += self.controller.EVERY_S
-            forced, free = self.houses.interlock(), np.full(self.n, np.nan)
-            for name, drive in self.drives.items():
-                drive.advance(self.targets[name], forced.get(name, free), step_s)
-            self.unix_s += step_s
-            self.houses.advance(self.unix_s, step_s, self.positions())
-            if watch is not None:
-                watch(self)
+    def run(self, hours: float, note: Callable[["Loop"], None] = lambda _loop: None) -> None:
+        """Go on for some hours; `note` is called after every period."""
+        every = self.controller.EVERY_S
+        for _ in range(round(hours * 3600.0 / every)):
+            self.turn = self.controller.step(self.state, int(self.unix_s * NS_PER_S), self.inputs(), self.parameters)
+            self.state = self.turn.state
+            wanted = {name: settle(self.turn.demands, spec, self.drives.n) for name, spec in self.drives.specs.items()}
+            left = every
+            while left > 0.0:
+                dt = min(left, self.houses.STEP_S)
+                self.unix_s += dt
+                left -= dt
+                self.drives.advance(dt, wanted, self.houses.interlock())
+                self.houses.advance(self.unix_s, dt, self.drives.fractions())
+                for other in self.links.values():
+                    other.advance(self.unix_s, dt, {})
+            note(self)
 
 
-def _outside(now: WeatherSample) -> dict[str, float]:
-    return {
-        "weather.temp_c": now.temp_c,
-        "weather.rh_pct": now.rh_pct,
-        "weather.rad_w_m2": now.rad_w_m2,
-        "weather.wind_speed_m_s": now.wind_m_s,
-        "weather.wind_gust_m_s": now.gust_m_s,
-        "weather.wind_dir_deg": now.wind_dir_deg,
-        "weather.rain_bool": float(now.rain),
-    }
+@dataclass(slots=True)
+class Quality:
+    """Hours in band and moves; `bands` by point of truth: (lowest, highest)."""
+
+    bands: Mapping[str, tuple[float, float]]
+    in_band_h: dict[str, Array] = field(default_factory=dict)
+    lowest: dict[str, Array] = field(default_factory=dict)
+    highest: dict[str, Array] = field(default_factory=dict)
+
+    def note(self, loop: Loop) -> None:
+        """Count one period."""
+        truth = loop.houses.truth(loop.drives.fractions())
+        for point, (low, high) in self.bands.items():
+            value = truth[point]
+            inside = (value >= low) & (value <= high)
+            self.in_band_h[point] = self.in_band_h.get(point, 0.0) + inside * loop.controller.EVERY_S / 3600.0
+            self.lowest[point] = np.fmin(self.lowest.get(point, np.inf), value)
+            self.highest[point] = np.fmax(self.highest.get(point, -np.inf), value)

@@ -18,6 +18,7 @@ from rules.control.settings import settings
 from telemetry.plan import NS_PER_S
 from telemetry.site import MODES
 
+H2S_PPM, H2S_PERSON_PPM = 20.0, 10.0
 PEOPLE, MACHINES, ANIMALS = "personnel_safety", "equipment", "survival"
 AIR, TEMPERATURE, ECONOMY = "humidity_gas", "temperature", "economy"
 
@@ -100,7 +101,7 @@ class PigHouse:
         state, at = _situation(state, time_ns, inputs, p)
         works = state.works
         slurry, permit, purge, air = pig_works.agitate(works.slurry, time_ns, inputs, weight_kg=at.weight_kg, heads=at.heads, p=p)
-        at = at._replace(agitation=inputs["slurry_request_bool"] > 0.5, purge=purge | _somebody_in_fumes(inputs))
+        at = at._replace(agitation=inputs["slurry_request_bool"] > 0.5, purge=purge | _fumes(inputs))
         climate, demands, terms = _climate(state.climate, at, inputs, p)
         working = at.occupied & (inputs["mode"] != _MAINTENANCE)
         feeding, auger, feed_terms = pig_works.feed(
@@ -112,8 +113,10 @@ class PigHouse:
         return Turn(state._replace(climate=climate, works=Works(feeding, scraping, slurry)), demands, terms)
 
 
-def _somebody_in_fumes(inputs: Inputs) -> Array:
-    return np.asarray((inputs["mode"] == _DISINFECT) & (inputs["person_present_bool"] > 0.5))
+def _fumes(inputs: Inputs) -> Array:
+    """Whether people need all air: H2S at its alarm, or somebody in a disinfected room."""
+    somebody, gas = inputs["person_present_bool"] > 0.5, inputs["h2s_ppm"]
+    return np.asarray((gas > H2S_PPM) | (somebody & ((gas > H2S_PERSON_PPM) | (inputs["mode"] == _DISINFECT))))
 
 
 def _feed_barred(inputs: Inputs) -> Array:
