@@ -1,6 +1,6 @@
 """Control quality of pig houses: `python -m bench.control_pig_house` prints a winter and a summer day of three controllers.
 
-Houses are those of simulators/plants/pig_house.py, in the same weather; a day after six hours that let them settle.
+Houses are those of simulators/plants/pig_house.py, in the same weather; a day after three hours that let them settle.
 """
 
 from collections.abc import Mapping
@@ -27,6 +27,14 @@ FAN_W: Final = 2.1  # per place, the first stage at full speed against suction; 
 STAGED_W: Final = 1.4  # each of fan_2 to fan_4
 TUNNEL_W: Final = 2.1
 PUMP_W: Final = 0.1
+NOISE: Final = {
+    "room_temp_c": 0.05,
+    "room_temp_2_c": 0.05,
+    "rh_pct": 0.3,
+    "co2_ppm": 10.0,
+    "nh3_ppm": 0.5,
+    "static_pressure_pa": 1.0,
+}
 LATITUDE, LONGITUDE = 36.7, 117.0
 WINTER = Scenario(mean_temp_c=-4.0, daily_range_k=9.0, dew_point_c=-8.0, sky="clear", rain_per_day=0.0)
 SUMMER = Scenario(mean_temp_c=28.0, daily_range_k=9.0, dew_point_c=21.0, sky="clear", rain_per_day=0.0)
@@ -65,10 +73,12 @@ class Around:
             inputs[name][:] = np.nan
 
 
-def loop_of(plant: pig_house.PigHouses, controller: Controller, around: Around, start_s: float) -> Loop:
+def loop_of(
+    plant: pig_house.PigHouses, controller: Controller, around: Around, start_s: float, *, noise: Mapping[str, float] | None = None
+) -> Loop:
     """Houses and a controller, with the drives of the shipped profile."""
     drives = Drives({spec.name: spec for spec in shipped_profile("pig_house").actuators}, len(plant.places))
-    return Loop(plant, controller, controller.parameters({}), drives, start_s, spoil=around.spoil)
+    return Loop(plant, controller, controller.parameters({}), drives, start_s, spoil=around.spoil, noise=noise or {})
 
 
 class Plain(NamedTuple):
@@ -136,12 +146,12 @@ class Quality(NamedTuple):
     moves: float  # of all drives of the climate, per house
 
 
-def measure(controller: Controller, day: Day, *, settle_d: float = 0.25, span_d: float = 1.0, houses: int = HOUSES) -> Quality:
+def measure(controller: Controller, day: Day, *, settle_d: float = 0.125, span_d: float = 1.0, houses: int = HOUSES) -> Quality:
     """A day of a controller, after `settle_d` days."""
     start_s = day.start_s - settle_d * DAY_S
     around = Around(day._replace(start_s=start_s).weather())
     plant = pig_house.make(houses, around.weather, start_s, [np.random.default_rng([7, k]) for k in range(houses)])
-    loop = loop_of(plant, controller, around, start_s)
+    loop = loop_of(plant, controller, around, start_s, noise=NOISE)
     loop.run(24.0 * settle_d)
     set_point = np.array(along(plant.herds.weight_kg, CONTROLLER.parameters({}).room_c_by_kg))
     begin = {name: loop.drives.moves[name].copy() for name in CLIMATE}

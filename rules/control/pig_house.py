@@ -103,7 +103,7 @@ class PigHouse:
         slurry, permit, purge, air = pig_works.agitate(works.slurry, time_ns, inputs, weight_kg=at.weight_kg, heads=at.heads, p=p)
         at = at._replace(agitation=inputs["slurry_request_bool"] > 0.5, purge=purge | _fumes(inputs))
         climate, demands, terms = _climate(state.climate, at, inputs, p)
-        working = at.occupied & (inputs["mode"] != _MAINTENANCE)
+        working = at.occupied & (inputs["mode"] != _MAINTENANCE) & ~pig_climate.dark(inputs)
         feeding, auger, feed_terms = pig_works.feed(
             works.feeding, time_ns, inputs, allowed=working & ~_feed_barred(inputs), weight_kg=at.weight_kg, heads=state.heads, p=p
         )
@@ -156,9 +156,9 @@ def _situation(state: State, now_ns: int, inputs: Inputs, p: Parameters) -> tupl
 def _climate(old: Climate, at: Situation, inputs: Inputs, p: Parameters) -> tuple[Climate, dict[Ask, Array], dict[str, Array]]:
     error = at.room_c - at.set_point_c
     was_on = old.fan.on & (old.fan.heard.value > 0.0)
-    fan, air, terms = pig_climate.first_stage(old.fan, at, error, inputs, p)
+    state, air, terms = pig_climate.first_stage(old, at, error, inputs, p)
     least, gas, warm = pig_climate.fan_demands(air, p)
-    state, stages_on = pig_climate.stages(old._replace(fan=fan), at, error, inputs, p)
+    state, stages_on = pig_climate.stages(state, at, error, inputs, p)
     count = stages_on.sum(axis=1)
     all_m3_h = p.fan_m3_h + len(FANS) * p.stage_m3_h
     share = (np.maximum(air.warm, air.gas) * p.fan_m3_h + count * p.stage_m3_h) / all_m3_h
