@@ -1,28 +1,84 @@
 """Control quality of pig houses: `python -m bench.control_pig_house` prints a winter and a summer day of three controllers.
 
-Houses are those of simulators/plants/pig_house.py, in the same weather; a day after six hours that let them settle.
+Houses are those of simulators/plants/pig_house.py, in the same weather; a day after three hours that let them settle.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from bench.control import DAY_S, SUMMER, SUMMER_S, WINTER, WINTER_S, Loop, Weathered
+from bench.control import Drives, Loop
+from bench.recordings import shipped_profile
 from rules.control import pi
 from rules.control.controller import Array, Ask, Controller, Turn
 from rules.control.memory import Guard
 from rules.control.pig_house import CONTROLLER
 from rules.control.pig_settings import Parameters, along
 from simulators.plants import pig_house
+from simulators.weather import Scenario, Weather
+from telemetry.site import MODES
+from telemetry.sun import DAY_S
 
-HOUSES: Final = 3
+HOUSES: Final = 2
 CLIMATE: Final = ("fan", "fan_2", "fan_3", "fan_4", "tunnel", "inlet", "heater", "pad_pump", "sprinkler")
 FAN_W: Final = 2.1  # per place, the first stage at full speed against suction; 35 W per 1,000 m3/h
 STAGED_W: Final = 1.4  # each of fan_2 to fan_4
 TUNNEL_W: Final = 2.1
 PUMP_W: Final = 0.1
-DAYS: Final = {"winter": Weathered(WINTER_S, WINTER), "summer": Weathered(SUMMER_S, SUMMER)}
+NOISE: Final = {
+    "room_temp_c": 0.05,
+    "room_temp_2_c": 0.05,
+    "rh_pct": 0.3,
+    "co2_ppm": 10.0,
+    "nh3_ppm": 0.5,
+    "static_pressure_pa": 1.0,
+}
+LATITUDE, LONGITUDE = 36.7, 117.0
+WINTER = Scenario(mean_temp_c=-4.0, daily_range_k=9.0, dew_point_c=-8.0, sky="clear", rain_per_day=0.0)
+SUMMER = Scenario(mean_temp_c=28.0, daily_range_k=9.0, dew_point_c=21.0, sky="clear", rain_per_day=0.0)
+WINTER_S, SUMMER_S = 1_768_406_400.0, 1_784_217_600.0  # midnights in China: 15 January, 17 July 2026
+
+
+class Day(NamedTuple):
+    """A kind of weather from a moment on."""
+
+    start_s: float
+    scenario: Scenario
+
+    def weather(self) -> Weather:
+        """It, from its own generator."""
+        random = np.random.default_rng(5)
+        return Weather(start_s=self.start_s, latitude=LATITUDE, longitude=LONGITUDE, scenario=self.scenario, random=random)
+
+
+DAYS: Final = {"winter": Day(WINTER_S, WINTER), "summer": Day(SUMMER_S, SUMMER)}
+
+
+@dataclass(slots=True)
+class Around:
+    """What a controller reads beside its house: the weather, what is given (also in place of a sensor), and nothing where it is blind."""
+
+    weather: Weather
+    given: dict[str, float] = field(default_factory=lambda: {"mode": float(MODES.index("OCCUPIED"))})
+    blind: set[str] = field(default_factory=set)
+
+    def spoil(self, unix_s: float, inputs: dict[str, Array]) -> None:
+        """Write it over the inputs."""
+        now = self.weather.at(unix_s)
+        for name, value in ({"weather.temp_c": now.temp_c, "weather.rh_pct": now.rh_pct} | self.given).items():
+            inputs[name][:] = value
+        for name in self.blind:
+            inputs[name][:] = np.nan
+
+
+def loop_of(
+    plant: pig_house.PigHouses, controller: Controller, around: Around, start_s: float, *, noise: Mapping[str, float] | None = None
+) -> Loop:
+    """Houses and a controller, with the drives of the shipped profile."""
+    drives = Drives({spec.name: spec for spec in shipped_profile("pig_house").actuators}, len(plant.places))
+    return Loop(plant, controller, controller.parameters({}), drives, start_s, spoil=around.spoil, noise=noise or {})
 
 
 class Plain(NamedTuple):
@@ -90,29 +146,29 @@ class Quality(NamedTuple):
     moves: float  # of all drives of the climate, per house
 
 
-def measure(controller: Controller, day: Weathered, *, settle_d: float = 0.25, houses: int = HOUSES) -> Quality:
+def measure(controller: Controller, day: Day, *, settle_d: float = 0.125, span_d: float = 1.0, houses: int = HOUSES) -> Quality:
     """A day of a controller, after `settle_d` days."""
     start_s = day.start_s - settle_d * DAY_S
-    weather = day._replace(start_s=start_s).weather()
-    plant = pig_house.make(houses, weather, start_s, [np.random.default_rng([7, k]) for k in range(houses)])
-    loop = Loop(plant, houses, controller, weather, start_s)
-    loop.advance(settle_d * DAY_S)
+    around = Around(day._replace(start_s=start_s).weather())
+    plant = pig_house.make(houses, around.weather, start_s, [np.random.default_rng([7, k]) for k in range(houses)])
+    loop = loop_of(plant, controller, around, start_s, noise=NOISE)
+    loop.run(24.0 * settle_d)
     set_point = np.array(along(plant.herds.weight_kg, CONTROLLER.parameters({}).room_c_by_kg))
-    begin = {name: drive.moves.copy() for name, drive in loop.drives.items()}
+    begin = {name: loop.drives.moves[name].copy() for name in CLIMATE}
     heat_j, seen = plant.state.heat_j.copy(), []
     energy = np.zeros(houses)
 
-    def watch(at: Loop) -> None:
-        here, out = at.positions(), weather.at(at.unix_s)
+    def note(at: Loop) -> None:
+        here, out = at.drives.fractions(), around.weather.at(at.unix_s)
         error = plant.state.air_c - set_point
         warmest = np.maximum(3.0, out.temp_c + 3.0 - set_point)
         seen.append((error, (error >= -2.0) & (error <= warmest), plant.state.co2_ppm, plant.humidity_pct()))
         staged = STAGED_W * (here["fan_2"] + here["fan_3"] + here["fan_4"]) + TUNNEL_W * (here["tunnel"] > 0.5)
-        energy[:] += plant.STEP_S * (FAN_W * here["fan"] ** 3 + staged + PUMP_W * here["pad_pump"])
+        energy[:] += controller.EVERY_S * (FAN_W * here["fan"] ** 3 + staged + PUMP_W * here["pad_pump"])
 
-    loop.advance(DAY_S, watch)
+    loop.run(24.0 * span_d, note)
     error, inside, co2, humidity = (np.array(each) for each in zip(*seen, strict=True))
-    moves = sum(float((loop.drives[name].moves - begin[name]).mean()) for name in CLIMATE)
+    moves = {name: float((loop.drives.moves[name] - begin[name]).mean()) for name in CLIMATE}
     return Quality(
         in_band_h=float(24.0 * inside.mean()),
         lowest_k=float(error.min()),
@@ -122,7 +178,7 @@ def measure(controller: Controller, day: Weathered, *, settle_d: float = 0.25, h
         rh_pct=float(humidity.mean()),
         heat_kwh=float((plant.state.heat_j - heat_j).mean() / 3.6e6),
         power_kwh=float(energy.mean() / 3.6e6),
-        moves=moves,
+        moves=sum(moves.values()),
     )
 
 

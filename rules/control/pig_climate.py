@@ -26,6 +26,7 @@ MISSING_S: Final = 30.0  # a fan that was asked for so long without turning is l
 RETRY_S: Final = 900.0
 TURNING_RPM: Final = 100.0
 ELSEWHERE_PCT: Final = 5.0
+COOLED_STEP: Final = 0.08  # noise of a thermometer moves no fan
 TUNNEL_BACK_K: Final = 1.5
 IDLE_K: Final = -10.0  # an error that asks for nothing
 COLD_OUTSIDE_K: Final = 8.0  # below the set point: without a thermometer no more than the first stage
@@ -38,6 +39,7 @@ class Climate(NamedTuple):
     """What the climate of each house remembers; times int64 [ns]."""
 
     fan: memory.Duty
+    cooled: Array  # share of the first stage that temperature last asked for
     stages: staging.Staging  # fan_2 to fan_4
     tunnel: Array  # bool, wanted
     pad: Array  # bool
@@ -80,6 +82,7 @@ def start(n: int, time_ns: int) -> Climate:
     three = np.full((n, len(FANS)), NEVER)
     return Climate(
         fan=memory.start_duty(n, time_ns),
+        cooled=zero,
         stages=staging.start_staging(n, len(FANS), time_ns, _FAN_LIMITS),
         tunnel=none,
         pad=none,
@@ -157,8 +160,8 @@ def _speed(share: Array, on: Array, p: Parameters) -> Array:
 
 
 def first_stage(
-    state: memory.Duty, at: Situation, error: Array, inputs: Inputs, p: Parameters
-) -> tuple[memory.Duty, Air, dict[str, Array]]:
+    state: Climate, at: Situation, error: Array, inputs: Inputs, p: Parameters
+) -> tuple[Climate, Air, dict[str, Array]]:
     """Minimum ventilation, its trims, and cooling by the first stage."""
     by_weight, by_co2 = minimum_m3_h(at, p)
     trim = trims_pct(inputs, p)
@@ -172,16 +175,18 @@ def first_stage(
         0.0,
     )
     cooled = np.where(np.isnan(error), 1.0, p_band(error, 0.0, p.band_k, low=least, high=1.0))
+    worth = (np.abs(cooled - state.cooled) >= COOLED_STEP) | (cooled == 1.0) | (cooled <= least)
+    cooled = np.where(worth, cooled, np.maximum(state.cooled, least))
     warm = np.where(at.occupied, cooled, nobody)
     part = np.maximum(gas, warm) / p.lowest_share
-    fan, on = memory.duty(state, at.now_ns, part, _pauses(p), _GUARD)
+    fan, on = memory.duty(state.fan, at.now_ns, part, _pauses(p), _GUARD)
     terms = {
         "minimum_by_weight_m3_h": by_weight,
         "minimum_by_co2_m3_h": by_co2,
         "trims_pct": trim,
         "first_stage_air_pct": 100.0 * part * p.lowest_share,
     }
-    return fan, Air(least, gas, warm, on), terms
+    return state._replace(fan=fan, cooled=cooled), Air(least, gas, warm, on), terms
 
 
 def fan_demands(air: Air, p: Parameters) -> tuple[Array, Array, Array]:
@@ -295,13 +300,18 @@ def lamps_pct(state: Climate, at: Situation, inputs: Inputs, p: Parameters) -> A
     return np.asarray(np.where((at.weight_kg <= p.creep_until_kg) | np.isnan(kept), kept, 0.0))
 
 
+def dark(inputs: Inputs) -> Array:
+    """Whether there is no power, neither mains nor generator; bool."""
+    return np.asarray((inputs["mains_bool"] < 0.5) & ~(inputs["generator_bool"] > 0.5))
+
+
 def curtains(state: Climate, at: Situation, asked: Array, inputs: Inputs, p: Parameters) -> Climate:
     """Curtains fall without power, without air though it is asked for, and in heat; they close again when all of it is over."""
-    dark = (inputs["mains_bool"] < 0.5) & ~(inputs["generator_bool"] > 0.5)
+    unlit = dark(inputs)
     still = asked & (inputs["fan_rpm"] < TURNING_RPM)
-    dark_ns, still_ns = _since(dark, state.dark_ns, at.now_ns), _since(still, state.still_ns, at.now_ns)
+    dark_ns, still_ns = _since(unlit, state.dark_ns, at.now_ns), _since(still, state.still_ns, at.now_ns)
     # In a heat wave the house is no warmer than outside by so much, and open curtains would spoil tunnel and pad.
     over = at.hot_c - np.fmax(at.set_point_c, inputs["weather.temp_c"])
     opens = _for_s(dark_ns, at.now_ns, POWER_LOST_S) | _for_s(still_ns, at.now_ns, AIR_LOST_S) | (over >= p.curtain_k)
-    stays = dark | still | ~(over < p.hot_k)
+    stays = unlit | still | ~(over < p.hot_k)
     return state._replace(dark_ns=dark_ns, still_ns=still_ns, curtain=opens | (state.curtain & stays))

@@ -18,6 +18,7 @@ from rules.control.settings import settings
 from telemetry.plan import NS_PER_S
 from telemetry.site import MODES
 
+H2S_PPM, H2S_PERSON_PPM = 20.0, 10.0
 PEOPLE, MACHINES, ANIMALS = "personnel_safety", "equipment", "survival"
 AIR, TEMPERATURE, ECONOMY = "humidity_gas", "temperature", "economy"
 
@@ -100,9 +101,9 @@ class PigHouse:
         state, at = _situation(state, time_ns, inputs, p)
         works = state.works
         slurry, permit, purge, air = pig_works.agitate(works.slurry, time_ns, inputs, weight_kg=at.weight_kg, heads=at.heads, p=p)
-        at = at._replace(agitation=inputs["slurry_request_bool"] > 0.5, purge=purge | _somebody_in_fumes(inputs))
+        at = at._replace(agitation=inputs["slurry_request_bool"] > 0.5, purge=purge | _fumes(inputs))
         climate, demands, terms = _climate(state.climate, at, inputs, p)
-        working = at.occupied & (inputs["mode"] != _MAINTENANCE)
+        working = at.occupied & (inputs["mode"] != _MAINTENANCE) & ~pig_climate.dark(inputs)
         feeding, auger, feed_terms = pig_works.feed(
             works.feeding, time_ns, inputs, allowed=working & ~_feed_barred(inputs), weight_kg=at.weight_kg, heads=state.heads, p=p
         )
@@ -112,8 +113,10 @@ class PigHouse:
         return Turn(state._replace(climate=climate, works=Works(feeding, scraping, slurry)), demands, terms)
 
 
-def _somebody_in_fumes(inputs: Inputs) -> Array:
-    return np.asarray((inputs["mode"] == _DISINFECT) & (inputs["person_present_bool"] > 0.5))
+def _fumes(inputs: Inputs) -> Array:
+    """Whether people need all air: H2S at its alarm, or somebody in a disinfected room."""
+    somebody, gas = inputs["person_present_bool"] > 0.5, inputs["h2s_ppm"]
+    return np.asarray((gas > H2S_PPM) | (somebody & ((gas > H2S_PERSON_PPM) | (inputs["mode"] == _DISINFECT))))
 
 
 def _feed_barred(inputs: Inputs) -> Array:
@@ -153,9 +156,9 @@ def _situation(state: State, now_ns: int, inputs: Inputs, p: Parameters) -> tupl
 def _climate(old: Climate, at: Situation, inputs: Inputs, p: Parameters) -> tuple[Climate, dict[Ask, Array], dict[str, Array]]:
     error = at.room_c - at.set_point_c
     was_on = old.fan.on & (old.fan.heard.value > 0.0)
-    fan, air, terms = pig_climate.first_stage(old.fan, at, error, inputs, p)
+    state, air, terms = pig_climate.first_stage(old, at, error, inputs, p)
     least, gas, warm = pig_climate.fan_demands(air, p)
-    state, stages_on = pig_climate.stages(old._replace(fan=fan), at, error, inputs, p)
+    state, stages_on = pig_climate.stages(state, at, error, inputs, p)
     count = stages_on.sum(axis=1)
     all_m3_h = p.fan_m3_h + len(FANS) * p.stage_m3_h
     share = (np.maximum(air.warm, air.gas) * p.fan_m3_h + count * p.stage_m3_h) / all_m3_h

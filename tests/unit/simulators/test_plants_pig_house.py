@@ -3,23 +3,24 @@
 import numpy as np
 import pytest
 
-from bench.control import Drive, Weathered, profile
+from bench.control_pig_house import Day
+from bench.recordings import shipped_profile
 from simulators import herd, pig_house
 from simulators.plants import pig_house as plants
 from simulators.weather import Scenario
 
 # 9 h in China, when the pigs' heat is that of the day's mean.
-MILD = Weathered(
+MILD = Day(
     1_784_217_600.0 + 9 * 3600.0, Scenario(mean_temp_c=25.0, daily_range_k=0.0, dew_point_c=16.7, anomaly_sd_k=0.0, sky="clear")
 )
-SPECS = profile("pig_house").actuators
+SPECS = shipped_profile("pig_house").actuators
 # Instruments of the handbook's table of sensors.
 INSTRUMENTS = {
     "air_temp_c", "air_rh_pct", "co2_ppm", "nh3_ppm", "h2s_ppm", "pressure_pa", "wind_m_s", "current_a",
 }  # fmt: skip
 
 
-def finishers(n: int = 1, *, at: Weathered = MILD) -> plants.PigHouses:
+def finishers(n: int = 1, *, at: Day = MILD) -> plants.PigHouses:
     """1,000 pigs of 100 kg each, at 20 C, 65 %, 1,500 ppm: the handbook's power failure."""
     herds = herd.book(herd.empty(n), herd.Ledger(placed=np.full(n, 1000)), age_d=np.full(n, 146.0), weight_kg=np.full(n, 100.0))
     state = pig_house.initial_state(np.full(n, 20.0), 65.0, co2_ppm=1500.0)
@@ -38,7 +39,7 @@ def run(houses: plants.PigHouses, seconds: float, at: dict[str, np.ndarray]) -> 
 
 
 def test_every_point_of_the_profile_is_served_or_named_here() -> None:
-    houses, spec = finishers(2), profile("pig_house")
+    houses, spec = finishers(2), shipped_profile("pig_house")
     at = drives(houses, fan=0.5)
     truth, panel = houses.truth(at), houses.panel(at)
     feedback = {actuator.feedback for actuator in spec.actuators}
@@ -213,4 +214,3 @@ def test_a_wrong_fault_is_refused() -> None:
         with pytest.raises(ValueError, match=r"fault|house|strength"):
             houses.fail(house, name, strength)
     assert not any(each.any() for each in houses.faults.values())
-    assert Drive(SPECS[0], 1).share()[0] == pytest.approx(0.3)
