@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike
 
 from simulators.multispan import AIR_J_M3_K, KG_M3_PER_PPM, VAPORISATION_J_KG, held, vapour_density_kg_m3
 from telemetry import psychrometrics
+from telemetry.crops import CROPS, thermal_time_rate_c
 
 # The air follows its trays within 2 min, fog and cooler within one.
 STEP_S_MAX: Final = 5.0
@@ -31,29 +32,7 @@ _FINAL_FROM_C: Final = 15.0
 _FINAL_BY_K: Final = 5.0
 
 
-class Crop(NamedTuple):
-    """How a crop germinates [2]; `final_share` at 15, 20, 25, 30, 35 C and, as nothing was measured beyond, falling to 0 at 45 C."""
-
-    name: str
-    base_c: float
-    theta50_c_d: float  # thermal time of half of what emerges
-    optimum_c: float  # above it nothing goes faster
-    stop_above_c: float  # what an alarm watches; the model itself goes by `final_share`
-    final_share: tuple[float, float, float, float, float, float, float]
-
-
-# Cabbage was counted at 15 and 25 C only: between them a straight line, above them the last value.
-CROPS: Final = (
-    Crop("tomato", 7.3, 105.0, 30.0, 32.0, (0.98, 0.98, 0.97, 0.83, 0.46, 0.23, 0.0)),
-    Crop("pepper", 10.5, 118.0, 30.0, 34.0, (0.70, 0.96, 0.98, 0.95, 0.70, 0.35, 0.0)),
-    Crop("cucumber", 10.5, 58.0, 30.0, 35.0, (0.95, 0.99, 0.99, 0.99, 0.99, 0.495, 0.0)),
-    Crop("watermelon", 14.3, 60.0, 30.0, 38.0, (0.17, 0.94, 0.90, 0.92, 0.96, 0.48, 0.0)),
-    Crop("eggplant", 14.1, 81.0, 30.0, 34.0, (0.0, 0.21, 0.53, 0.60, 0.0, 0.0, 0.0)),
-    Crop("lettuce", 1.6, 55.0, 22.0, 25.0, (0.99, 0.99, 0.99, 0.12, 0.0, 0.0, 0.0)),
-    Crop("cabbage", 2.6, 110.0, 27.0, 32.0, (0.93, 0.96, 0.99, 0.99, 0.99, 0.495, 0.0)),
-)
-CROP_NUMBER: Final = {crop.name: number for number, crop in enumerate(CROPS)}
-_BASE_C, _THETA50_C_D, _OPTIMUM_C = (np.array(v) for v in zip(*(c[1:4] for c in CROPS), strict=True))
+_THETA50_C_D: Final = np.array([crop.theta50_c_d for crop in CROPS])
 _FINAL_SHARE: Final = np.array([crop.final_share for crop in CROPS])
 
 
@@ -253,22 +232,6 @@ def gradient_k(state: State, inputs: Inputs, parameters: Parameters) -> Any:
         * (1.0 - state.cut_out)
         / (AIR_J_M3_K * parameters.fan_m3_s * mixing(inputs.circulation_fan, parameters))
     )
-
-
-def thermal_time_rate_c(temp_c: ArrayLike, crop: ArrayLike) -> Any:
-    """Thermal time per day, max(0, min(T, To) - Tb) [C d per d, that is C] [2], [3].
-
-    Parameters
-    ----------
-    temp_c : of the seed [C]
-    crop : number in CROPS
-
-    Returns
-    -------
-    [C]. Tomato at 25 C: 17.7, at 30 C and above: 22.7, below 7.3 C: 0.
-    """
-    number = np.asarray(crop, np.int64)
-    return np.maximum(0.0, np.minimum(np.asarray(temp_c, float), _OPTIMUM_C[number]) - _BASE_C[number])
 
 
 def final_share(temp_c: ArrayLike, crop: ArrayLike) -> Any:

@@ -5,8 +5,6 @@ import pytest
 
 from simulators import germination
 from simulators.germination import (
-    CROP_NUMBER,
-    CROPS,
     Inputs,
     Outside,
     Parameters,
@@ -20,13 +18,13 @@ from simulators.germination import (
     initial_state,
     loss_w_k,
     respiration_kg_s,
-    thermal_time_rate_c,
     tray_evaporation_kg_s,
     wall_c,
     wall_condensation_kg_s,
 )
 from simulators.multispan import co2_ppm, relative_humidity_pct, vapour_density_kg_m3, vapour_pressure_pa
 from telemetry import psychrometrics
+from telemetry.crops import CROP_NUMBER, CROPS, thermal_time_rate_c
 
 ROOM = Parameters()
 # The handbook's sums know neither the fan's heat nor water from trays and to walls.

@@ -1,0 +1,51 @@
+"""What controllers are given: parameters of a site in place of the defaults, and redundant sensors as one value."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from telemetry.errors import CallerError
+
+Array = NDArray[Any]
+
+
+def chosen(defaults: Any, given: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """The fields of a dataclass of numbers and texts, with what a site gives in place of them.
+
+    Raises
+    ------
+    CallerError : an unknown name, a number that is none, a text where a number belongs; `what` is said of whose parameters it is
+    """
+    known = {field.name: getattr(defaults, field.name) for field in fields(defaults)}
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise CallerError(f"{what} has no {unknown[0]!r}; it has {', '.join(known)}")
+    for name, value in given.items():
+        if isinstance(known[name], (int, float)):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+                raise CallerError(f"{name} of {what} is a number, such as {known[name]:g}; got {value!r}")
+        elif isinstance(known[name], str) and not isinstance(value, str):
+            raise CallerError(f"{name} of {what} is a text, such as {known[name]!r}; got {value!r}")
+    return known | dict(given)
+
+
+def within(values: Any, what: str, **limits: tuple[float, float]) -> None:
+    """Raise CallerError where a field of `values` is outside its limits (low, high), both included."""
+    for name, (low, high) in limits.items():
+        value = getattr(values, name)
+        if not low <= value <= high:
+            raise CallerError(f"{name} of {what} is {value:g}; give {low:g} to {high:g}")
+
+
+def middle(*sensors: ArrayLike) -> Array:
+    """The median of redundant sensors, each (n,), by those that are known; NaN where none is. One that lies among three is outvoted."""
+    found = np.sort(np.stack(np.broadcast_arrays(*(np.asarray(sensor, np.float64) for sensor in sensors))), axis=0)  # NaN last
+    count = np.isfinite(found).sum(axis=0)
+    upper, lower = count // 2, np.maximum(count - 1, 0) // 2
+    pair = (np.take_along_axis(found, place[None], 0)[0] for place in (lower, np.minimum(upper, len(found) - 1)))
+    low, high = pair
+    return np.where(count > 0, low + (high - low) / 2.0, np.nan)
