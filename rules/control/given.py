@@ -41,6 +41,12 @@ def within(values: Any, what: str, **limits: tuple[float, float]) -> None:
             raise CallerError(f"{name} of {what} is {value:g}; give {low:g} to {high:g}")
 
 
+def ordered(values: Any, what: str, low: str, high: str) -> None:
+    """Raise CallerError where the field `low` of `values` is above the field `high`."""
+    if getattr(values, low) > getattr(values, high):
+        raise CallerError(f"{low} of {what} is {getattr(values, low):g}; give at most {high}, {getattr(values, high):g}")
+
+
 def middle(*sensors: ArrayLike) -> Array:
     """The median of redundant sensors, each (n,), by those that are known; NaN where none is. One that lies among three is outvoted."""
     found = np.sort(np.stack(np.broadcast_arrays(*(np.asarray(sensor, np.float64) for sensor in sensors))), axis=0)  # NaN last

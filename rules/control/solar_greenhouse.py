@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rules.control.controller import Ask, Turn, unknown
-from rules.control.given import chosen, middle, within
+from rules.control.given import chosen, middle, ordered, within
 from rules.control.memory import DAY_NS, LONG_AGO, NEVER, Drive, Guard, Moves, move, nanoseconds, start_drive
 from rules.control.primitives import blanket_break_even_w_m2, curve, p_band
 from telemetry.plan import NS_PER_S
@@ -27,6 +27,23 @@ WHAT: Final = "a solar greenhouse"
 MOVES_PER_DAY: Final = 6  # of the blanket
 IDLE: Final = tuple(float(MODES.index(mode)) for mode in ("EMPTY", "WASHDOWN", "DISINFECT", "MAINTENANCE"))
 ARRIVED_PCT: Final = 1.5
+
+
+LIMITS: Final = {
+    "open_after_sunrise_h": (0.0, 4.0), "open_gain": (1.0, 5.0), "open_s": (0.0, 7200.0), "close_gain": (0.0, 1.0), "close_s": (0.0, 14_400.0),
+    "close_c": (5.0, 30.0), "close_before_sunset_h": (0.0, 8.0), "warm_night_c": (0.0, 40.0), "part_pct": (10.0, 100.0),
+    "part_s": (0.0, 7200.0), "part_gain": (1.0, 20.0), "fall_k": (0.1, 10.0), "overcast_days": (0.0, 30.0), "overcast_least_h": (0.0, 12.0),
+    "overcast_from_h": (6.0, 14.0), "overcast_h": (0.0, 10.0), "blanket_gust_m_s": (3.0, 20.0), "calm_s": (0.0, 7200.0),
+    "pause_s": (30.0, 3600.0), "travel_s": (60.0, 1800.0), "open_w_m2_k": (0.1, 20.0), "closed_w_m2_k": (0.0, 20.0),
+    "film_ratio": (0.5, 3.0), "transmission": (0.1, 1.0), "tilt_gain": (0.5, 3.0), "vent_c": (10.0, 40.0), "vent_band_k": (0.5, 20.0),
+    "vent_rh_pct": (50.0, 100.0), "vent_rh_band_pct": (1.0, 50.0), "vent_rh_most_pct": (0.0, 100.0), "vent_dry_c": (5.0, 40.0),
+    "pulse_pct": (0.0, 100.0), "pulse_after_s": (0.0, 14_400.0), "pulse_s": (0.0, 7200.0), "pulse_c": (5.0, 40.0),
+    "bottom_c": (-10.0, 40.0), "bottom_never_c": (-10.0, 30.0), "bottom_wind_m_s": (1.0, 20.0), "gust_limit_m_s": (1.0, 25.0),
+    "gust_shut_m_s": (3.0, 25.0), "rain_pct": (0.0, 99.0), "blind_pct": (0.0, 100.0), "shade_c": (20.0, 45.0), "shade_band_k": (0.5, 20.0),
+    "shade_most_pct": (0.0, 100.0), "shade_sun_w_m2": (0.0, 1500.0), "vent_step_pct": (1.0, 50.0), "vent_wait_s": (0.0, 3600.0),
+    "frost_c": (-5.0, 20.0), "heat_margin_k": (0.2, 10.0), "fan_rh_pct": (50.0, 100.0), "dry_pct": (1.0, 60.0), "wet_pct": (1.0, 60.0),
+    "soil_c": (0.0, 30.0), "sun_w_m2": (0.0, 1000.0), "water_from_h": (0.0, 12.0), "water_until_h": (0.0, 14.0), "water_s": (0.0, 14_400.0),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +61,7 @@ class Parameters:
     warm_night_c: float = 12.0  # outside, above which it stays up
     part_pct: float = 40.0  # first step of the morning
     part_s: float = 1500.0
+    part_gain: float = 3.0  # of the break-even, from which the step is left out
     fall_k: float = 1.5  # by which the air may fall in it
     overcast_days: float = 2.0  # with less than `overcast_least_h` open, then opened around noon anyway
     overcast_least_h: float = 2.0
@@ -76,6 +94,10 @@ class Parameters:
     gust_shut_m_s: float = 12.0
     rain_pct: float = 5.0
     blind_pct: float = 30.0
+    shade_c: float = 31.0  # inside, from here the net is drawn
+    shade_band_k: float = 4.0
+    shade_most_pct: float = 80.0
+    shade_sun_w_m2: float = 400.0  # and only in so much sun
     vent_step_pct: float = 5.0
     vent_wait_s: float = 120.0
     # -- heat, air, water
@@ -87,49 +109,16 @@ class Parameters:
     soil_c: float = 12.0
     sun_w_m2: float = 150.0  # less is overcast
     water_from_h: float = 1.0  # after sunrise
-    water_until_h: float = 4.0
-    water_s: float = 1800.0  # most in a day
+    water_until_h: float = 5.0
+    water_s: float = 5400.0  # most in a day
 
     def __post_init__(self) -> None:
         """Refuse what no house can do."""
-        within(self, WHAT, open_after_sunrise_h=(0, 4), open_gain=(1, 5), open_s=(0, 7200), close_gain=(0, 1), close_s=(0, 14_400))
-        within(
-            self, WHAT, close_c=(5, 30), close_before_sunset_h=(0, 8), warm_night_c=(0, 40), part_pct=(10, 100), part_s=(0, 7200)
-        )
-        within(
-            self,
-            WHAT,
-            fall_k=(0.1, 10),
-            overcast_days=(0, 30),
-            overcast_least_h=(0, 12),
-            overcast_from_h=(6, 14),
-            overcast_h=(0, 10),
-        )
-        within(self, WHAT, blanket_gust_m_s=(3, 20), calm_s=(0, 7200), pause_s=(30, 3600), travel_s=(60, 1800), vent_c=(10, 40))
-        within(self, WHAT, open_w_m2_k=(0.1, 20), closed_w_m2_k=(0, self.open_w_m2_k), film_ratio=(0.5, 3), transmission=(0.1, 1))
-        within(self, WHAT, tilt_gain=(0.5, 3), vent_band_k=(0.5, 20), vent_rh_pct=(50, 100), vent_rh_band_pct=(1, 50))
-        within(
-            self,
-            WHAT,
-            vent_rh_most_pct=(0, 100),
-            vent_dry_c=(5, 40),
-            pulse_pct=(0, 100),
-            pulse_after_s=(0, 14_400),
-            pulse_s=(0, 7200),
-        )
-        within(self, WHAT, pulse_c=(5, 40), bottom_c=(self.bottom_never_c, 40), bottom_never_c=(-10, 30), bottom_wind_m_s=(1, 20))
-        within(self, WHAT, gust_limit_m_s=(1, self.gust_shut_m_s), gust_shut_m_s=(3, 25), rain_pct=(0, 100), blind_pct=(0, 100))
-        within(
-            self,
-            WHAT,
-            vent_step_pct=(1, 50),
-            vent_wait_s=(0, 3600),
-            frost_c=(-5, 20),
-            heat_margin_k=(0.2, 10),
-            fan_rh_pct=(50, 100),
-        )
-        within(self, WHAT, dry_pct=(1, self.wet_pct), wet_pct=(1, 60), soil_c=(0, 30), sun_w_m2=(0, 1000), water_from_h=(0, 12))
-        within(self, WHAT, water_until_h=(self.water_from_h, 14), water_s=(0, 14_400))
+        within(self, WHAT, **LIMITS)
+        for low, high in (("closed_w_m2_k", "open_w_m2_k"), ("bottom_never_c", "bottom_c"), ("gust_limit_m_s", "gust_shut_m_s")):
+            ordered(self, WHAT, low, high)
+        ordered(self, WHAT, "dry_pct", "wet_pct")
+        ordered(self, WHAT, "water_from_h", "water_until_h")
 
 
 class Blanket(NamedTuple):
@@ -154,6 +143,7 @@ class Vents(NamedTuple):
 
     top: Drive
     bottom: Drive
+    net: Drive
 
 
 class State(NamedTuple):
@@ -186,6 +176,8 @@ TOP_COLD: Final = Ask("vent_top", "at_most", "survival", "near frost", "接近�
 BOTTOM: Final = Ask("vent_bottom", "value", "temperature", "cooling by the bottom vent", "下通风口降温")
 BOTTOM_WIND: Final = Ask("vent_bottom", "at_most", "equipment", "rain or wind, or wind unknown", "雨雪、大风或风速未知")
 BOTTOM_COLD: Final = Ask("vent_bottom", "at_most", "survival", "cold draught at the crop", "冷风直吹作物")
+NET: Final = Ask("shade_net", "value", "temperature", "shade in heat and sun", "高温强光遮阳")
+NET_WIND: Final = Ask("shade_net", "at_most", "equipment", "wind, or wind unknown", "大风或风速未知")
 HEAT: Final = Ask("heater", "at_least", "survival", "near frost", "接近霜冻")
 STIR: Final = Ask("circulation_fan", "value", "humidity_gas", "moving humid or heated air", "高湿或加热时循环")
 WATER: Final = Ask("irrigation_valve", "value", "temperature", "dry soil on a sunny morning", "晴天上午土壤偏干")
@@ -228,7 +220,8 @@ class SolarGreenhouse:
         no, zero, past, never = np.zeros(n, np.bool_), np.zeros(n), np.full(n, LONG_AGO), np.full(n, NEVER)
         sent = start_drive(unknown(n), time_ns, _roller(parameters))
         blanket = Blanket(no, no, sent, never, never, past, unknown(n), zero, unknown(n), zero, zero, no)
-        vents = Vents(*(start_drive(zero, time_ns, _windows(parameters)) for _ in range(2)))
+        windows = _windows(parameters)
+        vents = Vents(*(start_drive(zero, time_ns, moves) for moves in (windows, windows, NET_MOVES)))
         return State(blanket, vents, past, past, past, no, no, no, zero, np.full(n, time_ns))
 
     def step(self, state: State, time_ns: int, inputs: Mapping[str, Array], parameters: Parameters) -> Turn:
@@ -269,6 +262,8 @@ class SolarGreenhouse:
             BOTTOM: _ask(works, opened.bottom_pct),
             BOTTOM_WIND: _ask(opened.bottom_shut | ~rainless, 0.0),
             BOTTOM_COLD: _ask(~(now.outside_c >= p.bottom_never_c), 0.0),
+            NET: _ask(works, opened.net_pct),
+            NET_WIND: _ask(opened.bottom_shut, 0.0),
             HEAT: _ask(heats & works, 1.0),
             STIR: _ask(works, (stirs | heats).astype(np.float64)),
             WATER: _ask(works, waters.astype(np.float64)),
@@ -360,14 +355,14 @@ def _blanket(
 
     opened_ns, opened_c = np.where(opens, now.ns, old.opened_ns), np.where(opens, now.air_c, old.opened_c)
     waited = now.ns - opened_ns >= nanoseconds(p.part_s)
-    warm = (waited & ~(now.air_c < opened_c - p.fall_k)) | (now.sun_w_m2 >= 2.0 * even) | ~morning
+    warm = (waited & ~(now.air_c < opened_c - p.fall_k)) | (now.sun_w_m2 >= p.part_gain * even) | ~morning
     full = up & (was_full | (was_up & warm) | (opens & ~morning))
     target = np.where(up, np.where(full, 100.0, p.part_pct), 0.0)
     known = np.isfinite(sent.position)
     sent, _ = move(sent, now.ns, np.where(known & now.works, target, np.nan), _roller(p), Guard(SolarGreenhouse.EVERY_S))
     return old._replace(
-        up=up, full=full, sent=sent, run_s=np.where(sent.position != old.sent.position, 0.0, old.run_s), gains_ns=gains_ns, loses_ns=loses_ns, opened_ns=opened_ns, opened_c=opened_c,
-        open_s=open_s, dark_days=dark_days, by_day=np.where(now.day, True, np.where(now.night, False, old.by_day)),
+        up=up, full=full, sent=sent, gains_ns=gains_ns, loses_ns=loses_ns, opened_ns=opened_ns, opened_c=opened_c, open_s=open_s,
+        run_s=np.where(sent.position != old.sent.position, 0.0, old.run_s), dark_days=dark_days, by_day=np.where(now.day, True, np.where(now.night, False, old.by_day)),
     ), even  # fmt: skip
 
 
@@ -386,6 +381,9 @@ def _roll(blanket: Blanket, now: _Now, pos: Array, stopped: Array, p: Parameters
 # -- vents ---------------------------------------------------------------------------------------------------------------
 
 
+NET_MOVES: Final = Moves(least=20.0, per_day=24, wait_s=600.0)
+
+
 def _windows(p: Parameters) -> Moves:
     return Moves(least=p.vent_step_pct, per_day=200, wait_s=p.vent_wait_s)
 
@@ -399,6 +397,7 @@ class _Opened(NamedTuple):
     dry_pct: Array
     wind_pct: Array
     bottom_shut: Array  # bool
+    net_pct: Array
 
 
 def _vent(
@@ -428,7 +427,10 @@ def _vent(
     below = np.where(may & np.isfinite(now.air_c), p_band(now.air_c, vent_c + p.vent_band_k / 2.0, p.vent_band_k), 0.0)
     bottom, bottom_pct = move(old.bottom, now.ns, below, windows, guard)
     bottom_shut = shut | ~(i["weather.wind_speed_m_s"] <= p.bottom_wind_m_s)
-    return Vents(top, bottom), _Opened(top_pct, bottom_pct, temp_pct, dry_pct, wind_pct, bottom_shut)
+    shade = p_band(now.air_c, p.shade_c, p.shade_band_k, high=p.shade_most_pct)
+    shade = np.where((now.sun_w_m2 > p.shade_sun_w_m2) & np.isfinite(shade), shade, 0.0)
+    net, net_pct = move(old.net, now.ns, shade, NET_MOVES, guard)
+    return Vents(top, bottom, net), _Opened(top_pct, bottom_pct, temp_pct, dry_pct, wind_pct, bottom_shut, net_pct)
 
 
 # -- water ---------------------------------------------------------------------------------------------------------------

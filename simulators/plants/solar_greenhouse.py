@@ -179,6 +179,7 @@ class SolarGreenhouses:
             np.where(roller.jammed, faults["blanket_stuck"], drives["blanket"]),
             drives["vent_top"] * (1.0 - np.clip(faults["vent_slip"], 0.0, 1.0)),
             drives["vent_bottom"],
+            drives["shade_net"],
             heater=drives["heater"],
             co2_valve=drives["co2_valve"],
             snow=faults["snow_on_film"],
