@@ -5,6 +5,7 @@ Arrays over houses; the engine's rules are not in it, so that what is seen is th
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +33,7 @@ WINTER_S: Final = 1_766_246_400.0  # 2025-12-21 00:00 at the site
 SUMMER_S: Final = 1_750_435_200.0  # 2025-06-21 00:00
 
 
+@lru_cache
 def specs_of(profile: str) -> dict[str, ActuatorSpec]:
     """The actuators of a shipped profile."""
     document = yaml.safe_load((PROFILES / f"{profile}.yaml").read_text("utf-8"))

@@ -99,12 +99,11 @@ class Parameters:
     ramp_up_k_h: float = 1.5
     ramp_down_k_h: float = 2.0
     dead_zone_k: float = 0.5  # in it the coil answers a fifth, so that it comes to rest in the middle
-    coil_pct_k: float = 15.0  # heater and cooler per K of error
-    coil_integral_s: float = 1800.0
+    coil_pct_k: float = 20.0  # heater and cooler per K of error
+    coil_integral_s: float = 1500.0
     fog_band_k: float = 0.6  # of the dew point, to full fog
-    fog_period_s: float = 30.0
-    fog_on_s: float = 10.0  # shortest pulse
-    fog_pause_s: float = 15.0  # after each
+    fog_on_s: float = 10.0  # shortest pulse, of one run
+    fog_pause_s: float = 20.0  # at least, after each
     fog_heater_s: float = 60.0  # without fog before and after a heater starts
     wall_margin_k: float = 0.3  # dew point under the coldest wall
     wall_below_air_k: float = 1.0  # where the wall is not measured
@@ -130,8 +129,14 @@ class Parameters:
                 "stages: each has an exit (hours, thermal_time_c_d or emerged_pct) but the last, in which the batch waits"
             )
         within(self, WHAT, stop_above_c=(15, 45), ramp_up_k_h=(0.1, 60), ramp_down_k_h=(0.1, 60), dead_zone_k=(0, 3))
-        within(self, WHAT, coil_pct_k=(0.1, 200), coil_integral_s=(60, DAY_S), fog_band_k=(0.05, 5), fog_period_s=(10, 3600))
-        within(self, WHAT, fog_on_s=(3, 600), fog_pause_s=(5, 3600), fog_heater_s=(0, 600), wall_margin_k=(0, 5))
+        within(
+            self,
+            WHAT,
+            coil_pct_k=(0.1, 200),
+            coil_integral_s=(60, DAY_S),
+            fog_band_k=(0.05, 5),
+        )
+        within(self, WHAT, fog_on_s=(10, 600), fog_pause_s=(10, 3600), fog_heater_s=(0, 600), wall_margin_k=(0, 5))
         within(self, WHAT, wall_below_air_k=(0, 10), flush_s=(30, 3600), flush_pause_s=(0, DAY_S), flush_pct=(5, 100))
         within(self, WHAT, blind_damper_pct=(0, 100), fan_pct=(30, 100), fan_least_pct=(0, 100), airflow_rpm=(1, 3000))
         within(
@@ -315,7 +320,7 @@ class GerminationRoom:
         heater_starts = (wants_heat & ~heats) | (now - heater_ns < nanoseconds(p.fog_heater_s))
         blocked = door | person | heater_starts | ~flows
         permitted = works & (inputs["mode"] != PREHEAT) & np.isfinite(wet.share) & ~blocked
-        cycle = Cycle(p.fog_period_s, p.fog_on_s, p.fog_pause_s)
+        cycle = Cycle(p.fog_on_s, p.fog_on_s, p.fog_pause_s)
         fog, fogs = duty(state.fog, now, np.where(permitted, wet.share, 0.0), cycle, Guard(self.EVERY_S, 0.0))
         fogs = fogs & permitted
 
