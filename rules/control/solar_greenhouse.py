@@ -30,7 +30,8 @@ ARRIVED_PCT: Final = 1.5
 
 
 LIMITS: Final = {
-    "open_after_sunrise_h": (0.0, 4.0), "open_gain": (1.0, 5.0), "open_s": (0.0, 7200.0), "close_gain": (0.0, 1.0), "close_s": (0.0, 14_400.0),
+    "open_after_sunrise_h": (0.0, 4.0), "open_gain": (1.0, 5.0), "open_s": (0.0, 7200.0), "close_gain": (0.0, 1.0),
+    "close_s": (0.0, 14_400.0),
     "close_c": (5.0, 30.0), "close_before_sunset_h": (0.0, 8.0), "warm_night_c": (0.0, 40.0), "part_pct": (10.0, 100.0),
     "part_s": (0.0, 7200.0), "part_gain": (1.0, 20.0), "fall_k": (0.1, 10.0), "overcast_days": (0.0, 30.0), "overcast_least_h": (0.0, 12.0),
     "overcast_from_h": (6.0, 14.0), "overcast_h": (0.0, 10.0), "blanket_gust_m_s": (3.0, 20.0), "calm_s": (0.0, 7200.0),
@@ -167,6 +168,7 @@ PERMIT_PERSON: Final = Ask(
     "blanket_permit", "at_most", "personnel_safety", "somebody is at the blanket, or nobody knows", "卷帘区有人或未知"
 )
 PERMIT_WIND: Final = Ask("blanket_permit", "at_most", "equipment", "wind, or wind unknown", "大风或风速未知")
+PERMIT_RAIN: Final = Ask("blanket_permit", "at_most", "equipment", "rain or snow", "雨雪")
 PERMIT_BLIND: Final = Ask("blanket_permit", "at_most", "equipment", "position of the blanket unknown", "保温被位置未知")
 TOP: Final = Ask("vent_top", "value", "temperature", "cooling by the top vent", "上通风口降温")
 TOP_DRY: Final = Ask("vent_top", "at_least", "humidity_gas", "drying", "放风排湿")
@@ -238,7 +240,7 @@ class SolarGreenhouse:
         pos = i["blanket_pos_pct"]
         blanket, balance = _blanket(state.blanket, now, pos, i, p, calm=calm, fair=fair, frost_c=frost_c)
         person, blind = ~(i["person_present_bool"] < 0.5), np.isnan(pos)
-        stopped = person | blind | ~calm | ~now.works
+        stopped = person | blind | ~calm | ~rainless | ~now.works
         blanket, goal_pct, permit = _roll(blanket, now, pos, stopped, p)
 
         vents, opened = _vent(state.vents, now, blanket, i, p, stormy_ns=stormy_ns, fair=fair)
@@ -253,6 +255,7 @@ class SolarGreenhouse:
             PERMIT: _ask(works, permit.astype(np.float64)),
             PERMIT_PERSON: _ask(person, 0.0),
             PERMIT_WIND: _ask(~calm, 0.0),
+            PERMIT_RAIN: _ask(~rainless, 0.0),
             PERMIT_BLIND: _ask(blind, 0.0),
             TOP: _ask(works, opened.top_pct),
             TOP_DRY: _ask(works & (opened.dry_pct > 0.0), np.minimum(opened.dry_pct, opened.top_pct)),
@@ -350,7 +353,7 @@ def _blanket(
     late = (now.before_h < p.close_before_sunset_h) & (now.before_h > 0.0)
     cold_night = ~(now.outside_c >= p.warm_night_c)
     cools = (late & (now.air_c < p.close_c)) | (loses & ~anyway & ~(now.air_c > p.vent_c - 5.0)) | now.night
-    closes = was_up & ((cools & cold_night) | (~now.dry & ~was_full & np.isfinite(now.gust_m_s)))
+    closes = was_up & cools & cold_night
     up = (was_up | opens) & ~closes
 
     opened_ns, opened_c = np.where(opens, now.ns, old.opened_ns), np.where(opens, now.air_c, old.opened_c)
@@ -362,7 +365,8 @@ def _blanket(
     sent, _ = move(sent, now.ns, np.where(known & now.works, target, np.nan), _roller(p), Guard(SolarGreenhouse.EVERY_S))
     return old._replace(
         up=up, full=full, sent=sent, gains_ns=gains_ns, loses_ns=loses_ns, opened_ns=opened_ns, opened_c=opened_c, open_s=open_s,
-        run_s=np.where(sent.position != old.sent.position, 0.0, old.run_s), dark_days=dark_days, by_day=np.where(now.day, True, np.where(now.night, False, old.by_day)),
+        run_s=np.where(sent.position != old.sent.position, 0.0, old.run_s), dark_days=dark_days,
+        by_day=np.where(now.day, True, np.where(now.night, False, old.by_day)),
     ), even  # fmt: skip
 
 

@@ -79,6 +79,7 @@ class SolarGreenhouses:
         "sensor_in_sun": Fault("the eastern thermometer stands in the sun", "K at 400 W/m2 inside", 5.0),
         "mains_lost": Fault("the mains are lost; the panel lives on its battery"),
         "person_at_blanket": Fault("somebody is at the blanket"),
+        "person_inside": Fault("somebody is inside"),
     }
 
     def __init__(self, weather: Weather, start_s: float, *, state: State, water_pct: Array, parameters: Parameters) -> None:
@@ -134,6 +135,7 @@ class SolarGreenhouses:
             "snow_bool": np.maximum(float(_snows(self._now)), (faults["snow_on_film"] > 0.0).astype(float)),
             "mains_bool": (faults["mains_lost"] == 0.0).astype(float),
             "person_present_bool": (faults["person_at_blanket"] > 0.0).astype(float),
+            "person_inside_bool": (faults["person_inside"] > 0.0).astype(float),
         }
 
     def local(self) -> dict[str, Array]:

@@ -8,8 +8,8 @@ import pytest
 
 from bench.closed_loop import SUMMER, SUMMER_S, WINTER, WINTER_S, Loop, site_weather
 from rules.control.germination_room import (
-    COOL,
     CONTROLLER,
+    COOL,
     DAMPER_HOT,
     FAN,
     FAN_LEAST,
@@ -326,7 +326,7 @@ def test_the_worst_faults_of_a_winter_night() -> None:
     run.run(0.3)
     assert abs(rooms.state.air_c[sound] - 26.5) < 1.5  # from a cold start
     assert run.turn.demands[HEAT][welded] == 0
-    assert run.turn.demands[COOL][welded] > 30
+    assert run.turn.demands[COOL][welded] > 15
     assert run.drives.position["heater"][belt] == 0
     assert rooms.state.air_c[door] > 15
     assert rooms.state.fog_kg[dry] < rooms.state.fog_kg[sound] or relative_humidity_pct(rooms.state)[dry] > 90

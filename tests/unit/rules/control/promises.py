@@ -106,7 +106,7 @@ class Bench:
 
     def __init__(self, controller: Controller, usual: Mapping[str, float], given: Mapping[str, Any] | None = None) -> None:
         self.controller, self.parameters = controller, controller.parameters(given or {})
-        self.inputs = {name: NAN for name in controller.READS} | dict(usual)
+        self.inputs = dict.fromkeys(controller.READS, NAN) | dict(usual)
         self.state, self.time_ns = controller.start(1, T0, self.parameters), T0
         self.turn: Turn | None = None
 
