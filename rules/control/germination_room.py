@@ -249,6 +249,10 @@ class GerminationRoom:
         "door_open_bool", "person_present_bool", "fan_rpm", "emerged_pct",
         "set.air_temp_c", "set.air_rh_pct", "set.stop_above_c", "hour", "day_of_batch", "mode",
     )  # fmt: skip
+    ASKS: tuple[Ask, ...] = (
+        HEAT, HEAT_AIR, HEAT_HOT, COOL, FOG, FOG_PERSON, FOG_AIR, FOG_DOOR, FOG_HEATER, FAN, FAN_LEAST, DAMPER, FLUSH,
+        FLUSH_BLIND, DAMPER_HOT, LIGHT,
+    )  # fmt: skip
     EVERY_S = 10.0
 
     def parameters(self, given: Mapping[str, Any]) -> Parameters:

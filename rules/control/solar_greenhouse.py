@@ -211,6 +211,10 @@ class SolarGreenhouse:
         "weather.temp_c", "weather.rad_w_m2", "weather.wind_speed_m_s", "weather.wind_gust_m_s", "weather.rain_bool",
         "set.frost_c", "set.ventilation_c", "hour", "hours_after_sunrise", "hours_before_sunset", "mode",
     )  # fmt: skip
+    ASKS: tuple[Ask, ...] = (
+        BLANKET, PERMIT, PERMIT_PERSON, PERMIT_WIND, PERMIT_RAIN, PERMIT_BLIND, TOP, TOP_DRY, TOP_WIND, TOP_RAIN, TOP_COLD,
+        BOTTOM, BOTTOM_WIND, BOTTOM_COLD, NET, NET_WIND, HEAT, STIR, WATER,
+    )  # fmt: skip
     EVERY_S = 30.0
 
     def parameters(self, given: Mapping[str, Any]) -> Parameters:

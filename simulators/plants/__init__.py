@@ -1,1 +1,1 @@
-"""Kinds of plants as houses: a model behind the points and actuators of its profile."""
+"""Kinds of plants: the physics of a profile behind its points and actuators."""

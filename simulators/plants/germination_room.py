@@ -36,9 +36,9 @@ OVERDUE_H: Final = 2000.0  # what the panel can show
 class Rooms:
     """n germination rooms (see simulators.houses.Houses)."""
 
-    PROFILE: Final = "germination_room"
-    STEP_S: Final = germination.STEP_S_MAX
-    SENSORS: Final = {
+    PROFILE: str = "germination_room"
+    STEP_S: float = germination.STEP_S_MAX
+    SENSORS: Mapping[str, str] = {
         "air_temp_c": "air_temp_c",
         "air_temp_top_c": "air_temp_c",
         "air_temp_bottom_c": "air_temp_c",
@@ -56,7 +56,7 @@ class Rooms:
         "humidifier_water_kpa": "exact",
         "fan_rpm": "exact",
     }
-    FAULTS: Final = {
+    FAULTS: Mapping[str, Fault] = {
         "fog_leak": Fault("a fog nozzle leaks, whatever is commanded", "share of full fog", 0.5),
         "heater_welded": Fault("the heater's contactor is welded", "share of full heat", 1.0),
         "door_left_open": Fault("the door stands open", "share of its opening", 1.0),

@@ -52,9 +52,9 @@ class Roller(NamedTuple):
 class SolarGreenhouses:
     """n solar greenhouses (see simulators.houses.Houses)."""
 
-    PROFILE: Final = "solar_greenhouse"
-    STEP_S: Final = solar_greenhouse.STEP_S_MAX
-    SENSORS: Final = {
+    PROFILE: str = "solar_greenhouse"
+    STEP_S: float = solar_greenhouse.STEP_S_MAX
+    SENSORS: Mapping[str, str] = {
         "air_temp_c": "air_temp_c",
         "air_temp_east_c": "air_temp_c",
         "air_temp_west_c": "air_temp_c",
@@ -68,7 +68,7 @@ class SolarGreenhouses:
         "blanket_current_a": "current_a",
         "blanket_skew_pct": "exact",
     }
-    FAULTS: Final = {
+    FAULTS: Mapping[str, Fault] = {
         "blanket_stuck": Fault("the blanket jams where it next passes", "part of the way up", 0.5),
         "limit_failed": Fault("the limit switch fails: the motor runs on at its end"),
         "slack_rope": Fault("a rope of the blanket is slack"),

@@ -46,9 +46,10 @@ def walk(controller: Controller, n: int, steps: int, seed: int) -> list[tuple[in
     return out
 
 
-def inside_ranges(turn: Turn, profile: str) -> None:
+def inside_ranges(controller: Controller, turn: Turn, profile: str) -> None:
     """Demands and their levels are such as the profile's actuators have."""
     specs = specs_of(profile)
+    assert set(turn.demands) == set(controller.ASKS)
     for ask, value in turn.demands.items():
         spec = specs[ask.actuator]
         assert ask.bound in {"at_least", "at_most", "value"}
@@ -77,7 +78,7 @@ def never_outside(controller: Controller, profile: str, seed: int, *, n: int = 4
     state = controller.start(n, T0, parameters)
     for time_ns, inputs in walk(controller, n, steps, seed):
         turn = controller.step(state, time_ns, inputs, parameters)
-        inside_ranges(turn, profile)
+        inside_ranges(controller, turn, profile)
         state = turn.state
         assert all(array.shape[0] == n for array in leaves(state))
 
