@@ -31,6 +31,7 @@ OUTSIDE_CO2_KG_M3: Final = 7.4e-4
 STEP_S_MAX: Final = 10.0
 # What weather may be; beyond it is held (a pyranometer shows -3 W/m2 at night).
 OUTSIDE_BOUNDS: Final = {"temp_c": (-60.0, 60.0), "rh_pct": (0.0, 100.0), "rad_w_m2": (0.0, 1500.0), "wind_m_s": (0.0, 100.0)}
+_PAR_SHARE: Final = 0.5  # of the sun's energy
 # Beyond 0..1: a bypass or another heater.
 _INPUT_BOUNDS: Final = {"heat_w_m2": (-1000.0, 1000.0)}
 
@@ -63,6 +64,7 @@ class Parameters:
     fan_m_s: float = 0.04  # all exhaust fans, m3 per m2 floor and s: 34 air changes an hour
     pad_efficiency: float = 0.67  # of saturation; 0.64-0.70 measured on cellulose pads
     lamp_w_m2: float = 60.0  # electric; all of it ends as heat in the house
+    lamp_light: float = 0.55  # of it leaves as light that the crop uses, LED
 
 
 class MoistAir(Protocol):
@@ -336,11 +338,12 @@ class _Around(NamedTuple):
 
     temp_c: Any
     vapour_kg_m3: Any
-    rad_w_m2: Any
     wind_m_s: Any
     opening: Any  # mean of both sides, 0..1
     leak_m_s: Any
-    absorbed_w_m2: Any  # radiation that crop and floor take up
+    absorbed_w_m2: Any  # sun that crop and floor take up
+    light_w_m2: Any  # above the canopy, with lamps, as stomata feel it
+    outside_light_w_m2: Any  # sun that would give the crop as much light to grow by
     cover: Any  # part of the floor under leaves
     heat_w_m2: Any  # lamps and what comes by another way than the pipes
     loss_w_m2_k: Any  # through cover and screen
@@ -356,14 +359,16 @@ def _around(inputs: Inputs, outside: Outside, p: Parameters) -> _Around:
     fan = np.asarray(inputs.exhaust_fan, float) * p.fan_m_s
     wet = np.asarray(inputs.pad_pump, float) * p.pad_efficiency
     colder = pad_cooling_k(outside_c, outside.rh_pct, wet * (fan > 0.0))
+    absorbed, lamp_light = _light_w_m2(inputs, outside, p)
     return _Around(
         outside_c,
         vapour,
-        np.asarray(outside.rad_w_m2, float),
         outside.wind_m_s,
         (np.asarray(inputs.vent_lee, float) + np.asarray(inputs.vent_wind, float)) / 2.0,
         leakage_m_s(outside.wind_m_s),
-        _absorbed_w_m2(inputs, outside, p),
+        absorbed,
+        absorbed + lamp_light,
+        absorbed / (p.transmission * (1.0 - p.albedo)) + lamp_light / (p.transmission * _PAR_SHARE),
         canopy_cover(p.leaf_area_index),
         np.asarray(inputs.heat_w_m2, float) + np.asarray(inputs.lamp, float) * p.lamp_w_m2,
         p.cover_w_m2_k * (1.0 - p.screen_saving * np.asarray(inputs.thermal_screen, float)),
@@ -380,7 +385,7 @@ def _euler(state: State, dt_s: float, inputs: Inputs, around: _Around, p: Parame
     flow = vent_flow_m_s(around.opening, state.air_c, around.temp_c, around.wind_m_s, p.roof_vent_area) + around.leak_m_s
     vapour_pa = vapour_pressure_pa(state)
     deficit = np.maximum(0.0, psychrometrics.saturation_vapour_pressure_pa(state.air_c) - vapour_pa)
-    latent = transpiration_w_m2(p.leaf_area_index, around.absorbed_w_m2, co2_ppm(state), deficit)
+    latent = transpiration_w_m2(p.leaf_area_index, around.light_w_m2, co2_ppm(state), deficit)
     pipe_heat, boiler_heat = pipe_heat_w_m2(state.pipe_c, state.air_c, p), _boiler(state, inputs, p)
     to_mass = p.air_mass_w_m2_k * (state.mass_c - state.air_c)
     loss = (around.loss_w_m2_k + AIR_J_M3_K * flow) * warmer + AIR_J_M3_K * around.fan_m_s * (state.air_c - around.blown_c)
@@ -394,7 +399,7 @@ def _euler(state: State, dt_s: float, inputs: Inputs, around: _Around, p: Parame
     vapour = state.vapour_kg_m3 + dt_s * (latent / VAPORISATION_J_KG + around.fog_kg_m2_s - out - condensed) / p.height_m
     # What exceeds saturation is mist that falls out within a step.
     vapour = np.minimum(vapour, vapour_density_kg_m3(air))
-    uptake = co2_uptake_kg_m2_s(state.air_c, state.co2_kg_m3, around.rad_w_m2, around.cover)
+    uptake = co2_uptake_kg_m2_s(state.air_c, state.co2_kg_m3, around.outside_light_w_m2, around.cover)
     exchange = (flow + around.fan_m_s) * (state.co2_kg_m3 - OUTSIDE_CO2_KG_M3)
     co2 = state.co2_kg_m3 + dt_s * (around.dose_kg_m2_s - uptake - exchange) / p.height_m
     pipe = state.pipe_c + dt_s * (boiler_heat - pipe_heat) / _water_j_m2_k(p)
@@ -404,13 +409,15 @@ def _euler(state: State, dt_s: float, inputs: Inputs, around: _Around, p: Parame
 def transpired_kg_m2_s(state: State, inputs: Inputs, outside: Outside, parameters: Parameters) -> Any:
     """Water that the crop takes from its substrate now [kg/(m2 s)]."""
     deficit = np.maximum(0.0, psychrometrics.saturation_vapour_pressure_pa(state.air_c) - vapour_pressure_pa(state))
-    absorbed = _absorbed_w_m2(inputs, outside, parameters)
-    return transpiration_w_m2(parameters.leaf_area_index, absorbed, co2_ppm(state), deficit) / VAPORISATION_J_KG
+    light = sum(_light_w_m2(inputs, outside, parameters))
+    return transpiration_w_m2(parameters.leaf_area_index, light, co2_ppm(state), deficit) / VAPORISATION_J_KG
 
 
-def _absorbed_w_m2(inputs: Inputs, outside: Outside, p: Parameters) -> Any:
+def _light_w_m2(inputs: Inputs, outside: Outside, p: Parameters) -> tuple[Any, Any]:
+    """Sun that is taken up, and light of lamps."""
     shade = 1.0 - p.shade_cut * np.asarray(inputs.shade_screen, float)
-    return p.transmission * (1.0 - p.albedo) * shade * np.asarray(outside.rad_w_m2, float)
+    absorbed = p.transmission * (1.0 - p.albedo) * shade * np.asarray(outside.rad_w_m2, float)
+    return absorbed, p.lamp_light * p.lamp_w_m2 * np.asarray(inputs.lamp, float)
 
 
 def _water_j_m2_k(p: Parameters) -> float:

@@ -139,7 +139,9 @@ def test_lamps_heat_and_a_stopped_boiler_does_not():
     night = Outside(-5, 80, 0, 2)
     heated = Inputs(mixing_valve=1, pump=1)
     dark = run(initial_state(18, 80, 18), 3, outside=night, inputs=heated)
-    assert run(initial_state(18, 80, 18), 3, outside=night, inputs=heated._replace(lamp=1)).air_c[0] > dark.air_c[0] + 3
+    lit = run(initial_state(18, 80, 18), 3, outside=night, inputs=heated._replace(lamp=1))
+    assert lit.air_c[0] > dark.air_c[0] + 2
+    assert co2_ppm(lit)[0] < co2_ppm(dark)[0] - 50  # the crop grows by it
     off = run(initial_state(18, 80, 18), 3, outside=night, inputs=heated._replace(boiler=0))
     assert off.heat_j_m2[0] == 0
     assert off.air_c[0] < dark.air_c[0] - 5
@@ -154,3 +156,38 @@ def test_inputs_of_no_time_change_nothing():
     state = initial_state([20.0, 21.0], 60, 18, co2_ppm=500)
     assert advance(state, 0.0, inputs=Inputs(), outside=Outside(0, 50, 0, 1), parameters=HOUSE) is state
     assert state.co2_kg_m3 == pytest.approx(500 * KG_M3_PER_PPM)
+
+
+def test_shade_keeps_light_from_the_crop_too():
+    sunny = Outside(20, 60, 600, 2)
+    open_, shaded = (
+        run(initial_state(24, 70, 22), 0.5, outside=sunny, inputs=Inputs(vent_lee=0.3, shade_screen=s)) for s in (0.0, 1.0)
+    )
+    assert co2_ppm(shaded)[0] > co2_ppm(open_)[0] + 5
+
+
+@pytest.mark.parametrize("field", [f for f in Inputs._fields if f != "heat_w_m2"])
+def test_a_position_that_is_no_number_is_refused_by_name_and_one_beyond_its_range_is_held(field):
+    state, outside = initial_state([20, 20], 60, 18), Outside(10, 60, 400, 2)
+    with pytest.raises(ValueError, match=rf"{field} of house 1 is not a number"):
+        advance(state, 5, inputs=Inputs(**{field: [0.5, np.nan]}), outside=outside, parameters=HOUSE)
+    held, full = (advance(state, 60, inputs=Inputs(**{field: v}), outside=outside, parameters=HOUSE) for v in (7.0, 1.0))
+    assert all(np.array_equal(a, b) for a, b in zip(held, full, strict=True))
+
+
+@pytest.mark.parametrize("field", Outside._fields)
+def test_weather_that_is_no_number_is_refused_by_name(field):
+    outside = Outside(10, 60, 400, 2)._replace(**{field: np.inf})
+    with pytest.raises(ValueError, match=rf"{field} of house 0 is not a number"):
+        advance(initial_state(20, 60, 18), 5, inputs=Inputs(), outside=outside, parameters=HOUSE)
+
+
+def test_a_crop_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="leaf_area_index of house 0"):
+        advance(
+            initial_state(20, 60, 18),
+            5,
+            inputs=Inputs(),
+            outside=Outside(10, 60, 400, 2),
+            parameters=Parameters(leaf_area_index=np.nan),
+        )

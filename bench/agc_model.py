@@ -1,0 +1,107 @@
+"""The multi-span model in the place of two recorded compartments: their weather, their pipes, vents, screens, lamps and CO2 valve.
+
+    python -m bench --only agc_model
+
+Nothing is fitted. Every day begins as the recording does, so that an error is of one day and not of the weeks before; a second run goes
+through without. What the recording does not say (leaf area, power of the lamps, size of the CO2 dose, floor) is the model's default.
+"""
+
+import csv
+import sys
+from datetime import datetime
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.agc import AGC
+from simulators import multispan
+from simulators.measured_weather import read_agc2022
+
+Array = NDArray[Any]
+
+TEAMS: Final = ("Reference", "Koala")
+COLUMNS: Final = ("Tair", "Rhair", "CO2air", "VentLee", "VentWind", "AssimLight", "EnScr", "BlckScr", "Tpipe", "CO2reg")
+DOSES: Final = 1.0  # CO2reg while CO2 flows: the air then gains 50 ppm in 5 min
+# A blackout screen instead of a shade; lamps by the PAR they give at night (222 umol/m2/s at 2.7 umol/J).
+HOUSE: Final = multispan.Parameters(shade_cut=0.98, lamp_w_m2=82.0)
+DAY_S: Final = 86_400.0
+STEP_S: Final = 60.0
+
+
+def recording(team: str) -> tuple[Array, dict[str, Array]]:
+    """Times [Unix s] and columns; holes bridged by straight lines."""
+    with (AGC / team / "GreenhouseClimate.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    zone = ZoneInfo("Europe/Amsterdam")
+    times = np.array([datetime.strptime(row["Date"], "%m/%d/%Y %H:%M").replace(tzinfo=zone).timestamp() for row in rows])
+    keep = np.r_[True, np.diff(times) > 0.0]
+    columns = {}
+    for name in COLUMNS:
+        values = np.array([float(row[name] or "nan") for row in rows])[keep]
+        known = np.isfinite(values)
+        columns[name] = np.interp(times[keep], times[keep][known], values[known])
+    return times[keep], columns
+
+
+def simulate(days: float) -> tuple[Array, Array]:
+    """Model and recording at every recorded moment after the first, each (k, 4, 3): air [C], humidity [%], CO2 [ppm].
+
+    Houses: each team's begun anew every day, then each team's run through.
+    """
+    weather, recorded = read_agc2022(AGC / "weather.csv"), [recording(team) for team in TEAMS]
+    times = recorded[0][0]
+    if not all(np.array_equal(times, other) for other, _ in recorded):
+        raise RuntimeError("the two compartments were not recorded at the same moments: no figure")
+    columns = {name: np.stack([told[name] for _, told in recorded * 2], axis=1) for name in COLUMNS}
+    wanted = np.stack([columns["Tair"], columns["Rhair"], columns["CO2air"]], axis=2)
+    count = int(np.searchsorted(times, times[0] + days * DAY_S))
+    daily, begin = np.arange(2 * len(TEAMS)) < len(TEAMS), times[0]
+    state, told = _begun(columns, 0), []
+    for k in range(count - 1):
+        if times[k] - begin >= DAY_S:
+            begin += DAY_S
+            state = multispan.State(*(np.where(daily, new, old) for new, old in zip(_begun(columns, k), state, strict=True)))
+        now = {name: values[k] for name, values in columns.items()}
+        inputs = multispan.Inputs(
+            vent_lee=now["VentLee"] / 100.0,
+            vent_wind=now["VentWind"] / 100.0,
+            thermal_screen=np.maximum(now["EnScr"], now["BlckScr"]) / 100.0,
+            shade_screen=now["BlckScr"] / 100.0,
+            co2_valve=now["CO2reg"] < DOSES + 0.5,
+            lamp=now["AssimLight"] / 100.0,
+        )
+        at = times[k]
+        while at < times[k + 1]:
+            dt, sample = min(STEP_S, times[k + 1] - at), weather.at(at)
+            outside = multispan.Outside(sample.temp_c, sample.rh_pct, sample.rad_w_m2, sample.wind_m_s)
+            # The pipe is as warm as recorded; 0 is a pipe that nothing flows through.
+            pipe = np.where(now["Tpipe"] > 0.0, now["Tpipe"], state.air_c)
+            state = multispan.advance(state._replace(pipe_c=pipe), dt, inputs=inputs, outside=outside, parameters=HOUSE)
+            at += dt
+        told.append(np.stack([state.air_c, multispan.relative_humidity_pct(state), multispan.co2_ppm(state)], axis=1))
+    return np.array(told), wanted[1:count]
+
+
+def _begun(columns: dict[str, Array], k: int) -> multispan.State:
+    """A state as recorded; benches and floor follow the mean of the day about it."""
+    mass_c = columns["Tair"][max(0, k - 144) : k + 144].mean(axis=0)
+    return multispan.initial_state(columns["Tair"][k], columns["Rhair"][k], mass_c, co2_ppm=columns["CO2air"][k])
+
+
+def run(*, short: bool) -> list[dict[str, Any]]:
+    """Bias and root mean square error of each team's compartment."""
+    if not AGC.is_dir():
+        print(f"agc_model: skipped, there is no {AGC.resolve()}", file=sys.stderr)
+        return []
+    model, recorded = simulate(3.0 if short else 42.0)
+    error, rows = model - recorded, []
+    names = [f"{team.lower()}.{kind}" for kind in ("day", "through") for team in TEAMS]
+    for house, name in enumerate(names):
+        for k, (point, unit) in enumerate((("air_temp", "K"), ("air_rh", "%"), ("co2", "ppm"))):
+            of = error[:, house, k]
+            for figure, value in (("bias", of.mean()), ("rmse", np.sqrt((of**2).mean()))):
+                row = {"name": f"agc_model.{name}.{point}_{figure}", "value": float(value), "unit": unit}
+                rows.append(row | {"reference": None, "ratio": None})
+    return rows
