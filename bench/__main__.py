@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench import agc, agc_model, backtest, e2e, history, nab, plants, rules
+from bench import agc, agc_model, backtest, commands, e2e, history, nab, plants, rules
 from bench.rig import BUILD, ROOT, compile_c
 
 GROUPS: dict[str, Callable[..., list[dict[str, Any]]]] = {
@@ -24,6 +24,7 @@ GROUPS: dict[str, Callable[..., list[dict[str, Any]]]] = {
     "plants": plants.run,
     "agc_model": agc_model.run,
     "e2e": e2e.run,
+    "commands": commands.run,
 }
 
 
