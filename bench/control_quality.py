@@ -175,7 +175,7 @@ def main(names: list[str]) -> None:
         }
         for season in ("winter", "summer"):
             for kind, controller in kinds.items():
-                print(f"| {name} | {season} | {kind} | {measured(case, controller, winter=season == 'winter')} |", flush=True)  # noqa: T201
+                print(f"| {name} | {season} | {kind} | {measured(case, controller, winter=season == 'winter')} |", flush=True)
 
 
 if __name__ == "__main__":
