@@ -187,6 +187,7 @@ class Lab:
         scenario: Scenario = DEMO,
         faults: Sequence[Injection] = (),
         record: Path | None = None,
+        start_s: float = DEMO_START_S,
     ) -> None:
         if site.origin != "SIMULATED":
             raise CallerError(
@@ -194,7 +195,7 @@ class Lab:
             )
         assert kills == 0 or kill_directory is not None
         self.site = site
-        self.clock = ManualClock(int(DEMO_START_S * NS_PER_S))
+        self.clock = ManualClock(int(start_s * NS_PER_S))
         self.end_ns = self.clock.now_ns() + int(hours * 3600 * NS_PER_S)
         self.engine = build_engine()
         self.journal = MemoryJournal(kill_directory if kills else None, None if record is None else self._recorded(record))
@@ -212,7 +213,7 @@ class Lab:
         self._tokens: list[tuple[MemoryLink, int]] = []
         self._links = [self._make_link("core", topic.LIVE_FILTERS), self._make_link("core-backfill", topic.BACKFILL_FILTERS)]
         self._outbox = Outbox(self._links[0].publish, self.clock, lambda: self.engine.plan.sites)
-        options = Options(boot=1, plant_start_s=DEMO_START_S, sample_s=sample_s)
+        options = Options(boot=1, plant_start_s=start_s, sample_s=sample_s)
         self.devices = [
             LabDevice(device, self._broker, redeliver=redeliver)
             for device in build_devices(site, seed=seed, options=options, scenario=scenario, faults=faults)

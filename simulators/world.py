@@ -250,6 +250,11 @@ class Place:
         self._world, self._group, self._house, self._random = world, group, house, random
 
     @property
+    def group(self) -> Group:
+        """The houses of its profile."""
+        return self._group
+
+    @property
     def houses(self) -> Houses:
         """The plant that this is one house of."""
         return self._group.houses
