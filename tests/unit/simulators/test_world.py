@@ -12,7 +12,7 @@ from simulators.plant import PLANTS
 from simulators.world import World
 from telemetry.site import Profile, SiteConfig
 from tests.faults.room import Told
-from tests.unit.simulators.shipped import load_site
+from tests.unit.simulators.shipped import ROOT, load_site
 
 SITE = load_site("nursery")
 MULTISPAN = SITE.profiles["multispan"]
@@ -279,7 +279,11 @@ def test_wrong_faults_are_told_with_the_fix(injection, told):
     assert told in problem(injection, MULTISPAN, OWN)
 
 
-def test_handbook_faults_are_all_there():
+def test_handbook_faults_are_all_there_and_in_the_document():
+    document = (ROOT / "docs" / "simulators.md").read_text(encoding="utf-8")
+    for name, general in GENERAL.items():
+        code = f" ({general.code})" if general.code else ""
+        assert f"| `{name}`{code} | {general.on} | {general.text} |" in document
     assert set(NAMES) == {f"F{number}" for number in range(1, 21)}
     assert all(general.text for general in GENERAL.values())
     for name, general in GENERAL.items():
