@@ -1,7 +1,7 @@
 """All houses of a site in one weather, advanced together: plants, drives, instruments and what goes wrong with them.
 
-Houses of one profile are one `Group` of arrays on a fixed grid of the kind's own step (at most 10 s), so that a house lives alike however many others
-there are and however often anybody looks. A `Place` is one of them: what the device of that house sees of the world.
+Houses of one profile are one `Group` of arrays on a fixed grid of the kind's own step (at most 10 s), so that a house lives alike however
+many others there are and however often anybody looks. A `Place` is one of them: what the device of that house sees of the world.
 """
 
 import heapq
@@ -58,7 +58,7 @@ class Group:
         self._wrong: dict[int, list[PointFault]] = {}
         self._panel: tuple[float, dict[str, Array]] = (-math.inf, {})
         self._feedback, self._targets, self._selectors = self._drive_rows()
-        self.sensors.advance(self._truths(), 0.0)
+        self.sensors.advance(self._truths(self.drives.fractions()), 0.0)
 
     def _drive_rows(self) -> tuple[DriveRows, DriveRows, DriveRows]:
         """Points of drives: feedback, what the panel shows as target, how its selector stands."""
@@ -66,7 +66,7 @@ class Group:
         named = (
             [(spec.feedback, number) for number, spec in specs],
             [(f"{spec.name}_target_pct", number) for number, spec in specs],
-            [(getattr(spec, "selector", None), number) for number, spec in specs],
+            [(spec.selector, number) for number, spec in specs],
         )
         feedback, targets, selectors = ([(self.rows[p], number) for p, number in pairs if p in self.rows] for pairs in named)
         return _columns(feedback), _columns(targets), _columns(selectors)
@@ -78,8 +78,9 @@ class Group:
             now_s = self._start_s + self._steps * self._step_s
             self._panel_orders()
             self.drives.now_s = now_s
-            self.houses.advance(now_s, self._step_s, self.drives.fractions())
-            self.sensors.advance(self._truths(), self._step_s)
+            positions = self.drives.fractions()
+            self.houses.advance(now_s, self._step_s, positions)
+            self.sensors.advance(self._truths(positions), self._step_s)
         self.drives.now_s = max(self.drives.now_s, to_s)
 
     def _panel_orders(self) -> None:
@@ -89,10 +90,10 @@ class Group:
             for name, targets in self.houses.local().items():
                 self.drives.order(name, targets, where=self.local)
 
-    def _truths(self) -> Array:
+    def _truths(self, positions: Mapping[str, Array]) -> Array:
         if not self._measured:
             return np.zeros((0, len(self._random)))
-        truth = self.houses.truth(self.drives.fractions())
+        truth = self.houses.truth(positions)
         return np.stack([truth[point] for point in self._measured])
 
     def read(self, house: Any = slice(None)) -> Array:
