@@ -20,13 +20,14 @@ Inputs = Mapping[str, Array]
 PERIOD_S: Final = 10.0
 FANS: Final = ("fan_2", "fan_3", "fan_4")
 AIR_PROOF_S: Final = 360.0  # a pause of minimum ventilation is shorter
+HEATED_S: Final = 900.0  # after the heater cooling begins later
 AIR_LOST_S: Final = 60.0
 POWER_LOST_S: Final = 120.0
 MISSING_S: Final = 30.0  # a fan that was asked for so long without turning is left out
 RETRY_S: Final = 900.0
 TURNING_RPM: Final = 100.0
 ELSEWHERE_PCT: Final = 5.0
-COOLED_STEP: Final = 0.08  # noise of a thermometer moves no fan
+COOLED_STEP, TRIM_STEP_PCT = 0.08, 3.0  # noise of an instrument moves no fan
 TUNNEL_BACK_K: Final = 1.5
 IDLE_K: Final = -10.0  # an error that asks for nothing
 COLD_OUTSIDE_K: Final = 8.0  # below the set point: without a thermometer no more than the first stage
@@ -39,6 +40,7 @@ class Climate(NamedTuple):
     """What the climate of each house remembers; times int64 [ns]."""
 
     fan: memory.Duty
+    trim_pct: Array  # last asked for
     cooled: Array  # share of the first stage that temperature last asked for
     stages: staging.Staging  # fan_2 to fan_4
     tunnel: Array  # bool, wanted
@@ -46,6 +48,7 @@ class Climate(NamedTuple):
     suction: pi.PI
     inlet_pct: Array
     heats: Array  # bool
+    heated_ns: Array  # when heat was last wanted
     lamp_pct: Array
     curtain: Array  # bool, open
     missing_ns: Array  # (n, 3) since when a fan is asked for and does not turn; NEVER
@@ -82,6 +85,7 @@ def start(n: int, time_ns: int) -> Climate:
     three = np.full((n, len(FANS)), NEVER)
     return Climate(
         fan=memory.start_duty(n, time_ns),
+        trim_pct=zero,
         cooled=zero,
         stages=staging.start_staging(n, len(FANS), time_ns, _FAN_LIMITS),
         tunnel=none,
@@ -89,6 +93,7 @@ def start(n: int, time_ns: int) -> Climate:
         suction=pi.start_pi(np.full(n, 30.0), time_ns),
         inlet_pct=zero + 30.0,
         heats=none,
+        heated_ns=now - int(DAY_S) * NS_PER_S,
         lamp_pct=zero + np.nan,
         curtain=none,
         missing_ns=three,
@@ -119,6 +124,11 @@ def _for_s(since_ns: Array, now_ns: int, seconds: float) -> Array:
 def latched(was: Array, error: Array, on_at: float, off_at: float) -> Array:
     """Hysteresis, bool: on from `on_at`, off from `off_at` down, as before between them and while the error is unknown."""
     return np.asarray((error >= on_at) | (was & ~(error <= off_at)))
+
+
+def steady(was: Array, now: Array, step: float) -> Array:
+    """A value that follows only what differs by a step."""
+    return np.where(np.abs(now - was) >= step, now, was)
 
 
 def speed_pct(share: Array, p: Parameters) -> Array:
@@ -164,7 +174,7 @@ def first_stage(
 ) -> tuple[Climate, Air, dict[str, Array]]:
     """Minimum ventilation, its trims, and cooling by the first stage."""
     by_weight, by_co2 = minimum_m3_h(at, p)
-    trim = trims_pct(inputs, p)
+    trim = steady(state.trim_pct, trims_pct(inputs, p), TRIM_STEP_PCT)
     least = np.where(at.occupied, np.minimum(np.maximum(by_weight, by_co2) / (p.places * p.fan_m3_h), 1.0), 0.0)
     gas = np.where(at.occupied, np.where(at.agitation, 1.0, np.minimum(least + trim / 100.0, 1.0)), 0.0)
     mode = inputs["mode"]
@@ -174,9 +184,10 @@ def first_stage(
         [NOBODY_SHARE["EMPTY"], NOBODY_SHARE["WASHDOWN"], NOBODY_SHARE["PREHEAT"], aired],
         0.0,
     )
-    cooled = np.where(np.isnan(error), 1.0, p_band(error, 0.0, p.band_k, low=least, high=1.0))
-    worth = (np.abs(cooled - state.cooled) >= COOLED_STEP) | (cooled == 1.0) | (cooled <= least)
-    cooled = np.where(worth, cooled, np.maximum(state.cooled, least))
+    # Between heating and cooling lies a dead zone.
+    over = error - np.where(_for_s(state.heated_ns, at.now_ns, HEATED_S), 0.0, p.dead_zone_k)
+    cooled = np.where(np.isnan(error), 1.0, p_band(over, 0.0, p.band_k, low=least, high=1.0))
+    cooled = np.where((cooled == 1.0) | (cooled <= least), cooled, np.maximum(steady(state.cooled, cooled, COOLED_STEP), least))
     warm = np.where(at.occupied, cooled, nobody)
     part = np.maximum(gas, warm) / p.lowest_share
     fan, on = memory.duty(state.fan, at.now_ns, part, _pauses(p), _GUARD)
@@ -186,7 +197,7 @@ def first_stage(
         "trims_pct": trim,
         "first_stage_air_pct": 100.0 * part * p.lowest_share,
     }
-    return state._replace(fan=fan, cooled=cooled), Air(least, gas, warm, on), terms
+    return state._replace(fan=fan, trim_pct=trim, cooled=cooled), Air(least, gas, warm, on), terms
 
 
 def fan_demands(air: Air, p: Parameters) -> tuple[Array, Array, Array]:
@@ -270,6 +281,7 @@ def openings(
 
 def _inlets(state: Climate, at: Situation, air_share: Array, shut: Array, inputs: Inputs, p: Parameters) -> tuple[pi.PI, Array]:
     error = np.abs(inputs["static_pressure_pa"]) - p.suction_pa
+    error = np.where(np.abs(error) < p.suction_band_pa, 0.0, error)
     # Without a pressure to go by: 30 % as the drive's fail-safe, more for the air of more fans.
     blind = Guard(PERIOD_S, np.maximum(30.0, 100.0 * air_share))
     moves = (inputs["fan_rpm"] >= TURNING_RPM) & ~shut
@@ -289,7 +301,8 @@ def heater(state: Climate, at: Situation, staged: Array, inputs: Inputs, p: Para
     below = target - at.room_c
     heats = latched(state.heats, below, p.heat_on_k, p.heat_off_k) & np.isfinite(below)
     no_air = _for_s(turned_ns, at.now_ns, AIR_PROOF_S) | np.isnan(inputs["fan_rpm"])
-    return state._replace(turned_ns=turned_ns, heats=heats), staged | no_air
+    heated_ns = np.where(heats, at.now_ns, state.heated_ns)
+    return state._replace(turned_ns=turned_ns, heats=heats, heated_ns=heated_ns), staged | no_air
 
 
 def lamps_pct(state: Climate, at: Situation, inputs: Inputs, p: Parameters) -> Array:

@@ -36,6 +36,7 @@ class Parameters:
     )
     heat_on_k: float = setting(1.0, 0.5, 5)  # below the set point
     heat_off_k: float = setting(0.3, 0, 4)
+    dead_zone_k: float = setting(0.5, 0, 5)  # by which cooling begins later, up to 15 min after heat
     frost_c: float = setting(5.0, 0, 15)  # of an empty room
     creep_c_by_day: tuple[tuple[float, float], ...] = rows(((0, 34), (21, 26)), 15, 40)
     creep_until_kg: float = setting(12.0, 1, 30)  # lamps are for lighter pigs
@@ -49,6 +50,7 @@ class Parameters:
     fan_lowest_pct: float = setting(40.0, 10, 100)
     fan_pa: float = setting(150.0, 50, 1000)  # where the fan's straight curve ends at full speed
     suction_pa: float = setting(15.0, 5, 40)  # 12 to 25
+    suction_band_pa: float = setting(3.0, 0, 20)  # either side of it, where inlets stand still
     cold_m3_h_by_kg: tuple[tuple[float, float], ...] = rows(
         ((9.5, 3.4), (24, 5.1), (51, 12), (93, 17)), 0.5, 500
     )  # MWPS-32, middle of its classes

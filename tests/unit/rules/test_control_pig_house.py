@@ -172,6 +172,14 @@ def test_both_thermometers_gone_means_full_air_no_heat_and_no_pad() -> None:
     assert house.at("fan_2", "fan_3", "fan_4") == [1.0, 1.0, 1.0]
 
 
+def test_one_thermometer_stuck_at_the_set_point_does_not_cook_the_house() -> None:
+    house = House(NOON, air_c=24.0)
+    house.around.given["room_temp_c"] = 18.7
+    house.run(900.0)
+    assert house.air[-1] < house.outside_c() + 3.0
+    assert house.at("fan_2", "fan_3", "fan_4", "tunnel") == [1.0, 1.0, 1.0, 1.0]
+
+
 def test_without_pressure_inlets_open_to_their_fail_safe() -> None:
     house = House(NIGHT)
     house.run(600.0)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bench.control_pig_house import Day
+from bench.control_pig_house import SUMMER, SUMMER_S, WINTER, WINTER_S, Day
 from bench.recordings import shipped_profile
 from simulators import herd, pig_house
 from simulators.plants import pig_house as plants
@@ -102,6 +102,26 @@ def test_thermostat_past_the_controller_and_bypass_in_the_cold() -> None:
     assert [houses.interlock()[name][0] for name in ("fan", "fan_2", "fan_3", "fan_4")] == [100.0, 1.0, 1.0, 1.0]
     houses.state = houses.state._replace(air_c=np.array([14.0]))
     assert [houses.local()[name][0] for name in ("fan", "fan_2")] == [40.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("day", "lowest_c", "over_outside_k"),
+    [(Day(WINTER_S + 5 * 3600.0, WINTER), 9.0, 40.0), (Day(SUMMER_S + 14 * 3600.0, SUMMER), 20.0, 4.0)],
+)
+def test_left_alone_with_its_fail_safes_and_bypass_the_house_is_safe(day: Day, lowest_c: float, over_outside_k: float) -> None:
+    houses = finishers(at=day)
+    rest = {spec.name: spec.fail_safe if spec.fail_safe != "hold" else spec.rest for spec in SPECS}
+    highs = {spec.name: spec.high for spec in SPECS}
+    air, co2 = [], []
+    for _ in range(360):
+        order = {name: values[0] for name, values in houses.local().items() if np.isfinite(values[0])}
+        order |= {name: values[0] for name, values in houses.interlock().items() if np.isfinite(values[0])}
+        run(houses, 5.0, {name: np.full(1, value / highs[name]) for name, value in (rest | order).items()})
+        air.append(houses.state.air_c[0])
+        co2.append(houses.state.co2_ppm[0])
+    assert min(air) > lowest_c
+    assert max(air) < max(22.0, day.weather().at(day.start_s).temp_c + over_outside_k)
+    assert max(co2) < 3000.0
 
 
 def test_feed_is_carried_counted_and_eaten() -> None:
