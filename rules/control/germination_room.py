@@ -366,7 +366,9 @@ class GerminationRoom:
         terms = {
             "air_temp_c": air_c,
             "air_temp_setpoint_c": set_c,
+            "temp_error_k": error_k,
             "coil_pct": coil_pct,
+            "coil_integral_pct": coil.integral,
             "air_rh_pct": wet.rh_pct,
             "rh_setpoint_pct": wet.limit_pct,
             "dew_point_c": wet.dew_c,
@@ -412,16 +414,16 @@ def _humidity(air_c: Array, inputs: Mapping[str, Array], wanted_pct: Array, p: P
 def _progress(state: State, now: Array, inputs: Mapping[str, Array], air_c: Array, p: Parameters) -> Batch:
     """The batch a run later: thermal time is integrated, never taken from the clock, but for a batch that is older than the memory."""
     old, table, crop = state.batch, _table(p.stages), CROP_NUMBER[p.crop]
-    day = inputs["day_of_batch"]
+    day, stood = inputs["day_of_batch"], np.minimum(old.stage, len(p.stages) - 1)  # a new recipe may be shorter
     stands = np.isfinite(day)
     begins = stands & ~(day >= old.day)
     past_s = np.where(begins, np.maximum(day, 0.0) * DAY_S, 0.0)
-    seed_c = _first(_first(inputs["tray_temp_c"], air_c), table.air_temp_c[old.stage])
+    seed_c = _first(_first(inputs["tray_temp_c"], air_c), table.air_temp_c[stood])
     run_s = np.where(begins, 0.0, np.clip((now - state.moments.run_ns) / NS_PER_S, 0.0, DAY_S))
     gained = thermal_time_rate_c(seed_c, crop) * run_s / DAY_S
     guessed = thermal_time_rate_c(table.air_temp_c[0], crop) * past_s / DAY_S
     thermal_time = np.where(begins, guessed, np.where(stands, old.thermal_time_c_d + gained, 0.0))
-    stage = np.where(begins | ~stands, 0, old.stage)
+    stage = np.where(begins | ~stands, 0, stood)
     stage_s = np.where(begins, past_s, np.where(stands, old.stage_s + run_s, 0.0))
     here = table.of(stage)
     leaves = (

@@ -281,6 +281,8 @@ class SolarGreenhouse:
             "frost_c": frost_c,
             "break_even_w_m2": balance,
             "sun_w_m2": now.sun_w_m2,
+            "gains_min": _minutes(blanket.gains_ns, now.ns),
+            "loses_min": _minutes(blanket.loses_ns, now.ns),
             "blanket_goal_pct": blanket.sent.position,
             "blanket_moves_count": _moves(blanket.sent, now.ns).astype(np.float64),
             "blanket_open_h": blanket.open_s / 3600.0,
@@ -290,6 +292,7 @@ class SolarGreenhouse:
             "vent_temp_pct": opened.temp_pct,
             "vent_dry_pct": opened.dry_pct,
             "vent_wind_pct": opened.wind_pct,
+            "shade_pct": opened.net_pct,
             "watered_min": watered_s / 60.0,
         }
         return Turn(after, demands, terms)
@@ -452,6 +455,12 @@ def _water(state: State, now: _Now, pos: Array, i: Mapping[str, Array], p: Param
     dry = i["soil_vwc_pct"] < np.where(state.waters, p.wet_pct, p.dry_pct)
     waters = window & bright & dry & now.works
     return waters, watered_s + np.where(waters, now.run_s, 0.0)
+
+
+def _minutes(since_ns: Array, ns: Array) -> Array:
+    """Since when something has held [min]; NaN where it does not."""
+    holds = since_ns < NEVER
+    return np.where(holds, (ns - np.where(holds, since_ns, ns)) / NS_PER_S / 60.0, np.nan)
 
 
 def _ask(when: Array, value: Any) -> Array:

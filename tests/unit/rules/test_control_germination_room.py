@@ -251,6 +251,15 @@ def test_thermal_time_is_integrated_through_a_gap_and_a_batch_that_is_older_than
     assert late.term("stage_number") == 2
 
 
+def test_a_shorter_recipe_in_the_middle_of_a_batch_leads_to_its_last_stage() -> None:
+    room = bench().run(60, emerged_pct=70.0).run(20, day_of_batch=2.0)
+    room.run(60)
+    assert room.term("stage_number") == 3
+    room.parameters = CONTROLLER.parameters({"stages": [{"name": "a", "hours": 1.0}, {"name": "b", "air_rh_pct": 80.0}]})
+    assert room.run(60).term("stage_number") == 2
+    assert room.term("rh_setpoint_pct") == 80
+
+
 def test_a_new_batch_begins_anew_and_none_stands_still() -> None:
     room = bench().run(600, day_of_batch=4.0)
     assert room.run(day_of_batch=0.0).term("thermal_time_c_d") == 0
