@@ -252,8 +252,7 @@ def test_thermal_time_is_integrated_through_a_gap_and_a_batch_that_is_older_than
 
 
 def test_a_shorter_recipe_in_the_middle_of_a_batch_leads_to_its_last_stage() -> None:
-    room = bench().run(60, emerged_pct=70.0).run(20, day_of_batch=2.0)
-    room.run(60)
+    room = bench().run(60, emerged_pct=70.0, day_of_batch=2.0)
     assert room.term("stage_number") == 3
     room.parameters = CONTROLLER.parameters({"stages": [{"name": "a", "hours": 1.0}, {"name": "b", "air_rh_pct": 80.0}]})
     assert room.run(60).term("stage_number") == 2
