@@ -11,6 +11,7 @@ from rules.control.germination_room import (
     CONTROLLER,
     COOL,
     DAMPER_HOT,
+    DRY,
     FAN,
     FAN_LEAST,
     FLUSH,
@@ -170,6 +171,13 @@ def test_the_wall_stays_dry() -> None:
     assert room.term("dew_point_setpoint_c") == pytest.approx(24.7, abs=0.01)
     assert room.asks(FOG) == 0
     assert bench().run(60, wall_temp_c=NAN).term("wall_c") == pytest.approx(25.5)
+
+
+def test_fresh_air_dries_what_is_too_humid() -> None:
+    assert math.isnan(bench().run(60, air_rh_pct=97.0, air_rh_2_pct=97.0).asks(DRY))
+    assert bench().run(60, air_rh_pct=99.9, air_rh_2_pct=99.9).asks(DRY) == 20
+    assert 0 < bench().run(60, air_rh_pct=98.3, air_rh_2_pct=98.3).asks(DRY) < 20
+    assert math.isnan(bench().run(60, air_rh_pct=NAN, air_rh_2_pct=NAN).asks(DRY))
 
 
 def test_a_wetted_hygrometer_is_left_out() -> None:
