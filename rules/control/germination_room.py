@@ -51,6 +51,7 @@ ROOM_C: Final = {
 READY: Final = 1.04  # thermal time at exit by that of half: 60 % of what emerges
 WET_PCT: Final = 99.5  # a humidity sensor that stands here may be wet
 APART_PCT: Final = 5.0
+DRY_STEP_PCT: Final = 5.0
 INNER: Final = 0.2  # of the gain inside the dead zone
 DAY_S: Final = 86_400.0
 FAN_MOVES: Final = Moves(least=20.0, per_day=288, wait_s=300.0)
@@ -107,6 +108,8 @@ class Parameters:
     fog_heater_s: float = 60.0  # without fog before and after a heater starts
     wall_margin_k: float = 0.3  # dew point under the coldest wall
     wall_below_air_k: float = 1.0  # where the wall is not measured
+    dry_from_k: float = 0.15  # dew point over its set point, from which fresh air dries; at twice as much in full
+    dry_pct: float = 20.0
     flush_s: float = 180.0
     flush_pause_s: float = 600.0
     flush_pct: float = 50.0
@@ -137,7 +140,16 @@ class Parameters:
             fog_band_k=(0.05, 5),
         )
         within(self, WHAT, fog_on_s=(10, 600), fog_pause_s=(10, 3600), fog_heater_s=(0, 600), wall_margin_k=(0, 5))
-        within(self, WHAT, wall_below_air_k=(0, 10), flush_s=(30, 3600), flush_pause_s=(0, DAY_S), flush_pct=(5, 100))
+        within(
+            self,
+            WHAT,
+            wall_below_air_k=(0, 10),
+            dry_from_k=(0.02, 5),
+            dry_pct=(0, 100),
+            flush_s=(30, 3600),
+            flush_pause_s=(0, DAY_S),
+            flush_pct=(5, 100),
+        )
         within(self, WHAT, blind_damper_pct=(0, 100), fan_pct=(30, 100), fan_least_pct=(0, 100), airflow_rpm=(1, 3000))
         within(
             self,
@@ -235,6 +247,7 @@ FOG_HEATER: Final = Ask("humidifier", "at_most", "humidity_gas", "the heater sta
 FAN: Final = Ask("circulation_fan", "value", "temperature", "even air over the trays", "空气均匀")
 FAN_LEAST: Final = Ask("circulation_fan", "at_least", "survival", "least air over the trays", "最小循环风")
 DAMPER: Final = Ask("fresh_air_damper", "value", "economy", "shut: warmth and moisture stay", "关闭保温保湿")
+DRY: Final = Ask("fresh_air_damper", "at_least", "humidity_gas", "air is too humid", "湿度过高")
 FLUSH: Final = Ask("fresh_air_damper", "at_least", "humidity_gas", "flush of CO2", "二氧化碳换气")
 FLUSH_BLIND: Final = Ask("fresh_air_damper", "at_least", "humidity_gas", "CO2 is unknown", "二氧化碳未知")
 DAMPER_HOT: Final = Ask("fresh_air_damper", "at_least", "survival", "warmer than the crop bears", "超过作物上限温度")
@@ -250,7 +263,7 @@ class GerminationRoom:
         "set.air_temp_c", "set.air_rh_pct", "set.stop_above_c", "hour", "day_of_batch", "mode",
     )  # fmt: skip
     ASKS: tuple[Ask, ...] = (
-        HEAT, HEAT_AIR, HEAT_HOT, COOL, FOG, FOG_PERSON, FOG_AIR, FOG_DOOR, FOG_HEATER, FAN, FAN_LEAST, DAMPER, FLUSH,
+        HEAT, HEAT_AIR, HEAT_HOT, COOL, FOG, FOG_PERSON, FOG_AIR, FOG_DOOR, FOG_HEATER, FAN, FAN_LEAST, DAMPER, DRY, FLUSH,
         FLUSH_BLIND, DAMPER_HOT, LIGHT,
     )  # fmt: skip
     EVERY_S = 10.0
@@ -335,6 +348,9 @@ class GerminationRoom:
         flushes = now - flush_ns < nanoseconds(p.flush_s)
         blind = np.isnan(inputs["co2_ppm"])
 
+        humid_pct = p_band(wet.dew_c - wet.dew_set_c, p.dry_from_k, p.dry_from_k, high=p.dry_pct)
+        dry_pct = np.where(np.isfinite(humid_pct), np.minimum(np.ceil(humid_pct / DRY_STEP_PCT) * DRY_STEP_PCT, p.dry_pct), 0.0)
+
         spread_k = inputs["air_temp_top_c"] - inputs["air_temp_bottom_c"]
         even_pct = p_band(spread_k, p.spread_k, p.spread_k, low=p.fan_pct, high=100.0)
         fan, fan_pct = move(state.fan, now, _first(even_pct, p.fan_pct), FAN_MOVES, Guard(self.EVERY_S))
@@ -352,6 +368,7 @@ class GerminationRoom:
             FAN: _ask(works, fan_pct),
             FAN_LEAST: _ask(works, p.fan_least_pct),
             DAMPER: _ask(works, 0.0),
+            DRY: _ask(works & (dry_pct > 0.0), dry_pct),
             FLUSH: _ask(flushes & works, p.flush_pct),
             FLUSH_BLIND: _ask(blind & works, p.blind_damper_pct),
             DAMPER_HOT: _ask(hot & works, 100.0),
@@ -366,7 +383,9 @@ class GerminationRoom:
         terms = {
             "air_temp_c": air_c,
             "air_temp_setpoint_c": set_c,
+            "temp_error_k": error_k,
             "coil_pct": coil_pct,
+            "coil_integral_pct": coil.integral,
             "air_rh_pct": wet.rh_pct,
             "rh_setpoint_pct": wet.limit_pct,
             "dew_point_c": wet.dew_c,
@@ -412,16 +431,16 @@ def _humidity(air_c: Array, inputs: Mapping[str, Array], wanted_pct: Array, p: P
 def _progress(state: State, now: Array, inputs: Mapping[str, Array], air_c: Array, p: Parameters) -> Batch:
     """The batch a run later: thermal time is integrated, never taken from the clock, but for a batch that is older than the memory."""
     old, table, crop = state.batch, _table(p.stages), CROP_NUMBER[p.crop]
-    day = inputs["day_of_batch"]
+    day, stood = inputs["day_of_batch"], np.minimum(old.stage, len(p.stages) - 1)  # a new recipe may be shorter
     stands = np.isfinite(day)
     begins = stands & ~(day >= old.day)
     past_s = np.where(begins, np.maximum(day, 0.0) * DAY_S, 0.0)
-    seed_c = _first(_first(inputs["tray_temp_c"], air_c), table.air_temp_c[old.stage])
+    seed_c = _first(_first(inputs["tray_temp_c"], air_c), table.air_temp_c[stood])
     run_s = np.where(begins, 0.0, np.clip((now - state.moments.run_ns) / NS_PER_S, 0.0, DAY_S))
     gained = thermal_time_rate_c(seed_c, crop) * run_s / DAY_S
     guessed = thermal_time_rate_c(table.air_temp_c[0], crop) * past_s / DAY_S
     thermal_time = np.where(begins, guessed, np.where(stands, old.thermal_time_c_d + gained, 0.0))
-    stage = np.where(begins | ~stands, 0, old.stage)
+    stage = np.where(begins | ~stands, 0, stood)
     stage_s = np.where(begins, past_s, np.where(stands, old.stage_s + run_s, 0.0))
     here = table.of(stage)
     leaves = (

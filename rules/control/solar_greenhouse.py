@@ -31,19 +31,20 @@ ARRIVED_PCT: Final = 1.5
 
 LIMITS: Final = {
     "open_after_sunrise_h": (0.0, 4.0), "open_gain": (1.0, 5.0), "open_s": (0.0, 7200.0), "close_gain": (0.0, 1.0),
-    "close_s": (0.0, 14_400.0),
-    "close_c": (5.0, 30.0), "close_before_sunset_h": (0.0, 8.0), "warm_night_c": (0.0, 40.0), "part_pct": (10.0, 100.0),
-    "part_s": (0.0, 7200.0), "part_gain": (1.0, 20.0), "fall_k": (0.1, 10.0), "overcast_days": (0.0, 30.0), "overcast_least_h": (0.0, 12.0),
-    "overcast_from_h": (6.0, 14.0), "overcast_h": (0.0, 10.0), "blanket_gust_m_s": (3.0, 20.0), "calm_s": (0.0, 7200.0),
-    "pause_s": (30.0, 3600.0), "travel_s": (60.0, 1800.0), "open_w_m2_k": (0.1, 20.0), "closed_w_m2_k": (0.0, 20.0),
-    "film_ratio": (0.5, 3.0), "transmission": (0.1, 1.0), "tilt_gain": (0.5, 3.0), "vent_c": (10.0, 40.0), "vent_band_k": (0.5, 20.0),
-    "vent_rh_pct": (50.0, 100.0), "vent_rh_band_pct": (1.0, 50.0), "vent_rh_most_pct": (0.0, 100.0), "vent_dry_c": (5.0, 40.0),
-    "pulse_pct": (0.0, 100.0), "pulse_after_s": (0.0, 14_400.0), "pulse_s": (0.0, 7200.0), "pulse_c": (5.0, 40.0),
-    "bottom_c": (-10.0, 40.0), "bottom_never_c": (-10.0, 30.0), "bottom_wind_m_s": (1.0, 20.0), "gust_limit_m_s": (1.0, 25.0),
-    "gust_shut_m_s": (3.0, 25.0), "rain_pct": (0.0, 99.0), "blind_pct": (0.0, 100.0), "shade_c": (20.0, 45.0), "shade_band_k": (0.5, 20.0),
-    "shade_most_pct": (0.0, 100.0), "shade_sun_w_m2": (0.0, 1500.0), "vent_step_pct": (1.0, 50.0), "vent_wait_s": (0.0, 3600.0),
-    "frost_c": (-5.0, 20.0), "heat_margin_k": (0.2, 10.0), "fan_rh_pct": (50.0, 100.0), "dry_pct": (1.0, 60.0), "wet_pct": (1.0, 60.0),
-    "soil_c": (0.0, 30.0), "sun_w_m2": (0.0, 1000.0), "water_from_h": (0.0, 12.0), "water_until_h": (0.0, 14.0), "water_s": (0.0, 14_400.0),
+    "close_s": (0.0, 14_400.0), "close_c": (5.0, 30.0), "close_before_sunset_h": (0.0, 8.0), "warm_night_c": (0.0, 40.0),
+    "part_pct": (10.0, 100.0), "part_s": (0.0, 7200.0), "part_gain": (1.0, 20.0), "fall_k": (0.1, 10.0),
+    "overcast_days": (0.0, 30.0), "overcast_least_h": (0.0, 12.0), "overcast_from_h": (6.0, 14.0), "overcast_h": (0.0, 10.0),
+    "blanket_gust_m_s": (3.0, 20.0), "calm_s": (0.0, 7200.0), "pause_s": (30.0, 3600.0), "travel_s": (60.0, 1800.0),
+    "open_w_m2_k": (0.1, 20.0), "closed_w_m2_k": (0.0, 20.0), "film_ratio": (0.5, 3.0), "transmission": (0.1, 1.0),
+    "tilt_gain": (0.5, 3.0), "vent_c": (10.0, 40.0), "vent_band_k": (0.5, 20.0), "vent_rh_pct": (50.0, 100.0),
+    "vent_rh_band_pct": (1.0, 50.0), "vent_rh_most_pct": (0.0, 100.0), "vent_dry_c": (5.0, 40.0), "pulse_pct": (0.0, 100.0),
+    "pulse_after_s": (0.0, 14_400.0), "pulse_s": (0.0, 7200.0), "pulse_c": (5.0, 40.0), "bottom_c": (-10.0, 40.0),
+    "bottom_never_c": (-10.0, 30.0), "bottom_wind_m_s": (1.0, 20.0), "gust_limit_m_s": (1.0, 25.0),
+    "gust_shut_m_s": (3.0, 25.0), "gust_fall_m_s_min": (0.01, 60.0), "rain_pct": (0.0, 99.0), "blind_pct": (0.0, 100.0),
+    "shade_c": (20.0, 45.0), "shade_band_k": (0.5, 20.0), "shade_most_pct": (0.0, 100.0), "shade_sun_w_m2": (0.0, 1500.0),
+    "vent_step_pct": (1.0, 50.0), "vent_wait_s": (0.0, 3600.0), "frost_c": (-5.0, 20.0), "heat_margin_k": (0.2, 10.0),
+    "fan_rh_pct": (50.0, 100.0), "dry_pct": (1.0, 60.0), "wet_pct": (1.0, 60.0), "soil_c": (0.0, 30.0),
+    "sun_w_m2": (0.0, 1000.0), "water_from_h": (0.0, 12.0), "water_until_h": (0.0, 14.0), "water_s": (0.0, 14_400.0),
 }  # fmt: skip
 
 
@@ -93,6 +94,7 @@ class Parameters:
     bottom_wind_m_s: float = 8.0  # never above
     gust_limit_m_s: float = 8.0  # of the top vent, from here down to a fifth at `gust_shut_m_s`
     gust_shut_m_s: float = 12.0
+    gust_fall_m_s_min: float = 0.4  # the highest gust is forgotten so fast, so that vents do not follow each
     rain_pct: float = 5.0
     blind_pct: float = 30.0
     shade_c: float = 31.0  # inside, from here the net is drawn
@@ -154,6 +156,8 @@ class State(NamedTuple):
     vents: Vents
     windy_ns: Array  # (n,) int64, last run with a gust over the blanket's limit, or unknown
     stormy_ns: Array  # over the vents' limit
+    breezy_ns: Array  # with wind over the bottom vent's limit, or unknown
+    peak_m_s: Array  # highest gust, as far as it is not forgotten; NaN unknown
     wet_ns: Array  # with rain or snow
     heats: Array  # (n,) bool
     stirs: Array
@@ -228,7 +232,7 @@ class SolarGreenhouse:
         blanket = Blanket(no, no, sent, never, never, past, unknown(n), zero, unknown(n), zero, zero, no)
         windows = _windows(parameters)
         vents = Vents(*(start_drive(zero, time_ns, moves) for moves in (windows, windows, NET_MOVES)))
-        return State(blanket, vents, past, past, past, no, no, no, zero, np.full(n, time_ns))
+        return State(blanket, vents, past, past, past, unknown(n), past, no, no, no, zero, np.full(n, time_ns))
 
     def step(self, state: State, time_ns: int, inputs: Mapping[str, Array], parameters: Parameters) -> Turn:
         """One run."""
@@ -236,8 +240,12 @@ class SolarGreenhouse:
         now = _now(state, time_ns, i)
         windy_ns = np.where(now.gust_m_s <= p.blanket_gust_m_s, state.windy_ns, now.ns)
         stormy_ns = np.where(now.gust_m_s > p.gust_shut_m_s, now.ns, state.stormy_ns)
+        breezy_ns = np.where(i["weather.wind_speed_m_s"] <= p.bottom_wind_m_s, state.breezy_ns, now.ns)
+        fallen_m_s = state.peak_m_s - p.gust_fall_m_s_min * now.run_s / 60.0
+        peak_m_s = np.where(np.isnan(now.gust_m_s), np.nan, np.fmax(now.gust_m_s, fallen_m_s))
         wet_ns = np.where((i["weather.rain_bool"] > 0.5) | (i["snow_bool"] > 0.5), now.ns, state.wet_ns)
-        calm, rainless = (now.ns - since >= nanoseconds(p.calm_s) for since in (windy_ns, wet_ns))
+        last_ns = (windy_ns, wet_ns, stormy_ns, breezy_ns)
+        calm, rainless, stormless, still = (now.ns - since >= nanoseconds(p.calm_s) for since in last_ns)
         fair = rainless & now.dry
         frost_c = np.where(np.isfinite(i["set.frost_c"]), i["set.frost_c"], p.frost_c)
 
@@ -247,7 +255,7 @@ class SolarGreenhouse:
         stopped = person | blind | ~calm | ~rainless | ~now.works
         blanket, goal_pct, permit = _roll(blanket, now, pos, stopped, p)
 
-        vents, opened = _vent(state.vents, now, blanket, i, p, stormy_ns=stormy_ns, fair=fair)
+        vents, opened = _vent(state.vents, now, blanket, i, p, peak_m_s=peak_m_s, stormless=stormless, fair=fair)
         margin_k = now.air_c - frost_c
         heats = np.where(np.isfinite(margin_k), margin_k < p.heat_margin_k * np.where(state.heats, 3.0, 1.0), False)
         stirs = i["air_rh_pct"] >= p.fan_rh_pct - np.where(state.stirs, 4.0, 0.0)
@@ -267,20 +275,22 @@ class SolarGreenhouse:
             TOP_RAIN: _ask(~rainless, p.rain_pct),
             TOP_COLD: _ask(margin_k < p.heat_margin_k, 0.0),
             BOTTOM: _ask(works, opened.bottom_pct),
-            BOTTOM_WIND: _ask(opened.bottom_shut | ~rainless, 0.0),
+            BOTTOM_WIND: _ask(~(stormless & still & rainless), 0.0),
             BOTTOM_COLD: _ask(~(now.outside_c >= p.bottom_never_c), 0.0),
             NET: _ask(works, opened.net_pct),
-            NET_WIND: _ask(opened.bottom_shut, 0.0),
+            NET_WIND: _ask(~(stormless & still), 0.0),
             HEAT: _ask(heats & works, 1.0),
             STIR: _ask(works, (stirs | heats).astype(np.float64)),
             WATER: _ask(works, waters.astype(np.float64)),
         }
-        after = State(blanket, vents, windy_ns, stormy_ns, wet_ns, heats, stirs, waters, watered_s, now.ns)
+        after = State(blanket, vents, windy_ns, stormy_ns, breezy_ns, peak_m_s, wet_ns, heats, stirs, waters, watered_s, now.ns)
         terms = {
             "air_temp_c": now.air_c,
             "frost_c": frost_c,
             "break_even_w_m2": balance,
             "sun_w_m2": now.sun_w_m2,
+            "gains_min": _minutes(blanket.gains_ns, now.ns),
+            "loses_min": _minutes(blanket.loses_ns, now.ns),
             "blanket_goal_pct": blanket.sent.position,
             "blanket_moves_count": _moves(blanket.sent, now.ns).astype(np.float64),
             "blanket_open_h": blanket.open_s / 3600.0,
@@ -290,6 +300,8 @@ class SolarGreenhouse:
             "vent_temp_pct": opened.temp_pct,
             "vent_dry_pct": opened.dry_pct,
             "vent_wind_pct": opened.wind_pct,
+            "gust_peak_m_s": peak_m_s,
+            "shade_pct": opened.net_pct,
             "watered_min": watered_s / 60.0,
         }
         return Turn(after, demands, terms)
@@ -404,12 +416,19 @@ class _Opened(NamedTuple):
     temp_pct: Array
     dry_pct: Array
     wind_pct: Array
-    bottom_shut: Array  # bool
     net_pct: Array
 
 
 def _vent(
-    old: Vents, now: _Now, blanket: Blanket, i: Mapping[str, Array], p: Parameters, *, stormy_ns: Array, fair: Array
+    old: Vents,
+    now: _Now,
+    blanket: Blanket,
+    i: Mapping[str, Array],
+    p: Parameters,
+    *,
+    peak_m_s: Array,
+    stormless: Array,
+    fair: Array,
 ) -> tuple[Vents, _Opened]:
     """Top and bottom vents."""
     guard, windows = Guard(SolarGreenhouse.EVERY_S), _windows(p)
@@ -427,18 +446,16 @@ def _vent(
     wanted = np.maximum(temp_pct, dry_pct)
     top, top_pct = move(old.top, now.ns, wanted, windows, guard)
 
-    known = np.isfinite(now.gust_m_s)
-    limit = np.floor(curve(now.gust_m_s, [p.gust_limit_m_s, p.gust_shut_m_s], [100.0, 20.0]) / 20.0) * 20.0
-    shut = now.ns - stormy_ns < nanoseconds(p.calm_s)
-    wind_pct = np.where(shut, 0.0, np.where(known & np.isfinite(i["weather.rain_bool"]), limit, p.blind_pct))
+    limit = np.floor(curve(peak_m_s, [p.gust_limit_m_s, p.gust_shut_m_s], [100.0, 20.0]) / 20.0) * 20.0
+    known = np.isfinite(peak_m_s) & np.isfinite(i["weather.rain_bool"])
+    wind_pct = np.where(~stormless, 0.0, np.where(known, limit, p.blind_pct))
     may = (now.outside_c > p.bottom_c) & (i["vent_top_pct"] >= 90.0) & bare
     below = np.where(may & np.isfinite(now.air_c), p_band(now.air_c, vent_c + p.vent_band_k / 2.0, p.vent_band_k), 0.0)
     bottom, bottom_pct = move(old.bottom, now.ns, below, windows, guard)
-    bottom_shut = shut | ~(i["weather.wind_speed_m_s"] <= p.bottom_wind_m_s)
     shade = p_band(now.air_c, p.shade_c, p.shade_band_k, high=p.shade_most_pct)
     shade = np.where((now.sun_w_m2 > p.shade_sun_w_m2) & np.isfinite(shade), shade, 0.0)
     net, net_pct = move(old.net, now.ns, shade, NET_MOVES, guard)
-    return Vents(top, bottom, net), _Opened(top_pct, bottom_pct, temp_pct, dry_pct, wind_pct, bottom_shut, net_pct)
+    return Vents(top, bottom, net), _Opened(top_pct, bottom_pct, temp_pct, dry_pct, wind_pct, net_pct)
 
 
 # -- water ---------------------------------------------------------------------------------------------------------------
@@ -452,6 +469,12 @@ def _water(state: State, now: _Now, pos: Array, i: Mapping[str, Array], p: Param
     dry = i["soil_vwc_pct"] < np.where(state.waters, p.wet_pct, p.dry_pct)
     waters = window & bright & dry & now.works
     return waters, watered_s + np.where(waters, now.run_s, 0.0)
+
+
+def _minutes(since_ns: Array, ns: Array) -> Array:
+    """Since when something has held [min]; NaN where it does not."""
+    holds = since_ns < NEVER
+    return np.where(holds, (ns - np.where(holds, since_ns, ns)) / NS_PER_S / 60.0, np.nan)
 
 
 def _ask(when: Array, value: Any) -> Array:

@@ -11,6 +11,7 @@ from rules.control.germination_room import (
     CONTROLLER,
     COOL,
     DAMPER_HOT,
+    DRY,
     FAN,
     FAN_LEAST,
     FLUSH,
@@ -172,6 +173,13 @@ def test_the_wall_stays_dry() -> None:
     assert bench().run(60, wall_temp_c=NAN).term("wall_c") == pytest.approx(25.5)
 
 
+def test_fresh_air_dries_what_is_too_humid() -> None:
+    assert math.isnan(bench().run(60, air_rh_pct=97.0, air_rh_2_pct=97.0).asks(DRY))
+    assert bench().run(60, air_rh_pct=99.9, air_rh_2_pct=99.9).asks(DRY) == 20
+    assert 0 < bench().run(60, air_rh_pct=98.3, air_rh_2_pct=98.3).asks(DRY) < 20
+    assert math.isnan(bench().run(60, air_rh_pct=NAN, air_rh_2_pct=NAN).asks(DRY))
+
+
 def test_a_wetted_hygrometer_is_left_out() -> None:
     room = bench().run(60, air_rh_pct=100.0)
     assert room.term("air_rh_pct") == 90
@@ -249,6 +257,14 @@ def test_thermal_time_is_integrated_through_a_gap_and_a_batch_that_is_older_than
     late = bench().run(20, day_of_batch=3.0)
     assert late.term("thermal_time_c_d") == pytest.approx(3 * (26.5 - 7.3), rel=0.01)
     assert late.term("stage_number") == 2
+
+
+def test_a_shorter_recipe_in_the_middle_of_a_batch_leads_to_its_last_stage() -> None:
+    room = bench().run(60, emerged_pct=70.0, day_of_batch=2.0)
+    assert room.term("stage_number") == 3
+    room.parameters = CONTROLLER.parameters({"stages": [{"name": "a", "hours": 1.0}, {"name": "b", "air_rh_pct": 80.0}]})
+    assert room.run(60).term("stage_number") == 2
+    assert room.term("rh_setpoint_pct") == 80
 
 
 def test_a_new_batch_begins_anew_and_none_stands_still() -> None:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from bench.closed_loop import specs_of
 from rules.control.controller import Ask, Controller, Turn
+from rules.control.stage import source_of
 from telemetry.site import LEVELS, MODES
 
 Array = npt.NDArray[Any]
@@ -50,6 +51,7 @@ def inside_ranges(controller: Controller, turn: Turn, profile: str) -> None:
     """Demands and their levels are such as the profile's actuators have."""
     specs = specs_of(profile)
     assert set(turn.demands) == set(controller.ASKS)
+    assert len({(ask.actuator, source_of("c", ask)) for ask in controller.ASKS}) == len(controller.ASKS)
     for ask, value in turn.demands.items():
         spec = specs[ask.actuator]
         assert ask.bound in {"at_least", "at_most", "value"}
