@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench import agc, agc_model, backtest, commands, e2e, history, nab, plants, rules
+from bench import agc, agc_model, backtest, commands, control_multispan, e2e, greenlight, history, nab, plants, rules
 from bench.rig import BUILD, ROOT, compile_c
 
 GROUPS: dict[str, Callable[..., list[dict[str, Any]]]] = {
@@ -23,6 +23,8 @@ GROUPS: dict[str, Callable[..., list[dict[str, Any]]]] = {
     "agc": agc.run,
     "plants": plants.run,
     "agc_model": agc_model.run,
+    "greenlight": greenlight.run,
+    "control_multispan": control_multispan.run,
     "e2e": e2e.run,
     "commands": commands.run,
 }

@@ -50,7 +50,8 @@ def simulate(days: float) -> tuple[Array, Array]:
 
     Houses: each team's begun anew every day, then each team's run through.
     """
-    weather, recorded = read_agc2022(AGC / "weather.csv"), [recording(team) for team in TEAMS]
+    weather = read_agc2022((AGC / "weather.csv").read_text("utf-8").splitlines())
+    recorded = [recording(team) for team in TEAMS]
     times = recorded[0][0]
     if not all(np.array_equal(times, other) for other, _ in recorded):
         raise RuntimeError("the two compartments were not recorded at the same moments: no figure")

@@ -14,7 +14,6 @@ import datetime as dt
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -96,8 +95,8 @@ def _filled(name: str, given: ArrayLike, times: list[float]) -> tuple[Array, int
     return np.interp(at, at[known], values[known]), int((~known).sum())
 
 
-def read_agc2022(path: Path) -> MeasuredWeather:
-    """`weather.csv` of the Autonomous Greenhouse Challenge 2022: every 5 min, Dutch local time (winter).
+def read_agc2022(lines: Iterable[str]) -> MeasuredWeather:
+    """Lines of `weather.csv` of the Autonomous Greenhouse Challenge 2022: every 5 min, Dutch local time (winter).
 
     The sky's temperature comes from the pyrgeometer's net radiation: sigma Tsky^4 = sigma T^4 + net.
     """
@@ -109,20 +108,20 @@ def read_agc2022(path: Path) -> MeasuredWeather:
         "wind_dir_deg": "Winddir",
         "rain": "Rain",
     }
-    times, columns = _table(path, names | {"net_w_m2": "Pyrgeo"}, _agc_time)
+    times, columns = _table(lines, names | {"net_w_m2": "Pyrgeo"}, _agc_time)
     kelvin = columns["temp_c"] + psychrometrics.ZERO_C_K
     sky = (kelvin**4 + columns.pop("net_w_m2") / _STEFAN_BOLTZMANN) ** 0.25 - psychrometrics.ZERO_C_K
     columns["rad_w_m2"] = np.maximum(0.0, columns["rad_w_m2"])
     return MeasuredWeather(times, columns | {"sky_temp_c": sky})
 
 
-def read_beijing(path: Path) -> MeasuredWeather:
-    """A station of the Beijing Multi-Site Air-Quality data: every hour, UTC+8.
+def read_beijing(lines: Iterable[str]) -> MeasuredWeather:
+    """Lines of a station of the Beijing Multi-Site Air-Quality data: every hour, UTC+8.
 
     Radiation was not measured: it is the clear sky's times a clearness of the day from its range of temperature [1]_.
     """
     names = {"temp_c": "TEMP", "dew_c": "DEWP", "wind_m_s": "WSPM", "wind_dir_deg": "wd", "rain": "RAIN"}
-    times, columns = _table(path, names, _beijing_time)
+    times, columns = _table(lines, names, _beijing_time)
     at = np.arange(times[0], times[-1] + 1.0, 600.0)  # a straight line between hours would round off the noon
     bridged = {name: _filled(name, values, times.tolist()) for name, values in columns.items()}
     columns = {name: values for name, (values, _) in bridged.items()}
@@ -155,13 +154,12 @@ def _clearness(at: Array, temp: Array) -> Array:
     return np.asarray(np.clip(0.16 * np.sqrt(high - low) / _CLEAR_TO_TOP, 0.15, 1.0)[days])
 
 
-def _table(path: Path, names: Mapping[str, str], time_of: Any) -> tuple[Array, dict[str, Array]]:
+def _table(lines: Iterable[str], names: Mapping[str, str], time_of: Any) -> tuple[Array, dict[str, Array]]:
     """Times [Unix s] and columns of a file; a cell that is no number is NaN, a row whose time does not rise is left out."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [{(key or "").strip(): value for key, value in row.items()} for row in csv.DictReader(file)]
+    rows = [{(key or "").strip(): value for key, value in row.items()} for row in csv.DictReader(lines)]
     absent = [column for column in names.values() if not rows or column not in rows[0]]
     if absent:
-        raise ValueError(f"{path} has no column {', '.join(absent)}: it is not the recording this reader is for")
+        raise ValueError(f"there is no column {', '.join(absent)}: it is not the recording this reader is for")
     times: list[float] = []
     kept: list[Mapping[str, str]] = []
     for row in rows:

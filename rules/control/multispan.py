@@ -94,6 +94,7 @@ class State(NamedTuple):
     pump: Switch
     lee: Drive
     wind: Drive
+    humid_pct: Array  # (n,) of the vents to lee against humidity, as asked last
     swapped: Switch  # what is named lee is to wind
     storm: Switch
     rain: Switch
@@ -173,6 +174,7 @@ class Multispan:
             pump=off,
             lee=drive,
             wind=drive,
+            humid_pct=np.zeros(n),
             swapped=off,
             storm=off,
             rain=off,
@@ -387,18 +389,16 @@ def _ventilate(state: State, seen: _Seen, p: Parameters, demands: dict[Ask, Arra
     over = inputs["air_rh_pct"] - seen.given("rh_pct", p.rh_pct)
     humid = p_band(over, p.rh_vent_from_pct, p.rh_vent_to_pct - p.rh_vent_from_pct, high=p.rh_vent_pct)
     humid = np.where(shut | seen.idle, 0.0, _or(humid, 0.0))
-    lee, wind = roles(np.fmax(warm_lee, humid), warm_wind)
+    humid = _steady(state.humid_pct, humid, p.rh_vent_step_pct)
+    lee, wind = roles(warm_lee, warm_wind)
     lee_drive, lee_pct = move(state.lee, time_ns, lee, _moves(p), _GUARD)
     wind_drive, wind_pct = move(state.wind, time_ns, wind, _moves(p), _GUARD)
-    is_humid = humid > _or(warm_lee, 0.0)
-    humid_at_lee, humid_at_wind = roles(is_humid, np.zeros_like(is_humid))
-    for k, (position, by_humidity) in enumerate(((lee_pct, humid_at_lee), (wind_pct, humid_at_wind))):
-        demands[WARM[k]] = np.where(by_humidity, np.nan, position)
-        demands[HUMID[k]] = np.where(by_humidity, position, np.nan)
+    demands[WARM[0]], demands[WARM[1]] = lee_pct, wind_pct
+    demands[HUMID[0]], demands[HUMID[1]] = roles(np.where(humid > 0.0, humid, np.nan), np.full_like(humid, np.nan))
     _limit_vents(state, seen, p, demands, gust=gust, roles=roles)
     terms |= {"ventilation_band_k": band, "meteo_k": early, "gust_m_s": gust, "humidity_over_pct": over}
     terms["lee_and_wind_swapped"] = state.swapped.on.astype(np.float64)
-    return state._replace(lee=lee_drive, wind=wind_drive)
+    return state._replace(lee=lee_drive, wind=wind_drive, humid_pct=humid)
 
 
 def _winds(state: State, seen: _Seen, p: Parameters) -> tuple[State, Array, Array, Any]:

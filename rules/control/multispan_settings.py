@@ -84,6 +84,7 @@ class Parameters:
     rh_vent_from_pct: float = 5.0  # above the set point [2]
     rh_vent_to_pct: float = 10.0  # [2]
     rh_vent_pct: float = 5.0  # [2]
+    rh_vent_step_pct: float = 2.0
     rh_pipe_from_pct: float = 10.0
     rh_pipe_to_pct: float = 15.0
     pipe_min_from_c: float = 20.0

@@ -178,9 +178,11 @@ def test_sides_change_with_the_wind_where_the_house_says_how_it_lies():
 
 def test_humidity_cracks_lee_and_raises_the_pipe():
     _, turn, _ = steps(10, air_rh_pct=87.0, weather__temp_c=5.0, weather__rad_w_m2=0.0)
-    assert demand(turn, control.HUMID, 0) == 0  # 2 % is not worth a move
+    assert demand(turn, control.HUMID, 0) == 2
+    assert np.isnan(demand(turn, control.HUMID, 1))
     _, turn, _ = steps(10, air_rh_pct=92.5, weather__temp_c=5.0, pipe_supply_c=22.0)
     assert turn.terms["minimum_pipe_c"][0] == pytest.approx(30)
+    assert told(turn, "vent_lee") == 5
     assert demand(turn, control.MIN_PIPE) > 0
     assert np.isnan(demand(turn, control.HEAT))
     _, turn, _ = steps(10, air_rh_pct=96.0, air_temp_c=16.0, air_temp_2_c=16.0)

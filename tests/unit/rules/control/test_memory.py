@@ -376,7 +376,7 @@ def test_a_new_share_acts_at_once_within_the_minimum_times() -> None:
         (lambda: Rates(1.0, -1.0), "at least 0"),
         (lambda: Moves(-1.0, 6), "least"),
         (lambda: Moves(1.0, 6, -1.0), "wait_s"),
-        (lambda: Moves(1.0, 0), "per_day"),
+        (lambda: Moves(1.0, -1), "per_day"),
         (lambda: Moves(1.0, 6, low=5.0, high=4.0), "low must not be above high"),
         (lambda: Cycle(0.0), "period_s"),
         (lambda: Cycle(60.0, -1.0), "min_on_s"),
