@@ -89,7 +89,7 @@ class CommandView(View):
     actuator: str = Field(examples=["roof_vent"])
     state: str = Field(
         examples=["confirmed"],
-        description="requested, authorised, sent, accepted, confirmed, refused, expired, superseded, lost, failed_safe",
+        description="requested, authorised, queued, sent, accepted, confirmed, refused, expired, superseded, lost, failed_safe",
     )
     value: float | None = Field(examples=[80.0])
     reason: str = Field(examples=["MS-T-H@nursery/ms-1"])

@@ -48,6 +48,7 @@ ALARM_WORDS: Final = {
 COMMAND_WORDS: Final = {  # in the order of a command's life
     "requested": "requested",
     "authorised": "authorised",
+    "queued": "waiting",
     "sent": "sent",
     "accepted": "accepted",
     "confirmed": "confirmed",

@@ -17,8 +17,9 @@ from devices.directory import Directory
 from devices.drive import NEVER, Command, Drive, Wanted, differs, load_drive, save_drive
 from devices.failsafe import RETRY_NS, deadline_ns, expiry_ns, fail_safe_value
 from devices.feedback import Ears
-from devices.lifecycle import FAULTS, TABLE
+from devices.lifecycle import FAULTS, TABLE, WAITING
 from devices.moment import Key, Moment, moment_at
+from devices.panel import AUTO, PanelChange, Panels
 from telemetry.plan import NS_PER_S, Plan
 from telemetry.record import Ack, Event, Start
 from telemetry.site import LEVELS, ActuatorSpec
@@ -29,7 +30,9 @@ SENDS_MAX: Final = 3
 MANUAL: Final = LEVELS["manual"]
 REMEMBERED_COMMANDS: Final = 2_000  # closed ids kept to recognise late answers; the oldest is forgotten and then counts as unknown
 LEASE_LIFETIME_NS: Final = 15 * NS_PER_S  # devices that were without us for so long have gone local
-SABOTEURS: Final = frozenset({"ignore_expiry", "double_send_pulse", "skip_fail_safe", "ignore_pacing", "apply_late_ack"})
+SABOTEURS: Final = frozenset(
+    {"ignore_expiry", "double_send_pulse", "skip_fail_safe", "ignore_pacing", "apply_late_ack", "ignore_panel"}
+)
 
 
 _EARLY, _RECORD, _MEASURED, _TARGET = 0, 1, 2, 3  # order inside one entry
@@ -45,6 +48,7 @@ class Commands:
         self._directory = Directory(Plan())
         self._drives: dict[str, Drive] = {}
         self._ears = Ears(Plan())
+        self._panels = Panels()
         self._heap: list[tuple[int, str]] = []
         self._active: set[str] = set()  # drives that are not at rest: open, failed, or waiting for something
         self._blocked: set[str] = set()  # waiting for the end of blindness or for their device
@@ -61,6 +65,7 @@ class Commands:
         """Take the plan. Commands of actuators that are gone end, the others are looked at again, at the next entry."""
         self._directory = Directory(plan)
         self._ears = Ears(plan)
+        self._panels.configure(plan)
         self._is_reconfigured = bool(self._drives)
 
     def open_commands(self) -> list[tuple[str, Command]]:
@@ -101,9 +106,12 @@ class Commands:
                 events.append(((entry, ENTRY, 0), _RECORD, record))
                 is_wide = is_wide or not isinstance(record, Ack)
         events += [((t.entry, t.phase, t.time_ns if t.phase == TIMER else 0), _TARGET, t) for t in span.targets]
+        turned = [] if "ignore_panel" in self._sabotage else self._panels.changes(span)
+        events += [((entry, ENTRY, 0), _RECORD, change) for entry, change in turned]
         if len(span.entries.frames) and self._ears.is_measured(span):
             watched = set(self._drives) if is_wide or (events[:1] and events[0][1] == _EARLY) else set(self._active)
             watched.update(t.actuator for t in span.targets)
+            watched.update(change.actuator for _, change in turned)
             if watched:
                 points = {name: number for name in watched if (number := self._directory.feedback_point(name)) is not None}
                 events += [((entry, ENTRY, 0), _MEASURED, what) for entry, what in self._ears.measured(span, points)]
@@ -129,7 +137,9 @@ class Commands:
     # -- what happens --------------------------------------------------------------------------------------------------
 
     def _happen(self, span: Span, m: Moment, what: Any) -> None:
-        if isinstance(what, tuple) and len(what) == 3:
+        if isinstance(what, PanelChange):
+            self._on_panel(span, m, what)
+        elif isinstance(what, tuple) and len(what) == 3:
             self._on_measured(span, m, *what)
         elif isinstance(what, Ack):
             self._on_ack(span, m, what)
@@ -167,12 +177,35 @@ class Commands:
     def _on_measured(self, span: Span, m: Moment, name: str, value: float, ts_ns: int) -> None:
         drive = self._drives.get(name)
         spec = self._directory.spec(name)
-        if drive is None or spec is None or drive.open is None or drive.open.state != "accepted":
+        if drive is None or spec is None:
+            return
+        if self._panels.mode(name) != AUTO and spec.kind != "pulse":
+            drive.note_measured(value, spec, m.now_ns)
+        if drive.open is None or drive.open.state != "accepted":
             return
         if ts_ns >= drive.open.sent_ns and abs(value - drive.open.value) <= spec.tolerance:
             drive.unmoved_since_ns = -1
             self._move(span, drive, "measured", m, measured=value)
             self._advance(span, drive, m)
+
+    def _on_panel(self, span: Span, m: Moment, change: PanelChange) -> None:
+        """In LOCAL and OFF nothing is sent and nothing is expected; back in AUTO the actuator goes on from where it is measured to stand.
+        A dose under way is still answered for."""
+        body = {"panel": change.mode, "from": self._panels.mode(change.actuator)}
+        span.decide(
+            entry=m.entry, phase=m.phase, time_ns=m.time_ns, stage=self.rank, kind="mode", subject=change.actuator, body=body
+        )
+        self._panels.turn(change)
+        spec = self._directory.spec(change.actuator)
+        if spec is None:
+            return
+        drive = self._drives.setdefault(change.actuator, Drive(change.actuator))
+        if spec.kind != "pulse":
+            self._move(span, drive, "supersede", m, why=f"the panel says {change.mode}")
+            position, drive.travel_end_ns = drive.position, 0
+            drive.forget()
+            drive.position = position if body["from"] != AUTO else None  # measured by hand's work, or unknown from now on
+        self._advance(span, drive, m)
 
     def _on_ack(self, span: Span, m: Moment, ack: Ack) -> None:
         self._proven.add(ack.device)
@@ -269,7 +302,7 @@ class Commands:
             command = drive.open
             if spec is not None and spec.kind != "pulse":
                 self._move(span, drive, "supersede", m, why="restart")
-                drive.position, drive.is_failed, drive.retry_ns = None, False, NEVER
+                drive.forget()
             elif command is not None and command.state == "sent":
                 if spec is not None and self._may_resend(spec):
                     command.sends, command.next_send_ns = min(command.sends, SENDS_MAX - 1), m.now_ns
@@ -298,7 +331,7 @@ class Commands:
             return
         if command.state == "accepted":
             self._move(span, drive, "deadline", m, why="FAIL_TO_MOVE")
-        elif command.state == "requested":
+        elif command.state in WAITING:
             self._move(span, drive, "deadline", m, why="never sent: " + self._withheld(span, drive, command, spec, m))
         else:
             self._move(span, drive, "deadline", m, why="no answer")
@@ -311,16 +344,16 @@ class Commands:
         """Ask for a command where the wanted value needs one."""
         wanted, command = drive.wanted, drive.open
         if spec.kind == "pulse":
-            if command is not None and command.state == "requested" and wanted is not None and wanted.value == spec.rest:
+            if command is not None and command.state in WAITING and wanted is not None and wanted.value == spec.rest:
                 self._move(span, drive, "supersede", m, why="no longer wanted")
-            if drive.pulse is not None and (drive.open is None or drive.open.state == "requested"):
+            if drive.pulse is not None and (drive.open is None or drive.open.state in WAITING):
                 self._move(span, drive, "supersede", m, why="another dose")
                 drive.open, drive.pulse = drive.request(drive.pulse, self._epoch, span.entries.first + m.entry, m.now_ns), None
             return
         if wanted is None or (drive.is_failed and m.now_ns < drive.retry_ns):
             return
         drive.is_failed, drive.retry_ns = False, NEVER
-        if command is not None and command.state == "requested":
+        if command is not None and command.state in WAITING:
             if command.value == wanted.value and not command.is_fail_safe:
                 return
             self._move(span, drive, "supersede", m, why="another target")
@@ -342,21 +375,34 @@ class Commands:
         command = drive.open
         if command is None:
             return
-        if command.state == "requested":
+        if command.state in WAITING:
+            if not self._is_permitted(drive):
+                self._announce(span, drive, command, m)
+                return
+            self._move(span, drive, "authorise", m)
             why = self._withheld(span, drive, command, spec, m)
-            if not why:
-                self._move(span, drive, "authorise", m)
-                self._move(span, drive, "send", m)
-            elif not command.is_announced:
-                command.is_announced = True
-                self._decide(span, m, drive.name, {**command.evidence(), "withheld": why})
+            self._move(span, drive, "hold" if why else "send", m, **({"withheld": why} if why else {}))
         elif command.state == "sent" and self._may_resend(spec) and not _is_blind(span):
             is_due = command.sends < SENDS_MAX and m.now_ns >= command.next_send_ns
             if is_due and self._is_reachable(drive, spec):
                 self._move(span, drive, "send", m)
 
+    def _is_permitted(self, drive: Drive) -> bool:
+        return self._panels.mode(drive.name) == AUTO
+
+    def _announce(self, span: Span, drive: Drive, command: Command, m: Moment) -> None:
+        """Say once that the panel keeps a command from being authorised."""
+        if not command.is_announced:
+            command.is_announced = True
+            self._decide(span, m, drive.name, {**command.evidence(), "withheld": self._panel_says(drive)})
+
+    def _panel_says(self, drive: Drive) -> str:
+        return f"the panel says {self._panels.mode(drive.name)}"
+
     def _withheld(self, span: Span, drive: Drive, command: Command, spec: ActuatorSpec, m: Moment) -> str:
-        """Why a command may not be sent now; "" when it may. A fail-safe waits for nothing but its device."""
+        """Why a command may not be sent now; "" when it may. A fail-safe waits for nothing but the panel and its device."""
+        if not self._is_permitted(drive):
+            return self._panel_says(drive)
         if not self._is_reachable(drive, spec):
             return "the device is not proven online"
         if command.is_fail_safe:
@@ -379,7 +425,9 @@ class Commands:
             is_stopped = _is_blind(span) or not self._is_reachable(drive, spec)
             if is_stopped:
                 self._blocked.add(drive.name)
-            elif command.state == "requested":
+            elif not self._is_permitted(drive):
+                pass  # the turn of the selector wakes it
+            elif command.state in WAITING:
                 due = min(due, drive.may_move_ns(command.value, command.level, spec))
             else:
                 if command.state == "sent" and command.sends < SENDS_MAX and self._may_resend(spec):
@@ -395,7 +443,7 @@ class Commands:
             drive.wake_ns = due
             if due < NEVER:
                 heapq.heappush(self._heap, (due, drive.name))
-        if command is not None or drive.is_failed or drive.pulse is not None:
+        if command is not None or drive.is_failed or drive.pulse is not None or not self._is_permitted(drive):
             self._active.add(drive.name)
         else:
             self._active.discard(drive.name)
@@ -428,7 +476,7 @@ class Commands:
         if "close" in effects:
             self._close(drive, command)
         if "fail" in effects:
-            self._fail(drive, m, is_reachable=before != "requested")
+            self._fail(drive, m, is_reachable=before not in WAITING)
         if "fail_safe" in effects and not command.is_fail_safe and "skip_fail_safe" not in self._sabotage:
             self._order_fail_safe(span, drive, command, m)
 
@@ -497,6 +545,7 @@ class Commands:
             "active": sorted(self._active),
             "blocked": sorted(self._blocked),
             "proven": sorted(self._proven),
+            "panels": self._panels.snapshot(),
             "closed": [[command, name, state] for command, (name, state) in self._closed.items()],
             "epoch": self._epoch,
             "last_ns": self._last_ns,
@@ -511,6 +560,7 @@ class Commands:
         self._drives = {name: load_drive(fields) for name, fields in saved["drives"].items()}
         self._heap = sorted((d.wake_ns, name) for name, d in self._drives.items() if d.wake_ns < NEVER)
         self._active, self._blocked, self._proven = set(saved["active"]), set(saved["blocked"]), set(saved["proven"])
+        self._panels.restore(saved.get("panels", {}))
         self._closed = {command: (name, state) for command, name, state in saved["closed"]}
         self._epoch, self._last_ns = saved["epoch"], saved["last_ns"]
         self._blind_from_ns, self._is_reconfigured = saved["blind_from_ns"], saved["is_reconfigured"]

@@ -90,6 +90,18 @@ class Drive:
             self.switched_ns, self.is_on = now_ns, is_on
         self.position = value
 
+    def note_measured(self, value: float, spec: ActuatorSpec, now_ns: int) -> None:
+        """Follow what somebody does at the panel, so that we go on from there."""
+        self.position = value
+        is_on = value > spec.low + min(spec.tolerance, (spec.high - spec.low) / 2)
+        if is_on != self.is_on:
+            self.switched_ns, self.is_on = now_ns, is_on
+
+    def forget(self) -> None:
+        """Nothing is known of where it stands, and nothing waits."""
+        self.position, self.is_failed, self.retry_ns = None, False, NEVER
+        self.silent_since_ns = self.unmoved_since_ns = -1
+
     def may_move_ns(self, value: float, level: int, spec: ActuatorSpec) -> int:
         """The earliest time at which a command to `value` may be sent. Turning on again too early breaks compressors, so only
         personnel safety passes the minimum times; levels 1-3 pass the travel."""

@@ -6,6 +6,7 @@ A pulse never has a fail-safe pulse: doing nothing is the only safe dose.
 from typing import Final
 
 from devices.drive import NEVER, Command, Drive
+from devices.lifecycle import WAITING
 from telemetry.plan import NS_PER_S
 from telemetry.site import ActuatorSpec
 
@@ -34,7 +35,7 @@ def expiry_ns(spec: ActuatorSpec) -> int:
 
 def deadline_ns(drive: Drive, command: Command, spec: ActuatorSpec, *, heartbeat_s: float, is_reachable: bool) -> int:
     """When the open command has waited long enough; NEVER when nothing limits its wait."""
-    if command.state == "requested":
+    if command.state in WAITING:
         return command.asked_ns + expiry_ns(spec) if spec.kind == "pulse" or not is_reachable else NEVER
     if command.state == "sent":
         # Superseding does not stop the clock of a device that has not answered anything.

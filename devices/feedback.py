@@ -3,11 +3,22 @@ proven online. Found with masks; Python sees only the rows that matter.
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 from telemetry import quality
 from telemetry.frame import Verdict
 from telemetry.plan import Plan
 from telemetry.span import Span
+
+
+def usable(span: Span, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Those of some rows of samples (n,) that may act, and the frame of each: live, new, not BAD."""
+    frames, admission = span.entries.frames, span.admission
+    assert admission is not None
+    frame = np.searchsorted(frames.offsets, rows, side="right") - 1
+    q = admission.quality[rows]
+    is_usable = (admission.verdict[frame] == Verdict.LIVE) & ~quality.is_bad(q) & ((q & quality.REPEATED) == 0)
+    return rows[is_usable], frame[is_usable]
 
 
 class Ears:
@@ -29,21 +40,17 @@ class Ears:
 
     def measured(self, span: Span, points: dict[str, int]) -> list[tuple[int, tuple[str, float, int]]]:
         """(entry, (actuator, value, ts_ns)) of usable samples of the feedback points of some actuators: live, new, not BAD."""
-        frames, admission = span.entries.frames, span.admission
-        assert admission is not None
+        frames = span.entries.frames
         rows = np.flatnonzero(self._is_feedback[frames.point])
         if not len(rows) or not points:
             return []
         by_point: dict[int, list[str]] = {}
         for name in sorted(points):
             by_point.setdefault(points[name], []).append(name)
-        rows = rows[np.isin(frames.point[rows], np.fromiter(by_point, np.int64, len(by_point)))]
-        frame = np.searchsorted(frames.offsets, rows, side="right") - 1
-        q = admission.quality[rows]
-        usable = (admission.verdict[frame] == Verdict.LIVE) & ~quality.is_bad(q) & ((q & quality.REPEATED) == 0)
+        rows, frame = usable(span, rows[np.isin(frames.point[rows], np.fromiter(by_point, np.int64, len(by_point)))])
         return [
             (int(frames.entry[f]), (name, float(frames.value[row]), int(frames.ts_ns[f])))
-            for row, f in zip(rows[usable], frame[usable], strict=True)
+            for row, f in zip(rows, frame, strict=True)
             for name in by_point[int(frames.point[row])]
         ]
 

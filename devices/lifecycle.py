@@ -1,8 +1,8 @@
 """The life of a command as a table: (state, event) -> (state, effects). The drawing in docs/commands.md is made from it.
 
-Events: authorise, send, supersede, deadline, restart, measured, fail_safe are ours; accepted, refused, expired, superseded are
-answers of the device. Effects: publish, close (no longer open), fault (a decision), fail (position unknown, tried again later),
-fail_safe (order the declared position).
+Events: authorise, hold, send, supersede, deadline, restart, measured, fail_safe are ours; accepted, refused, expired, superseded are
+answers of the device. Effects: publish, close (no longer open), fault (a decision, and an alarm), fail (position unknown, tried again
+later), fail_safe (order the declared position).
 """
 
 from typing import Final
@@ -13,11 +13,15 @@ TABLE: Final[dict[tuple[str, str], tuple[str, tuple[str, ...]]]] = {
     ("requested", "supersede"): ("superseded", ("close",)),
     ("requested", "deadline"): ("expired", ("close", "fault", "fail")),
     ("authorised", "send"): ("sent", ("publish",)),
+    ("authorised", "hold"): ("queued", ()),
+    ("queued", "send"): ("sent", ("publish",)),
+    ("queued", "supersede"): ("superseded", ("close",)),
+    ("queued", "deadline"): ("expired", ("close", "fault", "fail")),
     ("sent", "send"): ("sent", ("publish",)),
     ("sent", "accepted"): ("accepted", ()),
-    ("sent", "refused"): ("refused", ("close", "fault", "fail")),
+    ("sent", "refused"): ("refused", ("close", "fault", "fail", "fail_safe")),
     ("sent", "expired"): ("expired", ("close", "fault", "fail", "fail_safe")),
-    ("sent", "superseded"): ("superseded", ("close", "fault", "fail")),  # by whom, then?
+    ("sent", "superseded"): ("superseded", ("close", "fault", "fail", "fail_safe")),  # by whom, then?
     ("sent", "supersede"): ("superseded", ("close",)),
     ("sent", "deadline"): ("lost", ("close", "fault", "fail", "fail_safe")),
     ("sent", "restart"): ("lost", ("close", "fault", "fail", "fail_safe")),
@@ -26,10 +30,13 @@ TABLE: Final[dict[tuple[str, str], tuple[str, tuple[str, ...]]]] = {
     ("accepted", "deadline"): ("lost", ("close", "fault", "fail", "fail_safe")),
     ("lost", "fail_safe"): ("failed_safe", ()),
     ("expired", "fail_safe"): ("failed_safe", ()),
+    ("refused", "fail_safe"): ("failed_safe", ()),
+    ("superseded", "fail_safe"): ("failed_safe", ()),
 }
 STATES: Final = (
-    "requested", "authorised", "sent", "accepted", "confirmed", "refused", "expired", "superseded", "lost", "failed_safe",
+    "requested", "authorised", "queued", "sent", "accepted", "confirmed", "refused", "expired", "superseded", "lost", "failed_safe",
 )  # fmt: skip
+WAITING: Final = frozenset({"requested", "queued"})  # not sent yet; "authorised" is passed, never stood in
 FAULTS: Final = {
     "refused": "COMMAND_REFUSED",
     "expired": "COMMAND_EXPIRED",

@@ -16,8 +16,8 @@ class Decision(msgspec.Struct, frozen=True, array_like=True):
 
     position: the entry it was made at. phase: 0 a timer that fired before the entry, 1 the entry itself. time_ns: the timer's
     due time, the sample's time or the entry's time. stage: order inside one phase (rank of the stage that made it). kind:
-    condition, alarm, flood, demand, shadow, shadow_demand, area, command, fault, clock_wrong, calibration, blind, answer. subject: who or
-    what it is about. body: evidence.
+    condition, alarm, flood, demand, shadow, shadow_demand, area, command, fault, mode, clock_wrong, calibration, blind, answer.
+    subject: who or what it is about. body: evidence.
     """
 
     position: int

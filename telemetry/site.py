@@ -52,6 +52,8 @@ Level = Literal["personnel_safety", "equipment", "survival", "manual", "humidity
 Mode = Literal["AUTO", "EMPTY", "WASHDOWN", "DISINFECT", "PREHEAT", "OCCUPIED", "STORM", "FROST", "SPRAYING", "MAINTENANCE"]
 MODES: tuple[str, ...] = get_args(Mode)
 Missing = Literal["hold", "clear", "alarm"]
+SELECTOR = {0: "AUTO", 1: "LOCAL", 2: "OFF"}  # what the point `selector` of an actuator says
+COMMAND_ALARM = "COMMAND-"  # begins the names of alarms that commands raise; no rule is called so
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
@@ -151,7 +153,9 @@ class PointSpec(_Model):
 
 
 class ActuatorSpec(_Model):
-    """One thing that moves. `feedback` names the point that measures it; `fail_safe` is a position or "hold"."""
+    """One thing that moves. `feedback` names the point that measures it, `selector` the one that says how the selector at the panel
+    stands (0 AUTO, 1 LOCAL, 2 OFF); `fail_safe` is a position or "hold". `confirm`: why moving it by hand is dangerous; whoever does so
+    must confirm it. `alarm`: priority of the alarm of a command that fails."""
 
     name: PointName
     unit: str = "%"
@@ -165,6 +169,9 @@ class ActuatorSpec(_Model):
     min_step: float = Field(default=1.0, ge=0)
     tolerance: float = Field(default=5.0, ge=0)
     feedback: PointName | None = None
+    selector: PointName | None = None
+    confirm: Text | None = None
+    alarm: Priority = "P2"
     fail_safe: float | Literal["hold"] = "hold"
     expiry_s: float = Field(default=30.0, gt=0, le=3600)
     dedupes: bool = True
@@ -269,6 +276,12 @@ class Profile(_Model):
         for actuator in self.actuators:
             if actuator.feedback is not None and actuator.feedback not in names:
                 msg = f"actuator {actuator.name!r} has feedback {actuator.feedback!r}, which is not one of the points"
+                raise ValueError(msg)
+            if actuator.selector is not None and actuator.selector not in names:
+                msg = f"actuator {actuator.name!r} has selector {actuator.selector!r}, which is not one of the points"
+                raise ValueError(msg)
+            if any(point.is_virtual and point.name == actuator.selector for point in self.points):
+                msg = f"actuator {actuator.name!r} has selector {actuator.selector!r}, which is computed; only what is measured counts"
                 raise ValueError(msg)
             if any(point.is_virtual and point.name == actuator.feedback for point in self.points):
                 msg = f"actuator {actuator.name!r} has feedback {actuator.feedback!r}, which is computed; only what is measured confirms"

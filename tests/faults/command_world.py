@@ -19,7 +19,7 @@ from telemetry.span import ENTRY, CommandOut, DemandChange, Span
 T0 = 1_700_000_000 * NS_PER_S
 RULES = [{"id": f"R{i}", "profile": "house", "when": "vent_pct > 0"} for i in range(1, 8)]
 ACTUATORS: list[dict[str, Any]] = [
-    {"name": "vent", "travel_s": 20, "feedback": "vent_pct", "fail_safe": 10.0, "min_step": 2},
+    {"name": "vent", "travel_s": 20, "feedback": "vent_pct", "fail_safe": 10.0, "min_step": 2, "selector": "panel"},
     {"name": "fan", "kind": "switch", "high": 1, "min_on_s": 20, "min_off_s": 30, "min_step": 1, "fail_safe": 1.0},
     {"name": "pump", "kind": "pulse", "unit": "ml", "dedupes": True},
     {"name": "doser", "kind": "pulse", "unit": "ml", "dedupes": False},
@@ -30,7 +30,10 @@ ACTUATORS: list[dict[str, Any]] = [
 
 def plan_of(actuators: list[dict[str, Any]] | None = None, origin: str = "LIVE", rules: list[dict[str, Any]] | None = None) -> Plan:
     plan = Plan()
-    points = [{"name": "vent_pct", "unit": "%", "low": -5, "high": 105, "heartbeat_s": 10}]
+    points = [
+        {"name": "vent_pct", "unit": "%", "low": -5, "high": 105, "heartbeat_s": 10},
+        {"name": "panel", "unit": "", "low": 0, "high": 9, "decimals": 0},
+    ]
     house = {"name": "house", "points": points, "actuators": ACTUATORS if actuators is None else actuators}
     config = {
         "site": "farm", "origin": origin, "areas": [{"name": "a"}],
@@ -49,6 +52,7 @@ class Step:
     record: Any = None
     device: int = -1
     value: float = 0.0
+    point: int = 0  # of the device: 0 vent_pct, 1 panel
     verdict: int = int(Verdict.LIVE)
     quality: int = 0
     demands: list[tuple[int, int, str, str, str, int, float | None]] = field(default_factory=list)
@@ -124,7 +128,7 @@ class World:
             "entry": [i for i, _ in frames], "device": [s.device for _, s in frames], "ts_ns": [s.time_ns for _, s in frames],
             "boot": [0] * len(frames), "seq": [0] * len(frames), "flags": [0] * len(frames),
             "offsets": list(range(len(frames) + 1)),
-            "point": [self.plan.devices[s.device].points[0] for _, s in frames], "value": [s.value for _, s in frames],
+            "point": [self.plan.devices[s.device].points[s.point] for _, s in frames], "value": [s.value for _, s in frames],
             "quality": [0] * len(frames),
         }  # fmt: skip
         kinds = [Kind.FRAME if s.device >= 0 else Kind.TICK if s.record is None else _KINDS[type(s.record)] for s in steps]

@@ -104,13 +104,18 @@ def test_failed_position_is_tried_again_after_a_minute() -> None:
     assert [(c.value, c.expires_s) for _, c in result.commands][:1] == [(50.0, 30.0)]
 
 
-def test_refused_command_is_a_fault_without_fail_safe() -> None:
+@pytest.mark.parametrize("status", ["refused", "expired", "superseded"])
+def test_answer_other_than_accepted_is_a_fault_and_fails_safe_once(status: str) -> None:
     world = begun()
     command = world.run([at(1).demand("R1", VENT, 50.0)]).commands[0][1]
-    result = world.run([ack(2, command.id, "refused"), *ticks(3, 50)])
-    assert result.states(VENT) == ["refused"]
-    assert result.of("fault")[0].body["fault"] == "COMMAND_REFUSED"
-    assert not result.commands
+    result = world.run([ack(2, command.id, status)])
+    assert result.states(VENT) == [status, "failed_safe", "sent"]
+    assert [d.body["fault"] for d in result.of("fault")] == [f"COMMAND_{status.upper()}"]
+    ((_, order),) = result.commands
+    assert order.value == 10.0
+    again = world.run([ack(3, order.id, status), *ticks(4, 50)])
+    assert again.states(VENT) == [status]
+    assert not again.commands
 
 
 def test_new_target_supersedes_and_waits_for_the_travel() -> None:
@@ -145,7 +150,7 @@ def test_switch_respects_minimum_on_and_off_times() -> None:
     on = world.run([at(1).demand("R1", FAN, 1.0)]).commands[0][1]
     result = world.run([ack(1, on.id), at(2).demand("R1", FAN, None), *ticks(3, 30)])
     off = result.of("command", FAN)
-    assert [(d.body["state"], d.time_ns) for d in off][1:3] == [("requested", T0 + 2 * NS_PER_S), ("sent", T0 + 21 * NS_PER_S)]
+    assert [(d.body["state"], d.time_ns) for d in off][1:3] == [("queued", T0 + 2 * NS_PER_S), ("sent", T0 + 21 * NS_PER_S)]
     result = world.run([ack(30, off[2].body["id"]), at(31).demand("R1", FAN, 1.0), *ticks(32, 60)])
     assert [d.time_ns for d in result.of("command", FAN) if d.body["state"] == "sent"] == [T0 + 51 * NS_PER_S]
 
@@ -157,7 +162,7 @@ def test_nothing_is_sent_while_blind_and_the_current_target_after() -> None:
         at(3, record=Event("drained")), at(4),
     ])  # fmt: skip
     assert [(i, c.value) for i, c in result.commands] == [(4, 60.0)]
-    assert result.states(VENT) == ["requested", "superseded", "requested", "sent"]
+    assert result.states(VENT) == ["queued", "superseded", "queued", "sent"]
 
 
 def test_unanswered_pulse_without_dedupe_is_lost_and_never_sent_twice() -> None:
@@ -210,7 +215,7 @@ def test_device_without_expiry_gets_nothing_until_it_is_proven_online() -> None:
     world = begun()
     result = world.run([at(1).demand("R1", OLD, 40.0), *ticks(2, 40)])
     assert not result.commands
-    assert result.states(OLD) == ["requested", "expired"]
+    assert result.states(OLD) == ["queued", "expired"]
     assert result.of("fault")[0].body["fault"] == "COMMAND_EXPIRED"
     assert [c.value for _, c in world.run([at(50, device=0, value=0.0), at(51)]).commands] == [40.0]
     world.run([at(52, record=Event("offline", DEVICE))])

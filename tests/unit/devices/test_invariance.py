@@ -42,6 +42,8 @@ def _step(draw: random.Random, now: int, i: int) -> Step:
         return Step(now, record=("ack", draw.random(), draw.choice(["accepted"] * 5 + ["refused", "expired", "superseded"])))
     if kind < 0.75:
         verdict = draw.choice([int(Verdict.LIVE)] * 4 + [int(Verdict.LATE)])
+        if draw.random() < 0.15:
+            return Step(now, device=draw.randint(0, 1), point=1, value=draw.choice([0.0, 0.0, 1.0, 2.0]), verdict=verdict)
         return Step(now, device=draw.randint(0, 1), value=draw.choice([0.0, 10.0, 30.0, 80.0]), verdict=verdict)
     if kind < 0.85:
         body = {"actuator": name, "value": draw.choice([1.0, 20.0, 300.0]), "seconds": draw.choice([5, 50])}
