@@ -7,6 +7,7 @@ from ingest.admit import Admit
 from rules.alarm import Alarms
 from rules.arbitration import Arbitration
 from rules.area import Areas
+from rules.command_alarm import CommandAlarms
 from rules.condition import Conditions
 from rules.control.stage import Control
 from rules.engine import Engine
@@ -14,13 +15,14 @@ from telemetry.span import Stage
 
 
 def build_engine(*, numba: bool = True, commands: bool = True, sabotage: frozenset[str] = frozenset()) -> Engine:
-    """A fresh engine with all stages in order: admit and ledger, areas, derive and rules, alarms, control, arbitration, commands.
+    """A fresh engine with all stages in order: admit and ledger, areas, derive and rules, alarms, control, arbitration, commands, alarms
+    of commands.
 
     Without `commands` it decides what actuators should do and speaks to none: nobody would answer, and silence would be told.
     """
     conditions = Conditions()
     stages: list[Stage] = [Admit(numba=numba, sabotage=sabotage), Areas(), conditions, Alarms(conditions), Control(), Arbitration()]
-    return Engine([*stages, Commands(sabotage=sabotage)] if commands else stages)
+    return Engine([*stages, Commands(sabotage=sabotage), CommandAlarms()] if commands else stages)
 
 
 def build_id() -> str:

@@ -5,6 +5,7 @@ it returns to where the condition then stands.
 """
 
 import heapq
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from rules.condition import Conditions
 from rules.flood import Floods
 from telemetry.plan import NS_PER_S, Device, Plan
 from telemetry.record import Request
+from telemetry.site import COMMAND_ALARM
 from telemetry.span import ENTRY, TIMER, UNREAD, DemandChange, Read, Span
 
 REMEMBERED_REQUESTS: Final = 10_000
@@ -27,7 +29,9 @@ REQUESTS: Final = ("acknowledge", "shelve", "unshelve", "reset", "out_of_service
 _RANK: Final = {"suppress": 0, "clear": 1, "raise": 2, "unsuppress": 3}
 
 
-class _Happening(NamedTuple):
+class Happening(NamedTuple):
+    """What happens to one alarm of one device."""
+
     entry: int
     phase: int
     time_ns: int
@@ -46,7 +50,7 @@ class Alarms:
     rank = 40
 
     def __init__(self, conditions: Conditions) -> None:
-        self._conditions = conditions
+        self._bound: Callable[[], list[Rule]] = lambda: conditions.book.rules
         self._plan = Plan()
         self._state: dict[tuple[str, int], Alarm] = {}  # by (rule key, device number)
         self._shelved: set[tuple[str, int]] = set()
@@ -61,15 +65,15 @@ class Alarms:
         """Take the plan; alarms whose rule or device went away end with a decision at the next run."""
         self._plan, self._is_new_plan = plan, True
         self._rules = {}
-        for rule in self._conditions.book.rules:
+        for rule in self._bound():
             self._rules.setdefault(rule.key, []).append(rule)
-        self._holding = [rule for rule in self._conditions.book.rules if _holds(rule)]
+        self._holding = [rule for rule in self._bound() if _holds(rule)]
         self._inherit()
 
     def _inherit(self) -> None:
         """An alarm goes over to the new version of its rule where its condition did (rules/condition.py)."""
         for key, device in [key for key in self._state if self._rule(*key) is None]:
-            heir = next((r for r in self._conditions.book.rules if r.inherits == key and r.covers(device)), None)
+            heir = next((r for r in self._bound() if r.inherits == key and r.covers(device)), None)
             if heir is not None and heir.spec.priority is not None:
                 self._state[heir.key, device] = self._state.pop((key, device))
                 if (key, device) in self._shelved:
@@ -107,7 +111,7 @@ class Alarms:
             rule.spec.id == rule_id and rule.site == device.site and rule.covers(device.number) for rule in self._holding
         )
 
-    def _release(self, span: Span, happening: _Happening) -> None:
+    def _release(self, span: Span, happening: Happening) -> None:
         rule, device = happening.rule, self._plan.devices[happening.device]
         asked = rule.spec.demand
         assert asked is not None
@@ -120,27 +124,29 @@ class Alarms:
 
     # -- what happens ----------------------------------------------------------------------------------------------------------
 
-    def _from_conditions(self, span: Span) -> list[_Happening]:
-        changes, book = span.transitions, self._conditions.book
+    def _from_conditions(self, span: Span) -> list[Happening]:
+        changes, rules = span.transitions, self._bound()
         if changes is None or not len(changes.rule):
             return []
-        alarmed = np.array([r.spec.priority is not None or r.suppresses is not None for r in book.rules], np.bool_)
+        alarmed = np.array([r.spec.priority is not None or r.suppresses is not None for r in rules], np.bool_)
         found = []
         for c in np.flatnonzero((changes.what != loop.MOVED) & alarmed[changes.rule]):
-            rule, on = book.rules[int(changes.rule[c])], changes.what[c] == loop.TURNED_ON
+            rule, on = rules[int(changes.rule[c])], changes.what[c] == loop.TURNED_ON
             event = ("raise" if on else "clear") if rule.suppresses is None else ("suppress" if on else "unsuppress")
             found.append(
-                _Happening(
+                Happening(
                     int(changes.entry[c]), int(changes.phase[c]), int(changes.time_ns[c]), rule.suppresses or rule,
                     int(changes.device[c]), event, float(changes.value[c]), int(changes.since_ns[c]), evidence(rule, changes.leaf[c]),
                 )
             )  # fmt: skip
         return found
 
-    def _from_requests(self, span: Span) -> list[_Happening]:
+    def _from_requests(self, span: Span) -> list[Happening]:
         out = []
         for entry, record in span.entries.records:
             if not isinstance(record, Request) or record.kind not in REQUESTS or record.id in self._answered:
+                continue
+            if not self._is_ours(str(record.body.get("alarm", ""))):
                 continue
             time_ns = int(span.entries.time_ns[entry])
             found, problem = self._find(record)
@@ -148,10 +154,15 @@ class Alarms:
             if found is None or problem:
                 self._answer(span, entry, record, problem)
                 continue
-            out.append(_Happening(entry, ENTRY, time_ns, *found, record.kind, request=record))
+            out.append(Happening(entry, ENTRY, time_ns, *found, record.kind, request=record))
         while len(self._answered) > REMEMBERED_REQUESTS:
             del self._answered[next(iter(self._answered))]
         return out
+
+    @staticmethod
+    def _is_ours(alarm: str) -> bool:
+        """Whether this stage answers for an alarm of that name."""
+        return not alarm.startswith(COMMAND_ALARM)
 
     def _find(self, request: Request) -> tuple[tuple[Rule, int] | None, str]:
         """The rule and the device number a request names, and why it is refused ("" when it is not)."""
@@ -160,7 +171,7 @@ class Alarms:
         device = self._plan.device(device_key)
         if device is None:
             return None, f"no device {device_key!r}; an alarm is named RULE@site/device"
-        for rule in self._conditions.book.rules:
+        for rule in self._bound():
             if rule.spec.id == rule_id and rule.spec.priority is not None and not rule.spec.shadow and rule.covers(device.number):
                 return (rule, device.number), alarm_states.refusal(request, rule.spec, has_animals=self._has_animals(device))
         return None, f"no alarm rule {rule_id!r} on {device_key}"
@@ -168,13 +179,13 @@ class Alarms:
     def _has_animals(self, device: Device) -> bool:
         return next(area.animals for area in self._plan.sites[device.site].areas if area.name == device.area)
 
-    def _unshelved(self, span: Span) -> list[_Happening]:
+    def _unshelved(self, span: Span) -> list[Happening]:
         """Shelving that ends inside this span."""
         out, times = [], span.entries.time_ns
         for rule_key, device in sorted(self._shelved):
             until, rule = self._state[rule_key, device].until_ns, self._rule(rule_key, device)
             if until is not None and rule is not None and len(times) and until <= times[-1]:
-                out.append(_Happening(int(np.searchsorted(times, until, side="left")), TIMER, until, rule, device, "unshelve"))
+                out.append(Happening(int(np.searchsorted(times, until, side="left")), TIMER, until, rule, device, "unshelve"))
         return out
 
     def _rule(self, key: str, device: int) -> Rule | None:
@@ -182,7 +193,7 @@ class Alarms:
 
     # -- one step of one alarm -------------------------------------------------------------------------------------------------
 
-    def _handle(self, span: Span, happening: _Happening) -> None:
+    def _handle(self, span: Span, happening: Happening) -> None:
         rule, device, event, request = happening.rule, happening.device, happening.event, happening.request
         key, place = (rule.key, device), self._plan.devices[happening.device]
         alarm = self._state.get(key, NEW)._replace(area=place.area)
@@ -225,7 +236,7 @@ class Alarms:
         else:
             self._shelved.add(key)
 
-    def _ask(self, span: Span, happening: _Happening, alarm: Alarm) -> tuple[Alarm, bool]:
+    def _ask(self, span: Span, happening: Happening, alarm: Alarm) -> tuple[Alarm, bool]:
         """Requests that do not walk the table: remarks, and the first of two persons. True when nothing is left to do."""
         request, rule, device = happening.request, happening.rule, self._plan.devices[happening.device]
         assert request is not None
@@ -244,7 +255,7 @@ class Alarms:
         self._answer(span, happening.entry, request, "", note="a second person has to ask for the same within 10 min")
         return alarm._replace(asked_by=request.author, asked_ns=happening.time_ns), True
 
-    def _chatter(self, span: Span, happening: _Happening, alarm: Alarm) -> Alarm:
+    def _chatter(self, span: Span, happening: Happening, alarm: Alarm) -> Alarm:
         """An alarm of low priority that changes three times within a minute is shelved for half an hour, and says so."""
         key = (happening.rule.key, happening.device)
         recent = [*self._recent.get(key, []), happening.time_ns][-CHATTER_CHANGES:]
@@ -258,7 +269,7 @@ class Alarms:
         self._decide(span, happening._replace(event="chatter"), alarm, "SHLVD")
         return alarm._replace(state="SHLVD", since_ns=happening.time_ns, until_ns=happening.time_ns + CHATTER_SHELF_NS)
 
-    def _shelving_ends(self, span: Span, happening: _Happening) -> _Happening | None:
+    def _shelving_ends(self, span: Span, happening: Happening) -> Happening | None:
         """The end of shelving that began with `happening`, when it falls into this span: after the entry that set it."""
         key, times = (happening.rule.key, happening.device), span.entries.time_ns
         alarm = self._state.get(key)
@@ -273,7 +284,7 @@ class Alarms:
 
     # -- what is told ----------------------------------------------------------------------------------------------------------
 
-    def _decide(self, span: Span, happening: _Happening, alarm: Alarm, after: str) -> None:
+    def _decide(self, span: Span, happening: Happening, alarm: Alarm, after: str) -> None:
         rule, device, request = happening.rule, self._plan.devices[happening.device], happening.request
         spec = rule.spec
         body: dict[str, Any] = {
@@ -360,6 +371,6 @@ def _holds(rule: Rule) -> bool:
     return spec.latching and spec.priority is not None and spec.demand is not None and not spec.shadow and rule.suppresses is None
 
 
-def _order(happening: _Happening) -> tuple[int, int, int, int, int, int]:
+def _order(happening: Happening) -> tuple[int, int, int, int, int, int]:
     time_ns = happening.time_ns if happening.phase == TIMER else 0
     return happening.entry, happening.phase, time_ns, _RANK.get(happening.event, 1), happening.rule.number, happening.device

@@ -231,6 +231,14 @@ class RuleSpec(_Model):
     action: Text = Text()
     demand: DemandSpec | None = None
 
+    @field_validator("id")
+    @classmethod
+    def _not_reserved(cls, given: str) -> str:
+        if given.startswith(COMMAND_ALARM):
+            msg = f"names that begin with {COMMAND_ALARM} are those of alarms that commands raise; choose another one"
+            raise ValueError(msg)
+        return given
+
 
 class PlantClock(_Model):
     """How the clock of simulated plants goes: at `wall_s` (Unix) it was `plant_s`, and it goes `speed` times as fast."""

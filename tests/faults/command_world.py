@@ -1,5 +1,5 @@
-"""A journal written by hand: entries with the demands that earlier stages would have made of them, run through arbitration and
-commands in spans cut wherever a test likes."""
+"""A journal written by hand: entries with the demands that earlier stages would have made of them, run through arbitration, commands
+and their alarms in spans cut wherever a test likes."""
 
 import os
 from dataclasses import dataclass, field
@@ -9,6 +9,7 @@ import numpy as np
 
 from devices.command import Commands
 from rules.arbitration import Arbitration
+from rules.command_alarm import CommandAlarms
 from telemetry.decision import Decision, in_order
 from telemetry.frame import Admission, Entries, Kind, Verdict, make_frames, slice_entries
 from telemetry.plan import NS_PER_S, Plan
@@ -79,7 +80,7 @@ _KINDS = {Ack: Kind.ACK, Event: Kind.EVENT, Request: Kind.REQUEST, Start: Kind.S
 
 
 class World:
-    """Both stages over a plan."""
+    """The stages over a plan."""
 
     def __init__(self, plan: Plan | None = None, sabotage: frozenset[str] = frozenset()) -> None:
         self.plan = plan_of() if plan is None else plan
@@ -89,8 +90,8 @@ class World:
         self.last_ns = 0
         self.stages = self._stages()
 
-    def _stages(self) -> tuple[Arbitration, Commands]:
-        stages = Arbitration(), Commands(sabotage=self.sabotage)
+    def _stages(self) -> tuple[Arbitration, Commands, CommandAlarms]:
+        stages = Arbitration(), Commands(sabotage=self.sabotage), CommandAlarms()
         for stage in stages:
             stage.configure(self.plan)
         return stages
