@@ -4,8 +4,8 @@ From the highest level (1) down, bounds cut the interval that is left; a bound t
 value met fixes the interval to itself, moved inside what is left; among levels 5-7 the largest value wins, or the smallest where
 the actuator says so. Without any demand the target is the actuator's rest position.
 
-People ask by REQUEST (override, release) at level 4; an override ends by itself. An actuator of a REPLAY site is never moved, and
-a demand never crosses sites.
+People ask by REQUEST (rules/hand.py) at level 4; an override ends by itself, and an unsafe one comes before survival. An actuator of
+a REPLAY site is never moved, and a demand never crosses sites.
 """
 
 import heapq
@@ -15,16 +15,15 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from telemetry.plan import NS_PER_S, Plan
+from rules.hand import REQUESTS, Confirmations, danger, ends_ns, override_problem
+from telemetry.plan import Plan
 from telemetry.record import Request
 from telemetry.site import LEVELS, ActuatorSpec, RuleSpec
 from telemetry.span import ENTRY, TIMER, UNREAD, DemandChange, Read, Span
 
 MANUAL: Final = LEVELS["manual"]
-OVERRIDE_DEFAULT_S: Final = 3600.0  # DOMAIN 0.3: a manual override has a time-out, default 60 min
-OVERRIDE_MAX_S: Final = 24 * 3600.0
+SURVIVAL: Final = LEVELS["survival"]
 REMEMBERED_REQUESTS: Final = 10_000  # the oldest answer is forgotten first
-REQUESTS: Final = ("override", "release")
 _WITHIN_LEVEL: Final = {"at_most": 0, "at_least": 1, "value": 2}  # the most restrictive limit first (DOMAIN 0.4)
 
 
@@ -40,10 +39,12 @@ class Demand(NamedTuple):
     version: int = 0  # of the rule that asks; 0 for a request
     since_ns: int = 0  # when the rule's condition began to hold
     read: Read = UNREAD  # what it read when the demand began or last changed
+    unsafe: bool = False  # an override before survival
 
     def body(self) -> dict[str, Any]:
         """As evidence in the decisions about its commands."""
-        return {"source": self.source, "bound": self.bound, "level": self.level, "value": self.value, "reason": self.reason}
+        told = {"source": self.source, "bound": self.bound, "level": self.level, "value": self.value, "reason": self.reason}
+        return told | {"unsafe": True} if self.unsafe else told
 
     def evidence(self) -> dict[str, Any]:
         """As evidence in the decision that it wins or loses."""
@@ -91,7 +92,7 @@ def arbitrate(demands: Iterable[Demand], spec: ActuatorSpec) -> Outcome:
         elif demand.level > MANUAL:
             chosen = demand if chosen is None or _is_preferred(demand, chosen, spec) else chosen
         elif fixed is None:
-            fixed = _preferred_of_level(asked, demand.level, spec)
+            fixed = demand if demand.unsafe else _preferred_of_level(asked, demand.level, spec)
             limit = ceiling if fixed.value > high else floor if fixed.value < low else fixed
             low = high = min(max(fixed.value, low), high)
             floor = ceiling = limit
@@ -106,6 +107,8 @@ def arbitrate(demands: Iterable[Demand], spec: ActuatorSpec) -> Outcome:
 
 
 def _order(demand: Demand) -> tuple[int, int, str]:
+    if demand.unsafe:  # after the limits of people and equipment, before those of survival
+        return SURVIVAL, -1, demand.source
     return demand.level, _WITHIN_LEVEL[demand.bound], demand.source
 
 
@@ -137,6 +140,8 @@ class Arbitration:
         self._override_due: dict[str, int] = {}  # actuator -> when its override ends
         self._heap: list[tuple[int, str]] = []  # the same, for order; entries that no longer agree with the dict are skipped
         self._answers: dict[str, tuple[bool, str]] = {}
+        self._confirmations = Confirmations()
+        self._manual: dict[str, str] = {}  # actuator -> source of the override that was told of
         self._dirty: set[str] = set()
         self._versions: dict[str, int | None] = {}
 
@@ -231,24 +236,50 @@ class Arbitration:
         return next((s for s in self._active.get(actuator, {}) if s.startswith("request:")), "")
 
     def _request(self, span: Span, entry: int, request: Request) -> set[str]:
-        known = self._answers.get(request.id)
-        problem = known[1] if known is not None else self._problem(request)
-        self._answer(span, entry, request, problem)
-        if known is not None or problem:
+        known, now_ns = self._answers.get(request.id), int(span.entries.time_ns[entry])
+        if known is not None:
+            self._answer(span, entry, request, known[1])
             return set()
-        actuator = str(request.body["actuator"])
+        waiting = None
+        problem, asked, asked_ns = "", request, now_ns
+        if request.kind == "confirm":
+            waiting, problem = self._confirmations.find(request, now_ns)
+            if waiting is not None:
+                asked, asked_ns = waiting.as_request(), waiting.asked_ns
+        problem = problem or self._problem(asked)
+        spec = self._spec(str(asked.body.get("actuator")))
+        why = None if problem or spec is None or waiting is not None else danger(asked, spec)
+        if why is not None and spec is not None:
+            self._ask_again(span, entry, asked, spec, why.model_dump())
+            return set()
+        self._answer(span, entry, request, problem)
+        if problem:
+            return set()
+        if waiting is not None:
+            self._confirmations.done(waiting)
+        self._obey(asked, asked_ns, span.entries.first + entry)
+        return {str(asked.body["actuator"])}
+
+    def _obey(self, asked: Request, asked_ns: int, position: int) -> None:
+        """Begin an override in the place of the one before, or only end that."""
+        actuator = str(asked.body["actuator"])
         self._end_override(actuator)
-        if request.kind == "override":
-            seconds = float(request.body.get("seconds") or OVERRIDE_DEFAULT_S)
-            due = int(span.entries.time_ns[entry]) + int(seconds * NS_PER_S)
-            source, reason = f"request:{request.id}", f"{request.author}: {request.body.get('reason', '')}"
-            since = span.entries.first + entry
-            self._active.setdefault(actuator, {})[source] = Demand(
-                source, "value", MANUAL, float(request.body["value"]), reason, since
-            )
-            self._override_due[actuator] = due
-            heapq.heappush(self._heap, (due, actuator))
-        return {actuator}
+        if asked.kind == "override":
+            demand = _by_hand(asked, position)
+            self._active.setdefault(actuator, {})[demand.source] = demand
+            self._override_due[actuator] = ends_ns(asked.body, asked_ns)
+            heapq.heappush(self._heap, (self._override_due[actuator], actuator))
+
+    def _ask_again(self, span: Span, entry: int, asked: Request, spec: ActuatorSpec, why: dict[str, str]) -> None:
+        """Nothing is done yet: say what makes it dangerous, and whom it would displace."""
+        actuator, now_ns = str(asked.body["actuator"]), int(span.entries.time_ns[entry])
+        stands = [d for d in self._active.get(actuator, {}).values() if not d.source.startswith("request:")]
+        outcome = arbitrate([*stands, _by_hand(asked, 0)], spec)
+        note = {
+            "confirm": why, "confirm_until_ns": self._confirmations.wait(asked, now_ns), "value": outcome.value,
+            "displaces": [loser.body() for loser in outcome.losers if not loser.source.startswith("request:")],
+        }  # fmt: skip
+        self._answer(span, entry, asked, f"confirm it within 60 s: {why['en']}", note)
 
     def _problem(self, request: Request) -> str:
         """Why a request is refused; "" when it is not."""
@@ -258,21 +289,13 @@ class Arbitration:
             return f"no actuator {actuator!r} that may be moved; it is named site/device/actuator, and replayed sites do not move"
         if request.kind == "release":
             return "" if self._override_source(str(actuator)) else f"{actuator} has no override to release"
-        value: Any = request.body.get("value")
-        seconds: Any = request.body.get("seconds", OVERRIDE_DEFAULT_S)
-        if not _is_number(value):
-            return "an override needs a number as `value`"
-        if not spec.low <= value <= spec.high:
-            return f"`value` must be between {spec.low:g} and {spec.high:g} {spec.unit}"
-        if not _is_number(seconds) or not 1 <= seconds <= OVERRIDE_MAX_S:
-            return f"`seconds` must be between 1 and {OVERRIDE_MAX_S:g}"
-        return ""
+        return override_problem(request, spec)
 
-    def _answer(self, span: Span, entry: int, request: Request, problem: str) -> None:
+    def _answer(self, span: Span, entry: int, request: Request, problem: str, note: dict[str, Any] | None = None) -> None:
         self._answers.setdefault(request.id, (not problem, problem))
         while len(self._answers) > REMEMBERED_REQUESTS:
             del self._answers[next(iter(self._answers))]
-        body = {"accepted": not problem, "reason": problem, "request": request.kind}
+        body = {"accepted": not problem, "reason": problem, "request": request.kind} | (note or {})
         time_ns = int(span.entries.time_ns[entry])
         span.decide(entry=entry, phase=ENTRY, time_ns=time_ns, stage=self.rank, kind="answer", subject=request.id, body=body)
 
@@ -281,6 +304,7 @@ class Arbitration:
     def _settle(self, span: Span, place: tuple[int, int, int], actuators: list[str]) -> None:
         """Arbitrate anew; say what changed."""
         for actuator in actuators:
+            self._say_mode(span, place, actuator)
             spec, demands = self._spec(actuator), self._active.get(actuator, {})
             if spec is None:
                 self._active.pop(actuator, None)
@@ -294,6 +318,20 @@ class Arbitration:
                 self._last.pop(actuator, None)
             if new != old:
                 self._say(span, place, actuator, old, new)
+
+    def _say_mode(self, span: Span, place: tuple[int, int, int], actuator: str) -> None:
+        """MANUAL while an override is in force, whoever wins; AUTO when it has ended."""
+        source, (entry, phase, time_ns) = self._override_source(actuator), place
+        if source == self._manual.get(actuator, ""):
+            return
+        self._manual[actuator] = source
+        body: dict[str, Any] = {"mode": "MANUAL" if source else "AUTO"}
+        if source:
+            demand = self._active[actuator][source]
+            body |= {"until_ns": self._override_due[actuator], **demand.body()}
+        else:
+            del self._manual[actuator]
+        span.decide(entry=entry, phase=phase, time_ns=time_ns, stage=self.rank, kind="mode", subject=actuator, body=body)
 
     def _say(self, span: Span, place: tuple[int, int, int], actuator: str, old: Outcome, new: Outcome) -> None:
         entry, phase, time_ns = place
@@ -349,6 +387,8 @@ class Arbitration:
                 for actuator, o in self._last.items()
             },
             "override_due": dict(self._override_due),
+            "confirmations": self._confirmations.snapshot(),
+            "manual": dict(self._manual),
             "answers": [[request, accepted, reason] for request, (accepted, reason) in self._answers.items()],
             "dirty": sorted(self._dirty),
         }
@@ -363,6 +403,8 @@ class Arbitration:
         self._override_due = dict(saved["override_due"])
         self._heap = sorted((due, actuator) for actuator, due in self._override_due.items())
         self._answers = {request: (accepted, reason) for request, accepted, reason in saved["answers"]}
+        self._confirmations.restore(saved.get("confirmations", []))
+        self._manual = dict(saved.get("manual", {}))
         self._dirty = set(saved["dirty"])
 
 
@@ -371,5 +413,8 @@ def _site_of(source: str) -> str:
     return source.partition("@")[2].split("/", 1)[0]
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _by_hand(asked: Request, position: int) -> Demand:
+    """The demand of an override."""
+    reason = f"{asked.author}: {asked.body.get('reason', '')}"
+    is_unsafe = asked.body.get("unsafe") is True
+    return Demand(f"request:{asked.id}", "value", MANUAL, float(asked.body["value"]), reason, position, unsafe=is_unsafe)

@@ -1,8 +1,10 @@
 """Sparse journal records: everything that is neither a frame nor a tick. Small, typed, and JSON on disk."""
 
-from typing import Any, TypeGuard
+from typing import Any, Final, TypeGuard
 
 import msgspec
+
+PROGRAM: Final = "program:"  # begins the author of what a program asked for over MQTT
 
 
 class Event(msgspec.Struct, frozen=True, tag="event", tag_field="t"):
@@ -30,7 +32,8 @@ class Request(msgspec.Struct, frozen=True, tag="request", tag_field="t"):
     """What a person or program asks, with its author; idempotent by id.
 
     kind: acknowledge {alarm}, shelve {alarm, seconds, reason}, unshelve {alarm}, reset {alarm}, out_of_service {alarm},
-    in_service {alarm}, comment {alarm, text}, assign {alarm, to}, override {actuator, value, seconds, reason}, release {actuator},
+    in_service {alarm}, comment {alarm, text}, assign {alarm, to}, override {actuator, value, seconds, reason, unsafe}, release {actuator},
+    confirm {actuator, request},
     config {text, warm?}, mode {area, mode}, batch {area, day, name} or {area, ends}, alarm_test {}: only answered, and notify sends the
     test when it reads the answer. `alarm` is "rule@site/device", `actuator` is "site/device/actuator", `area` is "site/area".
     """

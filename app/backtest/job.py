@@ -20,7 +20,7 @@ from telemetry.site import RuleSpec, SiteConfig
 
 SPAN_MAX_MS: Final = 20 * 366 * 86_400_000
 UNEVEN_MAX: Final = 1.1  # how much larger than the evenest the largest share may be, for the sake of reading
-PEOPLE: Final = ("mode", "batch", "override", "release")  # acknowledgements would be of alarms that never were
+PEOPLE: Final = ("mode", "batch", "override", "release", "confirm")  # acknowledgements would be of alarms that never were
 
 
 @dataclass(frozen=True, slots=True)
