@@ -21,7 +21,18 @@ from api.alarm import Alarm
 from api.auth import Gate, Principal, feed_principal
 from api.problem import ProblemError, not_found
 from api.state import NEVER, Command, Delta, LiveState
-from api.views import AlarmView, AreaItem, CommandView, alarm_view, area_now, command_view, reject_view, request_view
+from api.views import (
+    AlarmView,
+    AreaItem,
+    CommandView,
+    ModeItem,
+    alarm_view,
+    area_now,
+    command_view,
+    mode_view,
+    reject_view,
+    request_view,
+)
 from telemetry.clock import Clock
 
 CLIENTS_MAX: Final = 1_000
@@ -191,6 +202,9 @@ def _items(delta: Delta, state: LiveState) -> Iterable[tuple[str, dict[str, Any]
         yield reject.site, {"type": "reject", "item": reject_view(reject).model_dump(mode="json")}
     for request in delta.requests:
         yield request.site, {"type": "request", "item": request_view(request).model_dump(mode="json")}
+    for mode in delta.modes:
+        shown = ModeItem(site=mode.site, device=mode.device, actuator=mode.actuator, **mode_view(mode).model_dump())
+        yield mode.site, {"type": "mode", "item": shown.model_dump(mode="json")}
     for area in delta.areas:
         config = state.plan.sites.get(area.site)
         if config is not None:

@@ -13,10 +13,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from api import alarm, area
+from api import alarm, area, mode
 from api.about import rejected_bytes, request_site, split_subject
 from api.alarm import NORMAL, Alarm
 from api.area import Area
+from api.mode import ActuatorMode
 from telemetry.calibration import Calibrator
 from telemetry.decision import Decision
 from telemetry.frame import Derived, Entries, Flag, Frames, Verdict
@@ -77,6 +78,7 @@ class RequestState:
     time_ns: int
     accepted: bool | None = None
     reason: str = ""
+    answer: dict[str, Any] = field(default_factory=dict)  # the whole of it
 
 
 @dataclass(slots=True)
@@ -89,6 +91,7 @@ class Delta:
     rejects: list[Reject] = field(default_factory=list)
     requests: list[RequestState] = field(default_factory=list)
     areas: list[Area] = field(default_factory=list)
+    modes: list[ActuatorMode] = field(default_factory=list)
     sites: list[str] = field(default_factory=list)  # configured anew
 
 
@@ -96,7 +99,7 @@ def merge(deltas: list[Delta]) -> Delta:
     """All changes as one."""
     merged = Delta(points=np.unique(np.concatenate([d.points for d in deltas])) if deltas else np.zeros(0, np.int64))
     for delta in deltas:
-        for name in ("alarms", "commands", "rejects", "requests", "areas", "sites"):
+        for name in ("alarms", "commands", "rejects", "requests", "areas", "modes", "sites"):
             getattr(merged, name).extend(getattr(delta, name))
     return merged
 
@@ -159,6 +162,7 @@ class LiveState:
         self.alarms: dict[str, Alarm] = {}
         self.shadows: dict[str, Alarm] = {}  # what shadow rules would have raised
         self.shadow_demands: dict[tuple[str, str], float] = {}  # by rule and "site/device/actuator": what they would ask for
+        self.modes: dict[str, ActuatorMode] = {}  # "site/device/actuator" of which somebody or a panel spoke
         self.areas: dict[str, Area] = {}  # "site/area" that somebody or a flood spoke of
         self.commands: OrderedDict[str, Command] = OrderedDict()
         self.actuators: dict[str, str] = {}  # "site/device/actuator" -> id of its newest command
@@ -364,6 +368,9 @@ class LiveState:
             case "area" | "flood":
                 found = self.areas[decision.subject] = area.following(self.areas.get(decision.subject), decision)
                 delta.areas.append(found)
+            case "mode":
+                known = self.modes[decision.subject] = mode.following(self.modes.get(decision.subject), decision)
+                delta.modes.append(known)
             case "command":
                 delta.commands.append(self._command(decision))
             case "answer":
@@ -371,6 +378,7 @@ class LiveState:
                 if request is not None:
                     request.accepted = bool(decision.body.get("accepted"))
                     request.reason = str(decision.body.get("reason", ""))
+                    request.answer = request.answer | decision.body
                     delta.requests.append(request)
             case "blind":
                 self.blind = decision.body if decision.body.get("blind") else None
@@ -439,6 +447,7 @@ class LiveState:
             "shadows": list(self.shadows.values()),
             "shadow_demands": [(*key, value) for key, value in self.shadow_demands.items()],
             "areas": list(self.areas.values()),
+            "modes": list(self.modes.values()),
         }
         plan = Plan(sites=dict(self.plan.sites), devices=list(self.plan.devices), point_owner=PointOwners(self.plan.point_owner))
         saved = {
@@ -478,6 +487,7 @@ class LiveState:
         self.requests = OrderedDict((r.id, r) for r in small.requests)
         self.shadows = {a.subject: a for a in small.shadows}
         self.shadow_demands = {(rule, actuator): value for rule, actuator, value in small.shadow_demands}
+        self.modes = {m.key: m for m in small.modes}
         self.areas = {f"{a.site}/{a.name}": a for a in small.areas}
         self.accounting, self.members, self.blind = small.accounting, dict(small.members), small.blind
 
@@ -502,3 +512,4 @@ class _Small(msgspec.Struct):
     shadows: list[Alarm] = []
     shadow_demands: list[tuple[str, str, float]] = []
     areas: list[Area] = []
+    modes: list[ActuatorMode] = []

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.alarm import Alarm
 from api.area import Area
+from api.mode import ActuatorMode
 from api.state import Command, LiveState, Reject, RequestState
 from telemetry import quality as quality_bits
 from telemetry.decision import Decision
@@ -101,6 +102,25 @@ class CommandView(View):
     evidence: dict[str, Any] = Field(examples=[{"winner": "rule", "losers": []}])
 
 
+class ModeView(View):
+    """Who works an actuator now."""
+
+    mode: str = Field(
+        examples=["MANUAL"], description="AUTO the rules, MANUAL an override in force, LOCAL or OFF at the panel, which always wins"
+    )
+    manual_until_ms: int | None = Field(examples=[1767226860000], description="When the override ends by itself; null without one")
+    manual_reason: str = Field(examples=["wang: inspection"])
+    is_unsafe: bool = Field(examples=[False], description="The override goes under survival limits")
+
+
+class ModeItem(ModeView):
+    """An actuator whose mode changed, for the live feed."""
+
+    site: str = Field(examples=["nursery"])
+    device: str = Field(examples=["ms-1"])
+    actuator: str = Field(examples=["roof_vent"])
+
+
 class RejectView(View):
     """A message that was received and not stored. The payload is cut at 4,096 bytes."""
 
@@ -125,6 +145,12 @@ class RequestView(View):
     time_ms: int = Field(examples=[1767225660000])
     accepted: bool | None = Field(examples=[True])
     reason: str = Field(examples=[""])
+    confirm: dict[str, str] | None = Field(
+        examples=[{"en": "the roof moves", "zh": "卷帘将动作"}],
+        description="Nothing is done yet: why it is dangerous. Whoever asked may confirm it. Null: no second word is needed",
+    )
+    confirm_until_ms: int | None = Field(examples=[None], description="Until when a confirmation counts")
+    displaces: list[dict[str, Any]] = Field(examples=[[]], description="Demands that it would displace")
 
 
 class DecisionView(View):
@@ -217,8 +243,17 @@ def reject_view(reject: Reject) -> RejectView:
     )
 
 
+def mode_view(mode: ActuatorMode | None) -> ModeView:
+    """Its view; nobody has spoken: AUTO."""
+    if mode is None:
+        return ModeView(mode="AUTO", manual_until_ms=None, manual_reason="", is_unsafe=False)
+    until_ms = None if mode.until_ns is None else mode.until_ns // NS_PER_MS
+    return ModeView(mode=mode.mode, manual_until_ms=until_ms, manual_reason=mode.reason, is_unsafe=mode.is_unsafe)
+
+
 def request_view(request: RequestState) -> RequestView:
     """Its view."""
+    until_ns = request.answer.get("confirm_until_ns")
     return RequestView(
         id=request.id,
         site=request.site,
@@ -227,6 +262,9 @@ def request_view(request: RequestState) -> RequestView:
         time_ms=request.time_ns // NS_PER_MS,
         accepted=request.accepted,
         reason=request.reason,
+        confirm=request.answer.get("confirm"),
+        confirm_until_ms=None if until_ns is None else int(until_ns) // NS_PER_MS,
+        displaces=plain({"displaces": request.answer.get("displaces", [])})["displaces"],
     )
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import typer
 
-from app.commands import alarms, backtest, look, notify, operate, rules, run, sites
+from app.commands import actuators, alarms, backtest, look, notify, operate, rules, run, sites
 from app.settings import load_settings
 from telemetry.errors import ConfigError, CorruptError, FieldloomError
 
@@ -52,6 +52,8 @@ COMMANDS: tuple[tuple[str, Callable[..., Any], str], ...] = (
     ("why", look.why, "Look"),
     ("decisions", look.decisions, "Look"),
     ("backtest", backtest.backtest, "Look"),
+    ("override", actuators.override, "Operate"),
+    ("release", actuators.release, "Operate"),
     ("doctor", operate.doctor, "Operate"),
     ("login", operate.login, "Operate"),
     ("broker", operate.broker, "Operate"),

@@ -81,8 +81,9 @@ class Client:
             return answer.json() if answer.content else None
         raise CallerError(_reason(answer))
 
-    def wait_for(self, site: str, request: str) -> None:
-        """Until core has answered a request. Raises CallerError when it refused it, EnvironmentFault when it does not answer.
+    def wait_for(self, site: str, request: str) -> dict[str, Any]:
+        """Until core has answered a request: done, or to be confirmed. Raises CallerError when it refused it, EnvironmentFault when it
+        does not answer.
 
         A configuration that it takes comes into force: `wait_in_force`.
         """
@@ -91,10 +92,12 @@ class Client:
             found: dict[str, Any] = {}
             with contextlib.suppress(CallerError):  # 404 until the follower has seen it
                 found = self.get(f"/sites/{site}/requests/{request}")
+            if found.get("confirm") is not None:
+                return found
             if found.get("accepted") is False:
                 raise CallerError(f"core refused it: {found.get('reason')}")
             if found.get("accepted") is True or found.get("kind") == "config":
-                return
+                return found
             time.sleep(POLL_S)
         raise EnvironmentFault(f"kept, but not answered within {ANSWER_S:.0f} s; is core running? see `fieldloom status`")
 

@@ -58,6 +58,7 @@ COMMAND_WORDS: Final = {  # in the order of a command's life
     "lost": "no answer",
     "failed_safe": "in safe position",
 }
+ACTUATOR_MODES: Final = ("AUTO", "MANUAL", "LOCAL", "OFF")
 COMMANDS_TOLD: Final = frozenset({"sent", "confirmed", "refused", "expired", "lost", "failed_safe"})
 SERVICE: Final = "service"
 STANDING: Final = ("UNACK", "ACKED", "RTNUN", "LATCH")
@@ -125,8 +126,8 @@ def _of_snapshot(engine: dict[str, Any]) -> Known:
     """Rules are keyed "site/RULE@version" there; devices are numbers."""
     plan, stages = Plan.from_snapshot(engine["plan"]), engine["stages"]
     alarms = {
-        f"{rule.partition('/')[2].rpartition('@')[0]}@{plan.devices[device].key}": str(alarm["state"])
-        for rule, device, alarm in stages["Alarms"]["alarms"]
+        f"{rule.partition('/')[2].rpartition('@')[0]}@{plan.devices[device].key}": str(alarm[0])
+        for rule, device, alarm in (*stages["Alarms"]["alarms"], *stages.get("CommandAlarms", {"alarms": []})["alarms"])
     }
     wrong = {plan.devices[number].key for number in np.flatnonzero(stages["Admit"]["device"]["clock"])}
     return Known(plan, alarms, wrong)
@@ -208,8 +209,12 @@ class Narrator:
                 return say("CALIBRATION EXPIRED: the values are kept and marked UNCERTAIN until it is renewed")
             case "calibration":
                 return say("calibration is in force again")
+            case "fault" if "fault" in body:
+                return ""  # its alarm says so
             case "fault":
                 return say("FAULT: {error}", error=body.get("error") or body.get("reason") or body.get("state") or "")
+            case "mode":
+                return mode_words(body)
             case "blind" if body.get("blind"):
                 return say("blind: what came meanwhile is being read, nothing is moved")
             case "blind":
@@ -226,6 +231,17 @@ class Narrator:
         if spec is not None and spec.kind == "switch":
             return say("on") if value >= (spec.low + spec.high) / 2 else say("off")
         return f"{round(value, 1):g}{unit}"
+
+
+def mode_words(body: dict[str, Any]) -> str:
+    """Who works an actuator from now on."""
+    if "panel" in body:
+        return say("the panel says {mode}", mode=say(str(body["panel"])))
+    if body.get("mode") != "MANUAL":
+        return say("override over: the rules have it again")
+    if body.get("unsafe"):
+        return say("UNSAFE by hand, under survival limits: {reason}", reason=body.get("reason", ""))
+    return say("by hand: {reason}", reason=body.get("reason", ""))
 
 
 def line(time_ns: int, subject: str, text: str) -> str:

@@ -9,7 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from app.client import Client, base_url, connect
-from app.narrator import known, length
+from app.narrator import clock_text, known, length
 from app.settings import Settings
 from app.tables import grid, heading
 from app.words import say
@@ -40,7 +40,8 @@ def print_status(settings: Settings, last: Transaction) -> None:
     with web(settings) as (client, problem):
         parts: list[Any] = [_processes(settings, last, client, problem)]
         if client is not None:
-            parts.append(_sites(client.get("/sites")["items"]))
+            sites = client.get("/sites")["items"]
+            parts += [_sites(sites), _modes(client, [site["site"] for site in sites])]
         parts.append(_accounting(accounting))
         if accounting.rejected_by_reason:
             parts.append(_rejects(accounting, client))
@@ -85,6 +86,20 @@ def _sites(sites: list[dict[str, Any]]) -> Part:
         counts = (f"{site['devices']:,}", f"{site['devices_silent']:,}", *alarms, str(site["unacknowledged"]))
         table.add_row(site["site"], site["origin"], *counts)
     return (table,)
+
+
+def _modes(client: Client, sites: list[str]) -> Part:
+    """Actuators that the rules do not work now."""
+    found = [item for site in sites for item in client.get(f"/sites/{site}/modes")["items"]]
+    if not found:
+        return ()
+    table = grid(say("actuator"), say("mode"), say("until"), say("reason"))
+    for item in found[:NAMES_SHOWN]:
+        until = "" if item["manual_until_ms"] is None else clock_text(item["manual_until_ms"] * 1_000_000)
+        name, mode = f"{item['site']}/{item['device']}/{item['actuator']}", say(item["mode"])
+        table.add_row(name, Text(mode, "red" if item["is_unsafe"] else "yellow"), until, Text(item["manual_reason"]))
+    more = [f"... {len(found):,}"] if len(found) > NAMES_SHOWN else []
+    return heading(say("Not in AUTO")), table, *more
 
 
 def _accounting(accounting: Accounting) -> Part:

@@ -19,7 +19,8 @@ from devices.failsafe import RETRY_NS, deadline_ns, expiry_ns, fail_safe_value
 from devices.feedback import Ears
 from devices.lifecycle import FAULTS, TABLE, WAITING
 from devices.moment import Key, Moment, moment_at
-from devices.panel import AUTO, PanelChange, Panels
+from devices.panel import AUTO, PanelChange
+from devices.permit import Permit
 from telemetry.plan import NS_PER_S, Plan
 from telemetry.record import Ack, Event, Start
 from telemetry.site import LEVELS, ActuatorSpec
@@ -48,11 +49,10 @@ class Commands:
         self._directory = Directory(Plan())
         self._drives: dict[str, Drive] = {}
         self._ears = Ears(Plan())
-        self._panels = Panels()
+        self._permit = Permit(self._sabotage)
         self._heap: list[tuple[int, str]] = []
         self._active: set[str] = set()  # drives that are not at rest: open, failed, or waiting for something
         self._blocked: set[str] = set()  # waiting for the end of blindness or for their device
-        self._proven: set[str] = set()  # devices heard since the last START, loss of the broker or last will
         self._closed: dict[str, tuple[str, str]] = {}  # id -> (actuator, last state), oldest first
         self._epoch = 0
         self._last_ns = 0
@@ -65,7 +65,7 @@ class Commands:
         """Take the plan. Commands of actuators that are gone end, the others are looked at again, at the next entry."""
         self._directory = Directory(plan)
         self._ears = Ears(plan)
-        self._panels.configure(plan)
+        self._permit.panels.configure(plan)
         self._is_reconfigured = bool(self._drives)
 
     def open_commands(self) -> list[tuple[str, Command]]:
@@ -106,7 +106,7 @@ class Commands:
                 events.append(((entry, ENTRY, 0), _RECORD, record))
                 is_wide = is_wide or not isinstance(record, Ack)
         events += [((t.entry, t.phase, t.time_ns if t.phase == TIMER else 0), _TARGET, t) for t in span.targets]
-        turned = [] if "ignore_panel" in self._sabotage else self._panels.changes(span)
+        turned = [] if "ignore_panel" in self._sabotage else self._permit.panels.changes(span)
         events += [((entry, ENTRY, 0), _RECORD, change) for entry, change in turned]
         if len(span.entries.frames) and self._ears.is_measured(span):
             watched = set(self._drives) if is_wide or (events[:1] and events[0][1] == _EARLY) else set(self._active)
@@ -116,7 +116,7 @@ class Commands:
                 points = {name: number for name in watched if (number := self._directory.feedback_point(name)) is not None}
                 events += [((entry, ENTRY, 0), _MEASURED, what) for entry, what in self._ears.measured(span, points)]
         if len(span.entries.frames):
-            heard = self._ears.heard(span, self._proven, every=is_wide)
+            heard = self._ears.heard(span, self._permit.proven, every=is_wide)
             events += [((entry, ENTRY, 0), _RECORD, key) for entry, key in heard]
         return events
 
@@ -179,7 +179,7 @@ class Commands:
         spec = self._directory.spec(name)
         if drive is None or spec is None:
             return
-        if self._panels.mode(name) != AUTO and spec.kind != "pulse":
+        if self._permit.panels.mode(name) != AUTO and spec.kind != "pulse":
             drive.note_measured(value, spec, m.now_ns)
         if drive.open is None or drive.open.state != "accepted":
             return
@@ -191,11 +191,11 @@ class Commands:
     def _on_panel(self, span: Span, m: Moment, change: PanelChange) -> None:
         """In LOCAL and OFF nothing is sent and nothing is expected; back in AUTO the actuator goes on from where it is measured to stand.
         A dose under way is still answered for."""
-        body = {"panel": change.mode, "from": self._panels.mode(change.actuator)}
+        body = {"panel": change.mode, "from": self._permit.panels.mode(change.actuator)}
         span.decide(
             entry=m.entry, phase=m.phase, time_ns=m.time_ns, stage=self.rank, kind="mode", subject=change.actuator, body=body
         )
-        self._panels.turn(change)
+        self._permit.panels.turn(change)
         spec = self._directory.spec(change.actuator)
         if spec is None:
             return
@@ -208,7 +208,7 @@ class Commands:
         self._advance(span, drive, m)
 
     def _on_ack(self, span: Span, m: Moment, ack: Ack) -> None:
-        self._proven.add(ack.device)
+        self._permit.proven.add(ack.device)
         name = ack.command.split("-", 2)[-1].partition(".")[0]
         drive = self._drives.get(name)
         if drive is None or name.rpartition("/")[0] != ack.device or ack.status not in ACK_STATUSES:
@@ -248,11 +248,11 @@ class Commands:
 
     def _on_event(self, span: Span, m: Moment, event: Event) -> None:
         if event.name == "broker_lost":
-            self._proven.clear()
+            self._permit.proven.clear()
         elif event.name == "offline":
-            self._proven.discard(event.device)
+            self._permit.proven.discard(event.device)
         else:
-            self._proven.add(event.device)
+            self._permit.proven.add(event.device)
             for drive in self._of_device(event.device):
                 if drive.open is None:
                     drive.position = None  # it began anew: say again where things shall stand
@@ -260,8 +260,8 @@ class Commands:
                 self._advance(span, drive, m)
 
     def _on_heard(self, span: Span, m: Moment, device: str) -> None:
-        if device not in self._proven:
-            self._proven.add(device)
+        if device not in self._permit.proven:
+            self._permit.proven.add(device)
             for drive in self._of_device(device):
                 if drive.is_failed and drive.retry_ns == NEVER:
                     drive.is_failed = False
@@ -295,7 +295,7 @@ class Commands:
         """A new epoch. Positions are asked for anew when sight returns; an unanswered pulse is sent again under its own id when the
         device executes an id at most once, and is lost otherwise."""
         self._epoch = start.epoch
-        self._proven.clear()
+        self._permit.proven.clear()
         for name in sorted(self._drives):
             drive, spec = self._drives[name], self._directory.spec(name)
             drive.silent_since_ns = drive.unmoved_since_ns = -1
@@ -304,7 +304,7 @@ class Commands:
                 self._move(span, drive, "supersede", m, why="restart")
                 drive.forget()
             elif command is not None and command.state == "sent":
-                if spec is not None and self._may_resend(spec):
+                if spec is not None and self._permit.may_resend(spec):
                     command.sends, command.next_send_ns = min(command.sends, SENDS_MAX - 1), m.now_ns
                 else:
                     self._move(span, drive, "restart", m, why="restart")
@@ -332,13 +332,19 @@ class Commands:
         if command.state == "accepted":
             self._move(span, drive, "deadline", m, why="FAIL_TO_MOVE")
         elif command.state in WAITING:
-            self._move(span, drive, "deadline", m, why="never sent: " + self._withheld(span, drive, command, spec, m))
+            self._move(
+                span,
+                drive,
+                "deadline",
+                m,
+                why="never sent: " + self._permit.withheld(drive, command, spec, m, is_blind=_is_blind(span)),
+            )
         else:
             self._move(span, drive, "deadline", m, why="no answer")
 
     def _deadline_ns(self, drive: Drive, command: Command, spec: ActuatorSpec) -> int:
         heartbeat_s = self._directory.heartbeat_s(drive.name)
-        return deadline_ns(drive, command, spec, heartbeat_s=heartbeat_s, is_reachable=self._is_reachable(drive, spec))
+        return deadline_ns(drive, command, spec, heartbeat_s=heartbeat_s, is_reachable=self._permit.is_reachable(drive, spec))
 
     def _want(self, span: Span, drive: Drive, spec: ActuatorSpec, m: Moment) -> None:
         """Ask for a command where the wanted value needs one."""
@@ -358,17 +364,14 @@ class Commands:
                 return
             self._move(span, drive, "supersede", m, why="another target")
         elif command is not None:
-            if not differs(spec, wanted.value, command.value) or self._waits(span, drive, wanted, spec, m):
+            if (
+                not differs(spec, wanted.value, command.value)
+                or self._permit.withheld(drive, wanted, spec, m, is_blind=_is_blind(span)) != ""
+            ):
                 return  # the old one is watched until the new one may go
             self._move(span, drive, "supersede", m, why="another target")
         if differs(spec, wanted.value, drive.position):
             drive.open = drive.request(wanted, self._epoch, span.entries.first + m.entry, m.now_ns)
-
-    def _waits(self, span: Span, drive: Drive, wanted: Wanted, spec: ActuatorSpec, m: Moment) -> bool:
-        return _is_blind(span) or not self._is_reachable(drive, spec) or self._is_paced(drive, wanted, spec, m)
-
-    def _is_paced(self, drive: Drive, wanted: Wanted | Command, spec: ActuatorSpec, m: Moment) -> bool:
-        return drive.may_move_ns(wanted.value, wanted.level, spec) > m.now_ns and "ignore_pacing" not in self._sabotage
 
     def _push(self, span: Span, drive: Drive, spec: ActuatorSpec, m: Moment) -> None:
         """Send what may be sent now: the first time, or again."""
@@ -376,61 +379,37 @@ class Commands:
         if command is None:
             return
         if command.state in WAITING:
-            if not self._is_permitted(drive):
+            if not self._permit.is_permitted(drive):
                 self._announce(span, drive, command, m)
                 return
             self._move(span, drive, "authorise", m)
-            why = self._withheld(span, drive, command, spec, m)
+            why = self._permit.withheld(drive, command, spec, m, is_blind=_is_blind(span))
             self._move(span, drive, "hold" if why else "send", m, **({"withheld": why} if why else {}))
-        elif command.state == "sent" and self._may_resend(spec) and not _is_blind(span):
+        elif command.state == "sent" and self._permit.may_resend(spec) and not _is_blind(span):
             is_due = command.sends < SENDS_MAX and m.now_ns >= command.next_send_ns
-            if is_due and self._is_reachable(drive, spec):
+            if is_due and self._permit.is_reachable(drive, spec):
                 self._move(span, drive, "send", m)
-
-    def _is_permitted(self, drive: Drive) -> bool:
-        return self._panels.mode(drive.name) == AUTO
 
     def _announce(self, span: Span, drive: Drive, command: Command, m: Moment) -> None:
         """Say once that the panel keeps a command from being authorised."""
         if not command.is_announced:
             command.is_announced = True
-            self._decide(span, m, drive.name, {**command.evidence(), "withheld": self._panel_says(drive)})
-
-    def _panel_says(self, drive: Drive) -> str:
-        return f"the panel says {self._panels.mode(drive.name)}"
-
-    def _withheld(self, span: Span, drive: Drive, command: Command, spec: ActuatorSpec, m: Moment) -> str:
-        """Why a command may not be sent now; "" when it may. A fail-safe waits for nothing but the panel and its device."""
-        if not self._is_permitted(drive):
-            return self._panel_says(drive)
-        if not self._is_reachable(drive, spec):
-            return "the device is not proven online"
-        if command.is_fail_safe:
-            return ""
-        if _is_blind(span):
-            return "blind"
-        return "travel or minimum on/off time" if self._is_paced(drive, command, spec, m) else ""
-
-    def _is_reachable(self, drive: Drive, spec: ActuatorSpec) -> bool:
-        return spec.expires or drive.name.rpartition("/")[0] in self._proven
-
-    def _may_resend(self, spec: ActuatorSpec) -> bool:
-        return spec.dedupes or spec.kind != "pulse" or "double_send_pulse" in self._sabotage
+            self._decide(span, m, drive.name, {**command.evidence(), "withheld": self._permit.panel_says(drive)})
 
     def _set_wake(self, span: Span, drive: Drive, spec: ActuatorSpec, m: Moment) -> None:
         command, wanted, due = drive.open, drive.wanted, NEVER
         self._blocked.discard(drive.name)
         if command is not None:
             due = self._deadline_ns(drive, command, spec)
-            is_stopped = _is_blind(span) or not self._is_reachable(drive, spec)
+            is_stopped = _is_blind(span) or not self._permit.is_reachable(drive, spec)
             if is_stopped:
                 self._blocked.add(drive.name)
-            elif not self._is_permitted(drive):
+            elif not self._permit.is_permitted(drive):
                 pass  # the turn of the selector wakes it
             elif command.state in WAITING:
                 due = min(due, drive.may_move_ns(command.value, command.level, spec))
             else:
-                if command.state == "sent" and command.sends < SENDS_MAX and self._may_resend(spec):
+                if command.state == "sent" and command.sends < SENDS_MAX and self._permit.may_resend(spec):
                     due = min(due, command.next_send_ns)
                 if spec.kind != "pulse" and wanted is not None and differs(spec, wanted.value, command.value):
                     due = min(
@@ -443,7 +422,7 @@ class Commands:
             drive.wake_ns = due
             if due < NEVER:
                 heapq.heappush(self._heap, (due, drive.name))
-        if command is not None or drive.is_failed or drive.pulse is not None or not self._is_permitted(drive):
+        if command is not None or drive.is_failed or drive.pulse is not None or not self._permit.is_permitted(drive):
             self._active.add(drive.name)
         else:
             self._active.discard(drive.name)
@@ -544,8 +523,8 @@ class Commands:
             "drives": {name: save_drive(drive) for name, drive in self._drives.items()},
             "active": sorted(self._active),
             "blocked": sorted(self._blocked),
-            "proven": sorted(self._proven),
-            "panels": self._panels.snapshot(),
+            "proven": sorted(self._permit.proven),
+            "panels": self._permit.panels.snapshot(),
             "closed": [[command, name, state] for command, (name, state) in self._closed.items()],
             "epoch": self._epoch,
             "last_ns": self._last_ns,
@@ -559,8 +538,8 @@ class Commands:
         """Inverse of `snapshot`."""
         self._drives = {name: load_drive(fields) for name, fields in saved["drives"].items()}
         self._heap = sorted((d.wake_ns, name) for name, d in self._drives.items() if d.wake_ns < NEVER)
-        self._active, self._blocked, self._proven = set(saved["active"]), set(saved["blocked"]), set(saved["proven"])
-        self._panels.restore(saved.get("panels", {}))
+        self._active, self._blocked, self._permit.proven = set(saved["active"]), set(saved["blocked"]), set(saved["proven"])
+        self._permit.panels.restore(saved.get("panels", {}))
         self._closed = {command: (name, state) for command, name, state in saved["closed"]}
         self._epoch, self._last_ns = saved["epoch"], saved["last_ns"]
         self._blind_from_ns, self._is_reconfigured = saved["blind_from_ns"], saved["is_reconfigured"]

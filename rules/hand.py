@@ -94,7 +94,8 @@ def ends_ns(body: dict[str, Any], asked_ns: int) -> int:
 def override_problem(request: Request, spec: ActuatorSpec) -> str:
     """Why an override is refused, whatever stands; "" when it is not."""
     body = request.body
-    value, unsafe = body.get("value"), body.get("unsafe", False)
+    value: Any = body.get("value")
+    unsafe: Any = body.get("unsafe", False)
     seconds: Any = body.get("seconds", OVERRIDE_DEFAULT_S)
     longest = UNSAFE_MAX_S if unsafe else OVERRIDE_MAX_S
     if not is_number(value):

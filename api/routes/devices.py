@@ -11,7 +11,7 @@ from api.parts import Parts, UseParts
 from api.problem import not_found
 from api.routes.sites import Viewer, site_config
 from api.state import NEVER
-from api.views import LatestView, View, finite, latest_view
+from api.views import LatestView, ModeView, View, finite, latest_view, mode_view
 from telemetry.frame import Verdict
 from telemetry.plan import Device
 from telemetry.site import ActuatorSpec, SiteConfig, Text
@@ -19,8 +19,8 @@ from telemetry.site import ActuatorSpec, SiteConfig, Text
 router = APIRouter(tags=["devices"], route_class=GuardedRoute)
 
 
-class ActuatorView(View):
-    """A thing that moves: what was commanded, what is measured."""
+class ActuatorView(ModeView):
+    """A thing that moves: who works it, what was commanded, what is measured."""
 
     actuator: str = Field(examples=["roof_vent"])
     label: dict[str, str] = Field(examples=[{"en": "Roof vent", "zh": "天窗"}])
@@ -30,6 +30,10 @@ class ActuatorView(View):
     high: float = Field(examples=[100.0])
     tolerance: float = Field(examples=[5.0])
     fail_safe: str = Field(examples=["0.0"])
+    confirm: dict[str, str] | None = Field(
+        examples=[{"en": "the roof moves", "zh": "卷帘将动作"}],
+        description="Why moving it by hand is dangerous and needs a second word; null: it is not",
+    )
     command: str | None = Field(
         examples=["nursery/ms-1/roof_vent:17"], description="Id of the newest command; null before the first"
     )
@@ -77,6 +81,7 @@ def _actuator_view(parts: Parts, device: Device, spec: ActuatorSpec) -> Actuator
     command = state.commands.get(state.actuators.get(f"{device.key}/{spec.name}", ""))
     feedback = None if spec.feedback is None else device.point(spec.feedback)
     return ActuatorView(
+        **mode_view(state.modes.get(f"{device.key}/{spec.name}")).model_dump(),
         actuator=spec.name,
         label=spec.label.model_dump(),
         unit=spec.unit,
@@ -85,6 +90,7 @@ def _actuator_view(parts: Parts, device: Device, spec: ActuatorSpec) -> Actuator
         high=spec.high,
         tolerance=spec.tolerance,
         fail_safe=str(spec.fail_safe),
+        confirm=None if spec.confirm is None else spec.confirm.model_dump(),
         command=None if command is None else command.id,
         commanded=None if command is None else finite(command.value),
         state=None if command is None else command.state,

@@ -156,7 +156,8 @@ function drawActuator(slot) {
   const command = page.commands.get(actuator.command);
   const wanted = command ? command.value : actuator.commanded, state = command ? command.state : actuator.state;
   const show = (value) => stand(actuator, value);
-  say(slot.name, label(actuator.label, actuator.actuator));
+  const hand = actuator.mode === "AUTO" ? "" : ` · ${word(`mode_${actuator.mode}`)}`;
+  say(slot.name, label(actuator.label, actuator.actuator) + hand);
   say(slot.flow, `${show(wanted)} ${actuator.feedback_point ? `→ ${word("feedback")} ${show(measured)}` : `· ${word("noFeedback")}`}`);
   const reason = command ? because(command) : actuator.reason && because({ reason: actuator.reason });
   const words = state ? word(state === "refused" ? "refused_state" : state) : word("noCommand");
@@ -418,6 +419,10 @@ const takers = {
     const found = page.sites.find((s) => s.site === item.site)?.areas.find((area) => area.name === item.name);
     if (found) Object.assign(found, item);
     drawAreas();
+  },
+  mode({ item }) {
+    const slot = page.devices.get(item.device)?.actuators.find((a) => a.actuator.actuator === item.actuator);
+    if (slot) drawActuator(Object.assign(slot, { actuator: Object.assign(slot.actuator, item) }));
   },
   config() { load().catch(() => {}); },
 };

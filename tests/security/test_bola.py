@@ -43,6 +43,7 @@ PATH_VALUES = {
 BODIES: dict[str, Any] = {
     "override": {"value": 50, "seconds": 60, "reason": "test"},
     "release": {},
+    "confirm": {"request": "{site}-person.request1"},
     "{action}": {},
     "mode": {"mode": "OCCUPIED"},
     "batch": {"day": 3, "name": "of {site}"},
@@ -61,6 +62,7 @@ NEEDS: dict[tuple[str, str], Role] = {
     ("POST", "{action}"): "operator",
     ("POST", "override"): "operator",
     ("POST", "release"): "operator",
+    ("POST", "confirm"): "operator",
     ("POST", "mode"): "operator",
     ("POST", "batch"): "operator",
     ("POST", "config"): "engineer",

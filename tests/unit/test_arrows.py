@@ -29,6 +29,8 @@ PURE = (
     "devices/command.py",
     "devices/failsafe.py",
     "devices/drive.py",
+    "devices/panel.py",
+    "devices/permit.py",
     "people/escalation.py",
     "people/notices.py",
     "people/roster.py",

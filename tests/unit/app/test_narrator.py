@@ -159,3 +159,26 @@ def test_an_expired_calibration_is_told_and_its_end_too(narrator: Narrator, monk
     assert words(False) == "calibration is in force again"
     monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
     assert words(True).startswith("校准过期")
+
+
+@pytest.mark.parametrize(
+    ("body", "en", "zh"),
+    [
+        ({"panel": "LOCAL", "from": "AUTO"}, "the panel says LOCAL", "现场选择开关：就地"),
+        ({"mode": "MANUAL", "reason": "wang: belt"}, "by hand: wang: belt", "手动：wang: belt"),
+        (
+            {"mode": "MANUAL", "reason": "x", "unsafe": True},
+            "UNSAFE by hand, under survival limits: x",
+            "手动（不安全，低于存活下限）：x",
+        ),
+        ({"mode": "AUTO"}, "override over: the rules have it again", "手动结束：恢复自动"),
+    ],
+)
+def test_who_works_an_actuator_is_told(
+    narrator: Narrator, monkeypatch: pytest.MonkeyPatch, body: dict[str, object], en: str, zh: str
+) -> None:
+    told = decision("mode", "farm/h/vent", body)
+    monkeypatch.setenv("LC_ALL", "C")
+    assert narrator.decision_words(told) == en
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    assert narrator.decision_words(told) == zh

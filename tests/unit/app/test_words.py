@@ -39,7 +39,18 @@ def said() -> Iterator[str]:
         yield from table.values()
     yield from (label for label, *_ in alarms.FIGURES)
     yield from (*TARGETS, *alarms.LISTS)
-    yield from (narrator.SERVICE, *status.SUMS, *status.LABELS, *status.MARKS, *STOP_ORDER, " s", " min", " h", " days")
+    yield from (
+        narrator.SERVICE,
+        *narrator.ACTUATOR_MODES,
+        *status.SUMS,
+        *status.LABELS,
+        *status.MARKS,
+        *STOP_ORDER,
+        " s",
+        " min",
+        " h",
+        " days",
+    )
     yield from (*status.FATES, *notify.STATES, *notify.CHANGES)
     yield from ({*BucketRow.model_fields, *RawRow.model_fields} - {"t_ms"})
 
