@@ -164,7 +164,10 @@ class Commands:
         winner = target.winner
         level = 8 if winner is None else winner.level
         evidence = None if winner is None else winner.body()
-        wanted = Wanted(target.value, level, target.reason, evidence, [loser.body() for loser in target.losers])
+        wanted = Wanted(target.value, level, target.reason, evidence, [loser.body() for loser in target.losers], target.limits)
+        # What stands outside of a limit is moved at the level of the limit, whoever says where to.
+        level = min(level, wanted.broken(drive.position if drive.open is None else drive.open.value))
+        wanted = wanted._replace(level=level)
         drive.wanted = wanted
         if spec.kind == "pulse":
             # A dose is given when its demand begins, not when it comes to the top again because another one ended.
@@ -504,6 +507,8 @@ class Commands:
         if spec is None:
             return
         value = fail_safe_value(spec)
+        if value is not None and drive.wanted is not None:
+            value = drive.wanted.guarded(value)
         command.state = TABLE[command.state, "fail_safe"][0]
         self._closed[command.id] = (drive.name, command.state)
         self._decide(span, m, drive.name, {**command.evidence(), "fail_safe": "hold" if value is None else value})

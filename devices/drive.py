@@ -1,6 +1,8 @@
 """What is known of one actuator, and the pace at which it may be moved: travel, minimum on and off times, smallest step."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from math import inf
 from typing import Any, Final, NamedTuple
 
 from telemetry.plan import NS_PER_S
@@ -8,17 +10,32 @@ from telemetry.site import ActuatorSpec
 
 NEVER: Final = (1 << 63) - 1
 PERSONNEL: Final = 1
+EQUIPMENT: Final = 2
 SURVIVAL: Final = 3  # levels 1..3 do not wait for the last travel to end
 
 
 class Wanted(NamedTuple):
-    """A target of arbitration: what the actuator shall do, at which level, and the evidence for it."""
+    """A target of arbitration: what the actuator shall do, at which level, and the evidence for it. limits: (low, high) that personnel
+    safety leaves, and equipment below it."""
 
     value: float
     level: int  # 8: nobody asks, rest
     reason: str
     winner: dict[str, Any] | None
     losers: list[dict[str, Any]]
+    limits: Sequence[Sequence[float]] = ((-inf, inf), (-inf, inf))
+
+    def guarded(self, value: float) -> float:
+        """A value moved to where it harms neither people nor equipment."""
+        low, high = self.limits[EQUIPMENT - 1]
+        return min(max(value, low), high)
+
+    def broken(self, value: float | None) -> int:
+        """The highest level whose limits a position breaks: 1, 2, or 8 when none is. Not known: none."""
+        for level, (low, high) in enumerate(self.limits, 1):
+            if value is not None and not low <= value <= high:
+                return level
+        return 8
 
 
 @dataclass(slots=True)

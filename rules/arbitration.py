@@ -22,8 +22,10 @@ from telemetry.site import LEVELS, ActuatorSpec, RuleSpec
 from telemetry.span import ENTRY, TIMER, UNREAD, DemandChange, Read, Span
 
 MANUAL: Final = LEVELS["manual"]
+EQUIPMENT: Final = LEVELS["equipment"]
 SURVIVAL: Final = LEVELS["survival"]
 REMEMBERED_REQUESTS: Final = 10_000  # the oldest answer is forgotten first
+Limits = tuple[tuple[float, float], tuple[float, float]]
 _WITHIN_LEVEL: Final = {"at_most": 0, "at_least": 1, "value": 2}  # the most restrictive limit first (DOMAIN 0.4)
 
 
@@ -54,15 +56,20 @@ class Demand(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What arbitration says: the value, whose demand gives it (None: rest), and the demands it does not satisfy."""
+    """What arbitration says: the value, whose demand gives it (None: rest), and the demands it does not satisfy.
+
+    limits: (low, high) that the bounds of personnel safety leave, and those of equipment below it: no position may be outside.
+    """
 
     value: float
     winner: Demand | None
     losers: tuple[Demand, ...]
+    limits: Limits
 
 
 class TargetChange(NamedTuple):
-    """An actuator shall have another value, or the same for another reason. `winner` None: nobody asks, it goes to rest."""
+    """An actuator shall have another value, or the same for another reason, or has other limits. `winner` None: nobody asks, it goes to
+    rest."""
 
     entry: int
     phase: int
@@ -72,12 +79,14 @@ class TargetChange(NamedTuple):
     winner: Demand | None
     losers: tuple[Demand, ...]
     reason: str
+    limits: Limits
 
 
 def arbitrate(demands: Iterable[Demand], spec: ActuatorSpec) -> Outcome:
     """The value of an actuator under `demands`. A demand that is not finite is not a demand."""
     asked = sorted((d for d in demands if math.isfinite(d.value)), key=_order)
     low, high = spec.low, spec.high
+    limits = [(low, high), (low, high)]
     floor: Demand | None = None
     ceiling: Demand | None = None
     fixed: Demand | None = None
@@ -96,6 +105,8 @@ def arbitrate(demands: Iterable[Demand], spec: ActuatorSpec) -> Outcome:
             limit = ceiling if fixed.value > high else floor if fixed.value < low else fixed
             low = high = min(max(fixed.value, low), high)
             floor = ceiling = limit
+        if demand.level <= EQUIPMENT:
+            limits[demand.level - 1 :] = [(low, high)] * (EQUIPMENT - demand.level + 1)
     base = spec.rest if chosen is None else chosen.value
     value = min(max(base, low), high)
     winner = floor if base < low else ceiling if base > high else chosen
@@ -103,7 +114,8 @@ def arbitrate(demands: Iterable[Demand], spec: ActuatorSpec) -> Outcome:
         winner = floor if floor is not None else fixed  # a range limit of the actuator itself holds it: still the one who asked
     elif winner is None:
         winner = chosen
-    return Outcome(value, winner, tuple(d for d in asked if d is not winner and not _is_satisfied(d, value)))
+    losers = tuple(d for d in asked if d is not winner and not _is_satisfied(d, value))
+    return Outcome(value, winner, losers, (limits[0], limits[1]))
 
 
 def _order(demand: Demand) -> tuple[int, int, str]:
@@ -302,7 +314,7 @@ class Arbitration:
     # -- outcome -----------------------------------------------------------------------------------------------------
 
     def _settle(self, span: Span, place: tuple[int, int, int], actuators: list[str]) -> None:
-        """Arbitrate anew; say what changed."""
+        """Arbitrate anew; say what changed. New limits alone are no news to people, but to the command stage."""
         for actuator in actuators:
             self._say_mode(span, place, actuator)
             spec, demands = self._spec(actuator), self._active.get(actuator, {})
@@ -310,7 +322,7 @@ class Arbitration:
                 self._active.pop(actuator, None)
                 self._last.pop(actuator, None)
                 continue
-            new, old = arbitrate(demands.values(), spec), self._last.get(actuator, Outcome(spec.rest, None, ()))
+            new, old = arbitrate(demands.values(), spec), self._last.get(actuator) or arbitrate((), spec)
             if demands:
                 self._last[actuator] = new
             else:
@@ -335,15 +347,21 @@ class Arbitration:
 
     def _say(self, span: Span, place: tuple[int, int, int], actuator: str, old: Outcome, new: Outcome) -> None:
         entry, phase, time_ns = place
+        if new[:3] != old[:3]:
+            self._decide_demand(span, place, actuator, new)
+        if (new.value, new.winner, new.limits) != (old.value, old.winner, old.limits):
+            reason = "nobody asks: rest" if new.winner is None else new.winner.reason
+            change = TargetChange(entry, phase, time_ns, actuator, new.value, new.winner, new.losers, reason, new.limits)
+            span.targets.append(change)
+
+    def _decide_demand(self, span: Span, place: tuple[int, int, int], actuator: str, new: Outcome) -> None:
+        entry, phase, time_ns = place
         body = {
             "value": new.value,
             "winner": None if new.winner is None else new.winner.evidence(),
             "losers": [loser.evidence() for loser in new.losers],
         }
         span.decide(entry=entry, phase=phase, time_ns=time_ns, stage=self.rank, kind="demand", subject=actuator, body=body)
-        if (new.value, new.winner) != (old.value, old.winner):
-            reason = "nobody asks: rest" if new.winner is None else new.winner.reason
-            span.targets.append(TargetChange(entry, phase, time_ns, actuator, new.value, new.winner, new.losers, reason))
 
     # -- configuration ----------------------------------------------------------------------------------------------
 
@@ -383,7 +401,7 @@ class Arbitration:
         return {
             "active": {actuator: [list(d) for d in demands.values()] for actuator, demands in self._active.items()},
             "last": {
-                actuator: [o.value, None if o.winner is None else list(o.winner), [list(d) for d in o.losers]]
+                actuator: [o.value, None if o.winner is None else list(o.winner), [list(d) for d in o.losers], o.limits]
                 for actuator, o in self._last.items()
             },
             "override_due": dict(self._override_due),
@@ -397,8 +415,10 @@ class Arbitration:
         """Inverse of `snapshot`."""
         self._active = {a: {d[0]: Demand(*d) for d in demands} for a, demands in saved["active"].items()}
         self._last = {
-            actuator: Outcome(value, None if winner is None else Demand(*winner), tuple(Demand(*d) for d in losers))
-            for actuator, (value, winner, losers) in saved["last"].items()
+            actuator: Outcome(
+                value, None if winner is None else Demand(*winner), tuple(Demand(*d) for d in losers), _limits(limits)
+            )
+            for actuator, (value, winner, losers, limits) in saved["last"].items()
         }
         self._override_due = dict(saved["override_due"])
         self._heap = sorted((due, actuator) for actuator, due in self._override_due.items())
@@ -411,6 +431,11 @@ class Arbitration:
 def _site_of(source: str) -> str:
     """Site of the device a rule's demand comes from."""
     return source.partition("@")[2].split("/", 1)[0]
+
+
+def _limits(saved: list[list[float]]) -> Limits:
+    (low_1, high_1), (low_2, high_2) = saved
+    return (low_1, high_1), (low_2, high_2)
 
 
 def _by_hand(asked: Request, position: int) -> Demand:
