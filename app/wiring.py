@@ -21,8 +21,9 @@ def build_engine(*, numba: bool = True, commands: bool = True, sabotage: frozens
     Without `commands` it decides what actuators should do and speaks to none: nobody would answer, and silence would be told.
     """
     conditions = Conditions()
-    stages: list[Stage] = [Admit(numba=numba, sabotage=sabotage), Areas(), conditions, Alarms(conditions), Control(), Arbitration()]
-    return Engine([*stages, Commands(sabotage=sabotage), CommandAlarms()] if commands else stages)
+    stages: list[Stage] = [Admit(numba=numba, sabotage=sabotage), Areas(), conditions, Alarms(conditions), Control()]
+    stages.append(Arbitration(sabotage=sabotage))
+    return Engine([*stages, Commands(sabotage=sabotage), CommandAlarms(sabotage=sabotage)] if commands else stages)
 
 
 def build_id() -> str:

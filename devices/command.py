@@ -32,11 +32,20 @@ MANUAL: Final = LEVELS["manual"]
 REMEMBERED_COMMANDS: Final = 2_000  # closed ids kept to recognise late answers; the oldest is forgotten and then counts as unknown
 LEASE_LIFETIME_NS: Final = 15 * NS_PER_S  # devices that were without us for so long have gone local
 SABOTEURS: Final = frozenset(
-    {"ignore_expiry", "double_send_pulse", "skip_fail_safe", "ignore_pacing", "apply_late_ack", "ignore_panel"}
+    {
+        "ignore_expiry",
+        "double_send_pulse",
+        "skip_fail_safe",
+        "ignore_pacing",
+        "apply_late_ack",
+        "ignore_panel",
+        "unguarded_fail_safe",
+    }
 )
 
 
-_EARLY, _RECORD, _MEASURED, _TARGET = 0, 1, 2, 3  # order inside one entry
+# Order inside one entry. Sight comes last: what waited is sent with the limits that hold from this entry on.
+_EARLY, _RECORD, _MEASURED, _TARGET, _SIGHT = range(5)
 
 
 class Commands:
@@ -97,8 +106,8 @@ class Commands:
             self._is_reconfigured = False
             events.append(((0, ENTRY, 0), _EARLY, "configured"))
         if self._blind_from_ns >= 0 and not _is_blind(span):
-            events.append(((0, ENTRY, 0), _EARLY, "sighted"))
-        is_wide = False
+            events.append(((0, ENTRY, 0), _SIGHT, "sighted"))
+        is_wide = bool(events)
         for entry, record in span.entries.records:
             if isinstance(record, Ack | Start) or (
                 isinstance(record, Event) and record.name in {"birth", "offline", "broker_lost"}
@@ -109,7 +118,7 @@ class Commands:
         turned = [] if "ignore_panel" in self._sabotage else self._permit.panels.changes(span)
         events += [((entry, ENTRY, 0), _RECORD, change) for entry, change in turned]
         if len(span.entries.frames) and self._ears.is_measured(span):
-            watched = set(self._drives) if is_wide or (events[:1] and events[0][1] == _EARLY) else set(self._active)
+            watched = set(self._drives) if is_wide else set(self._active)
             watched.update(t.actuator for t in span.targets)
             watched.update(change.actuator for _, change in turned)
             if watched:
@@ -166,14 +175,15 @@ class Commands:
         evidence = None if winner is None else winner.body()
         wanted = Wanted(target.value, level, target.reason, evidence, [loser.body() for loser in target.losers], target.limits)
         # What stands outside of a limit is moved at the level of the limit, whoever says where to.
-        level = min(level, wanted.broken(drive.position if drive.open is None else drive.open.value))
+        stands = drive.position if drive.open is None else drive.open.value
+        level = min(level, wanted.broken(stands))
         wanted = wanted._replace(level=level)
         drive.wanted = wanted
         if spec.kind == "pulse":
             # A dose is given when its demand begins, not when it comes to the top again because another one ended.
             is_new = winner is not None and winner.since == span.entries.first + m.entry and target.value != spec.rest
             drive.pulse = wanted if is_new else None if target.value == spec.rest else drive.pulse
-        if level <= MANUAL:  # safety, survival and people do not wait for the retry
+        if level <= MANUAL or (stands is None and wanted.is_limited(spec)):  # safety, survival and people do not wait for the retry
             drive.is_failed, drive.retry_ns = False, NEVER
         self._advance(span, drive, m)
 
@@ -507,7 +517,7 @@ class Commands:
         if spec is None:
             return
         value = fail_safe_value(spec)
-        if value is not None and drive.wanted is not None:
+        if value is not None and drive.wanted is not None and "unguarded_fail_safe" not in self._sabotage:
             value = drive.wanted.guarded(value)
         command.state = TABLE[command.state, "fail_safe"][0]
         self._closed[command.id] = (drive.name, command.state)

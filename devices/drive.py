@@ -30,6 +30,11 @@ class Wanted(NamedTuple):
         low, high = self.limits[EQUIPMENT - 1]
         return min(max(value, low), high)
 
+    def is_limited(self, spec: ActuatorSpec) -> bool:
+        """Whether people or equipment leave less than the whole range."""
+        low, high = self.limits[EQUIPMENT - 1]
+        return low > spec.low or high < spec.high
+
     def broken(self, value: float | None) -> int:
         """The highest level whose limits a position breaks: 1, 2, or 8 when none is. Not known: none."""
         for level, (low, high) in enumerate(self.limits, 1):

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from rules.hand import REQUESTS, Confirmations, danger, ends_ns, override_problem
-from telemetry.plan import Plan
+from telemetry.plan import NS_PER_S, Plan
 from telemetry.record import Request
 from telemetry.site import LEVELS, ActuatorSpec, RuleSpec
 from telemetry.span import ENTRY, TIMER, UNREAD, DemandChange, Read, Span
@@ -24,6 +24,7 @@ from telemetry.span import ENTRY, TIMER, UNREAD, DemandChange, Read, Span
 MANUAL: Final = LEVELS["manual"]
 EQUIPMENT: Final = LEVELS["equipment"]
 SURVIVAL: Final = LEVELS["survival"]
+NS_PER_DAY: Final = 86_400 * NS_PER_S
 REMEMBERED_REQUESTS: Final = 10_000  # the oldest answer is forgotten first
 Limits = tuple[tuple[float, float], tuple[float, float]]
 _WITHIN_LEVEL: Final = {"at_most": 0, "at_least": 1, "value": 2}  # the most restrictive limit first (DOMAIN 0.4)
@@ -141,11 +142,15 @@ def _is_satisfied(demand: Demand, value: float) -> bool:
 
 
 class Arbitration:
-    """The stage. Holds active demands and overrides per actuator; writes `span.targets`, "demand" and "answer" decisions."""
+    """The stage. Holds active demands and overrides per actuator; writes `span.targets`, "demand", "mode" and "answer" decisions.
+
+    `sabotage` breaks a promise on purpose: endless_override.
+    """
 
     rank = 60
 
-    def __init__(self) -> None:
+    def __init__(self, *, sabotage: frozenset[str] = frozenset()) -> None:
+        self._sabotage = sabotage
         self._plan = Plan()
         self._active: dict[str, dict[str, Demand]] = {}  # actuator -> source -> demand
         self._last: dict[str, Outcome] = {}
@@ -279,7 +284,8 @@ class Arbitration:
         if asked.kind == "override":
             demand = _by_hand(asked, position)
             self._active.setdefault(actuator, {})[demand.source] = demand
-            self._override_due[actuator] = ends_ns(asked.body, asked_ns)
+            late_ns = NS_PER_DAY if "endless_override" in self._sabotage else 0
+            self._override_due[actuator] = ends_ns(asked.body, asked_ns) + late_ns
             heapq.heappush(self._heap, (self._override_due[actuator], actuator))
 
     def _ask_again(self, span: Span, entry: int, asked: Request, spec: ActuatorSpec, why: dict[str, str]) -> None:

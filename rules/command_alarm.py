@@ -39,11 +39,13 @@ def _spec(actuator: ActuatorSpec) -> RuleSpec:
 
 
 class CommandAlarms(Alarms):
-    """The stage. Its alarms are acknowledged, shelved and commented like any other."""
+    """The stage. Its alarms are acknowledged, shelved and commented like any other. `sabotage` breaks a promise on purpose:
+    silent_faults."""
 
     rank = 80
 
-    def __init__(self) -> None:
+    def __init__(self, *, sabotage: frozenset[str] = frozenset()) -> None:
+        self._sabotage = sabotage
         super().__init__(Conditions())
         self._actuators: list[Rule] = []
         self._bound = lambda: self._actuators
@@ -71,7 +73,7 @@ class CommandAlarms(Alarms):
             if device is None or rule is None:
                 continue
             event, key = _event(decision, rule.actuator), (rule.key, device.number)
-            if event == "raise":
+            if event == "raise" and "silent_faults" not in self._sabotage:
                 failed.add(key)
             if event and key in failed:  # nearly every command is confirmed of an actuator that never failed
                 found.append(_happening(span, decision, rule, device.number, event))

@@ -91,7 +91,7 @@ class World:
         self.stages = self._stages()
 
     def _stages(self) -> tuple[Arbitration, Commands, CommandAlarms]:
-        stages = Arbitration(), Commands(sabotage=self.sabotage), CommandAlarms()
+        stages = Arbitration(sabotage=self.sabotage), Commands(sabotage=self.sabotage), CommandAlarms(sabotage=self.sabotage)
         for stage in stages:
             stage.configure(self.plan)
         return stages

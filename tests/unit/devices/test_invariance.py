@@ -53,9 +53,9 @@ def _step(draw: random.Random, now: int, i: int) -> Step:
     return Step(now, record=Start(2 + i)) if kind < 0.94 else Step(now)
 
 
-def with_real_answers(steps: list[Step]) -> list[Step]:
+def with_real_answers(steps: list[Step], world: World | None = None) -> list[Step]:
     """Answers name commands that were really sent: found by running the history one entry at a time."""
-    world, ids, out = World(), [], []
+    world, ids, out = world or World(), [], []
     for step in steps:
         if isinstance(step.record, tuple):
             _, pick, status = step.record
