@@ -14,7 +14,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -112,8 +112,9 @@ ACCESS_FILES: Final = ("devices.passwords", "devices.acl", "core.passwords", "co
 CORE_ACL: Final = f"user {SERVICE}\ntopic readwrite fl/#\ntopic readwrite fl-core/#\n"
 
 
-def acl_text(devices: Iterable[str], *, open_to_all: bool = False) -> str:
-    """Access control for users "site/device". A device writes its own channels, reads its own commands and receipts, and its lease.
+def acl_text(devices: Iterable[str], *, programs: Iterable[str] = (), open_to_all: bool = False) -> str:
+    """Access control for users "site/device" and "site/program". A device writes its own channels, reads its own commands and receipts,
+    and its lease; a program writes its requests and reads its answers.
 
     The pattern rules hold for every device; the lease needs a line per device, as an ACL has no word for "my site".
     """
@@ -124,6 +125,9 @@ def acl_text(devices: Iterable[str], *, open_to_all: bool = False) -> str:
         _check_name(device)
         site = device.partition("/")[0]
         lines += [f"user {device}", f"topic read fl/{site}/lease", ""]
+    for program in sorted(programs):
+        _check_name(program)
+        lines += [f"user {program}", f"topic write fl/{program}/request", f"topic read fl/{program}/answer", ""]
     lines += [f"pattern write fl/%u/{channel}" for channel in OWN_CHANNELS_WRITE]
     lines += [f"pattern read fl/%u/{channel}" for channel in OWN_CHANNELS_READ]
     return "\n".join([*lines, ""])
@@ -154,16 +158,18 @@ def write_access(
     passwords: Mapping[str, str],
     *,
     kept: Mapping[str, str] | None = None,
+    programs: Collection[str] = (),
     open_to_all: bool = False,
     one_door: bool = False,
 ) -> None:
     """Users and access control of both listeners. `passwords` of new users by name; `kept`: lines of known ones. The core is among
-    them. The flags are saboteurs."""
+    them; those of `programs` are no devices. The flags are saboteurs."""
     lines = dict(kept or {}) | {user: password_line(user, password) for user, password in passwords.items()}
-    devices = [user for user in lines if user != SERVICE]
-    write_private(directory / "devices.acl", acl_text(devices, open_to_all=open_to_all))
+    others = [user for user in lines if user != SERVICE]
+    acl = acl_text([user for user in others if user not in programs], programs=programs, open_to_all=open_to_all)
+    write_private(directory / "devices.acl", acl)
     write_private(directory / "core.acl", CORE_ACL)
-    write_private(directory / "devices.passwords", "".join(f"{lines[user]}\n" for user in devices))
+    write_private(directory / "devices.passwords", "".join(f"{lines[user]}\n" for user in others))
     write_private(directory / "core.passwords", "".join(f"{lines[user]}\n" for user in (lines if one_door else [SERVICE])))
 
 
@@ -176,14 +182,16 @@ def password_line(user: str, password: str) -> str:
     return f"{user}:$7${PASSWORD_ROUNDS}${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
 
 
-def provision(directory: Path, devices: Iterable[str], *, service_password: str | None = None) -> dict[str, str]:
-    """What Mosquitto needs for the core and these devices ("site/device"): ACCESS_FILES and, once, mosquitto.conf.
+def provision(
+    directory: Path, devices: Iterable[str], *, programs: Collection[str] = (), service_password: str | None = None
+) -> dict[str, str]:
+    """What Mosquitto needs for the core, these devices ("site/device") and programs: ACCESS_FILES and, once, mosquitto.conf.
 
     Known users keep their password, users that are no longer named lose theirs; returns the passwords of new users. The core gets
     `service_password` when it is given, which is then not among the returned. Run as root, the files belong to user mosquitto where
     there is one, who Mosquitto becomes. Raises CallerError for a name that is none.
     """
-    users = [SERVICE, *sorted(set(devices))]
+    users = [SERVICE, *sorted({*devices, *programs})]
     acl_text(users[1:])  # refuses wrong names before anything is written
     directory.mkdir(parents=True, exist_ok=True)
     files = [directory / name for name in ACCESS_FILES]
@@ -194,7 +202,7 @@ def provision(directory: Path, devices: Iterable[str], *, service_password: str 
     if service_password is not None:
         known[SERVICE] = password_line(SERVICE, service_password)
     new = {user: secrets.token_urlsafe(24) for user in users if user not in known}
-    write_access(directory, new, kept={user: known[user] for user in users if user in known})
+    write_access(directory, new, kept={user: known[user] for user in users if user in known}, programs=programs)
     config = directory / "mosquitto.conf"
     if not config.exists():  # from then on it is the operator's
         write_private(config, production_config(str(directory.resolve()), str(directory.resolve() / "certs")))

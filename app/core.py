@@ -28,6 +28,7 @@ import structlog
 from pydantic import ValidationError
 
 from app.failpoint import failpoint
+from app.programs import Programs
 from app.recovery import recover
 from app.settings import Settings
 from app.wiring import build_id
@@ -100,6 +101,8 @@ class Core:
         self._snapshot_due_ns = self._trim_due_ns = self._alive_ns = self._clock.now_ns()
         self._marker = b""
         self._links = [self._make_link(live=True), self._make_link(live=False)]
+        self._programs = Programs(self._links[0].publish, lambda: self.engine.plan)
+        self._is_sighted = False  # what the broker had kept for us is read
         self._outbox = Outbox(self._links[0].publish, self._clock, lambda: self.engine.plan.sites)
 
     def _make_link(self, *, live: bool) -> MqttLink:
@@ -112,7 +115,7 @@ class Core:
             password=s.mqtt_password.get_secret_value() if s.mqtt_password else None,
             tls=s.mqtt_tls_context(),
             client_id=s.mqtt_client_id if live else f"{s.mqtt_client_id}-backfill",
-            filters=(*topic.LIVE_FILTERS, marker) if live else topic.BACKFILL_FILTERS,
+            filters=(*topic.LIVE_FILTERS, topic.REQUEST_FILTER, marker) if live else topic.BACKFILL_FILTERS,
             receive_max=s.receive_window if live else 100,
             keepalive_s=s.mqtt_keepalive_s,
             clock=self._clock,
@@ -132,6 +135,11 @@ class Core:
             if name.startswith(DRAIN_TOPIC):
                 if payload == self._marker:
                     self._gather.add(Event("drained"), received_ns)
+                    self._is_sighted = True
+            elif topic.is_request(name):
+                asked = self._programs.take(name, payload, retained=retained, is_sighted=self._is_sighted)
+                if asked is not None:
+                    self._gather.add(asked, received_ns)
             else:
                 take(name, payload, retained, received_ns)
             if token:
@@ -148,6 +156,7 @@ class Core:
         self._wake.set()
 
     def _ask_drained(self) -> None:
+        self._is_sighted = False
         self._marker = os.urandom(8).hex().encode()
         self._links[0].publish(f"{DRAIN_TOPIC}/{self._settings.mqtt_client_id}/drained", self._marker, qos=1)
 
@@ -163,6 +172,7 @@ class Core:
 
     def _on_down(self, reason: str) -> None:
         log.warning("broker lost", reason=reason)
+        self._is_sighted = False
         self._gather.add(Event("broker_lost", "", {"reason": reason[:200]}), self._clock.now_ns())
         self._wake.set()
 
@@ -200,6 +210,7 @@ class Core:
         if outcome.commands:
             failpoint("sending")
         self._outbox.send(outcome.commands, transaction.engine_ns)
+        self._programs.answer(outcome.decisions)
         failpoint("published")
         self._after_commit(entries)
         await self._snapshot_when_due()

@@ -447,6 +447,7 @@ class SiteConfig(_Model):
     profiles: dict[str, Profile]
     rules: list[RuleSpec] = []
     calibrations: list[CalibrationSpec] = []
+    programs: list[Name] = []  # that may ask for something over MQTT (docs/commands.md)
 
     @field_validator("devices")
     @classmethod
@@ -468,6 +469,9 @@ class SiteConfig(_Model):
         return self
 
     def _reference_errors(self) -> Any:
+        names = {name for device in self.devices for name in device.names()} if self.programs else set()
+        for program in sorted(names.intersection(self.programs)):
+            yield f"program {program!r} has the name of a device"
         areas = {area.name for area in self.areas}
         plain = {device.name for device in self.devices if device.count is None}
         counted = {device.name: device.count for device in self.devices if device.count is not None}

@@ -1,4 +1,5 @@
-"""Topics `fl/{site}/{device}/{channel}` and `fl/{site}/lease`. Identity comes from the topic, never from the payload."""
+"""Topics `fl/{site}/{device}/{channel}`, `fl/{site}/{program}/request` and `fl/{site}/lease`. Identity comes from the topic, never from
+the payload."""
 
 import re
 from typing import Final, NamedTuple
@@ -7,6 +8,7 @@ ROOT: Final = "fl"
 CHANNELS: Final = ("telemetry", "backfill", "status", "event", "command", "ack", "receipt")
 LIVE_FILTERS: Final = tuple(f"{ROOT}/+/+/{channel}" for channel in ("telemetry", "status", "event", "ack"))
 BACKFILL_FILTERS: Final = (f"{ROOT}/+/+/backfill",)
+REQUEST_FILTER: Final = f"{ROOT}/+/+/request"
 NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?")
 NAME_RULE: Final = "1-64 of a-z 0-9 _ -, beginning and ending with a letter or digit"
 
@@ -33,6 +35,16 @@ def topic(site: str, device: str, channel: str) -> str:
     """The topic of a device's channel."""
     assert channel in CHANNELS
     return f"{ROOT}/{site}/{device}/{channel}"
+
+
+def is_request(topic: str) -> bool:
+    """Whether a program asks for something here."""
+    return topic.endswith("/request") and topic.count("/") == 3
+
+
+def program_topic(site: str, program: str, channel: str) -> str:
+    """Where a program asks ("request") and reads ("answer")."""
+    return f"{ROOT}/{site}/{program}/{channel}"
 
 
 def lease_topic(site: str) -> str:

@@ -40,7 +40,8 @@ def broker(
         Path, typer.Argument(help="Mosquitto's directory for Fieldloom, such as /var/lib/fieldloom-broker.", file_okay=False)
     ],
     sites: Annotated[
-        list[Path], typer.Argument(help="Directories with site.yaml: all sites whose devices may log in.", file_okay=False)
+        list[Path],
+        typer.Argument(help="Directories with site.yaml: all sites whose devices and programs may log in.", file_okay=False),
     ],
 ) -> None:
     """Write a broker's passwords, access control and, once, its mosquitto.conf. Prints user and password of those who are new.
@@ -52,12 +53,13 @@ def broker(
 
     configs = [load_site(site) for site in sites]
     devices = [f"{config.site}/{name}" for config in configs for device in config.devices for name in device.names()]
+    programs = [f"{config.site}/{name}" for config in configs for name in config.programs]
     given = load_settings().mqtt_password
-    new = provision(directory, devices, service_password=None if given is None else given.get_secret_value())
+    new = provision(directory, devices, programs=programs, service_password=None if given is None else given.get_secret_value())
     for user, password in new.items():
         print(f"{user}\t{password}")
     print(
-        f"{directory}: {len(devices) + 1} users, {len(new)} of them new; Mosquitto reads it when it starts or gets SIGHUP",
+        f"{directory}: {len(devices) + len(programs) + 1} users, {len(new)} of them new; Mosquitto reads it when it starts or gets SIGHUP",
         file=sys.stderr,
     )
 

@@ -77,6 +77,27 @@ class CommandAck(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True)
     reason: str = ""
 
 
+class ProgramRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """A program to core. kind: override {value, seconds, reason} or release; actuator: "device/actuator" of its own site."""
+
+    id: str
+    kind: str
+    actuator: str
+    value: float | None = None
+    seconds: float | None = None
+    reason: str = ""
+    v: int = VERSION
+
+
+class ProgramAnswer(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """Core to a program. reason: why it was refused."""
+
+    id: str
+    accepted: bool
+    v: int = VERSION
+    reason: str = ""
+
+
 class Receipt(msgspec.Struct, forbid_unknown_fields=True):
     """Core to device: every message of `boot` up to and including `seq` is stored or rejected."""
 

@@ -18,7 +18,7 @@ from telemetry.wire import message as wire
 
 TEXT = (Path(__file__).parents[2] / "docs" / "wire.md").read_text()
 EXAMPLES = re.findall(r"^```(json|hex) (?:reject:(\w+) )?(\S+)\n(.*?)\n```", TEXT, re.MULTILINE | re.DOTALL)
-FROM_SERVICE = {"command": wire.Command, "receipt": wire.Receipt}
+FROM_SERVICE = {"command": wire.Command, "receipt": wire.Receipt, "answer": wire.ProgramAnswer}
 
 
 def gather() -> Gather:
@@ -46,7 +46,7 @@ def gather() -> Gather:
 
 
 def test_there_are_examples_of_every_channel() -> None:
-    assert {name.rsplit("/", 1)[1] for _, _, name, _ in EXAMPLES} == {*topic.CHANNELS, "lease"}
+    assert {name.rsplit("/", 1)[1] for _, _, name, _ in EXAMPLES} == {*topic.CHANNELS, "lease", "request", "answer"}
     assert TEXT.count("```json") + TEXT.count("```hex") == len(EXAMPLES)
 
 
@@ -57,6 +57,10 @@ def test_every_example_decodes(form: str, reason: str, name: str, body: str) -> 
         msgspec.json.decode(payload, type=wire.Lease)
         return
     channel = name.rsplit("/", 1)[1]
+    if channel == "request":
+        assert topic.is_request(name)
+        msgspec.json.decode(payload, type=wire.ProgramRequest)
+        return
     if channel in FROM_SERVICE:
         decoded = msgspec.json.decode(payload, type=FROM_SERVICE[channel])
         assert json.loads(wire.encode(decoded)) == json.loads(body), "as the service writes it"
