@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench import agc, backtest, e2e, history, nab, rules
+from bench import agc, backtest, commands, e2e, history, nab, rules
 from bench.rig import BUILD, ROOT, compile_c
 
 GROUPS: dict[str, Callable[..., list[dict[str, Any]]]] = {
@@ -22,6 +22,7 @@ GROUPS: dict[str, Callable[..., list[dict[str, Any]]]] = {
     "nab": nab.run,
     "agc": agc.run,
     "e2e": e2e.run,
+    "commands": commands.run,
 }
 
 
