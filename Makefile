@@ -8,7 +8,7 @@ export PYTHON
 # Some hundred processes start in a run of the tests: none shall compile the program anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup tools broker demo check test bench torture saboteurs mutations lock image clean
+.PHONY: setup tools broker demo check test days bench torture saboteurs mutations lock image clean
 setup: $(STAMP)
 
 $(STAMP): requirements.lock pyproject.toml scripts/setup.sh
@@ -34,8 +34,12 @@ check: $(STAMP)
 # In two parts: what measures times of real processes, one by one, then the rest side by side, two for each core of the smallest
 # machine, since most of them wait for processes. In the order of the files: the long ones are not last.
 test: tools
-	$(BIN)/pytest tests -m "alone and not torture"
-	$(BIN)/pytest tests -n 4 --dist loadfile --no-loadscope-reorder -m "not (torture or alone)"
+	$(BIN)/pytest tests -m "alone and not (torture or days)"
+	$(BIN)/pytest tests -n 4 --dist loadfile --no-loadscope-reorder -m "not (torture or alone or days)"
+
+# Every kind of plant under its controller, a winter and a summer day, with its worst faults.
+days: $(STAMP)
+	$(BIN)/pytest tests/scenario -n 2 -m days
 
 torture: tools
 	$(BIN)/pytest -m torture --timeout 3600 tests

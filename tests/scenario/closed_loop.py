@@ -69,7 +69,9 @@ class Day:
             if self.lab.clock.now_ns() >= self.start_ns + len(rows) * EVERY_S * NS_PER_S:
                 drives = group.drives.fractions()
                 truth = group.houses.truth(drives) | group.houses.panel(drives)
-                rows.append({name: np.array(truth[name], float) for name in watched} | {f"@{n}": np.array(v) for n, v in drives.items()})
+                rows.append(
+                    {name: np.array(truth[name], float) for name in watched} | {f"@{n}": np.array(v) for n, v in drives.items()}
+                )
         self.truth = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     def of(self, point: str, house: str, *, from_h: float = 0.0, to_h: float = 1e9) -> np.ndarray:
