@@ -7,7 +7,7 @@ house: two sensors of one type never agree, and a house measures the same howeve
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +79,7 @@ class Sensors:
         self.gain = own[:, 1].T * column("gain_sd")
         self.slowness = np.ones_like(self.bias)  # how many times as slow as they should be: dust on them
         self._tau_s, self._quantum = column("tau_s"), column("quantum")
+        self._step = np.where(self._quantum > 0, self._quantum, 1.0)
         self._sigma, self._sigma_fraction = column("sigma"), column("sigma_fraction")
         self._low, self._high = column("low"), column("high")
         self._drift, self._drift_fraction = column("drift_per_year") / YEAR_S, column("drift_fraction_per_year") / YEAR_S
@@ -100,15 +101,9 @@ class Sensors:
         self.slowness[instrument, house] = factor
         self._share_of = -1.0
 
-    def read(self, noise: Array, house: Any = slice(None)) -> Array:
-        """Readings with this standard normal noise, of all houses or of one (then without that axis); NaN = says nothing."""
-
-        def of(column: Array) -> Array:
-            return column if isinstance(house, slice) else column[:, 0]
-
-        true, quantum = self._filtered[:, house], of(self._quantum)
-        value = true * (1.0 + self.gain[:, house] + of(self._drift_fraction) * self._age_s)
-        value += self.bias[:, house] + of(self._drift) * self._age_s
-        value += np.hypot(of(self._sigma), of(self._sigma_fraction) * true) * noise
-        value = np.clip(value, of(self._low), of(self._high))
-        return np.where(quantum > 0, np.rint(value / np.where(quantum > 0, quantum, 1.0)) * quantum, value)
+    def read(self, noise: Array) -> Array:
+        """Readings with this standard normal noise; NaN = says nothing."""
+        true = self._filtered
+        value = true * (1.0 + self.gain + self._drift_fraction * self._age_s) + self.bias + self._drift * self._age_s
+        value = np.clip(value + np.hypot(self._sigma, self._sigma_fraction * true) * noise, self._low, self._high)
+        return np.where(self._quantum > 0, np.rint(value / self._step) * self._quantum, value)

@@ -56,7 +56,8 @@ class Group:
         self._noise = np.zeros((DRAWN, len(self._measured) + len(profile.actuators), len(random)))
         self._used = np.full(len(random), DRAWN)
         self._wrong: dict[int, list[PointFault]] = {}
-        self._panel: tuple[float, dict[str, Array]] = (-math.inf, {})
+        self._values = np.full((len(self.points), len(random)), np.nan)
+        self._measured_s, self._taken, self._unseen_s = -math.inf, np.zeros(len(random), bool), 0.0
         self._feedback, self._targets, self._selectors = self._drive_rows()
         self.sensors.advance(self._truths(self.drives.fractions()), 0.0)
 
@@ -80,7 +81,10 @@ class Group:
             self.drives.now_s = now_s
             positions = self.drives.fractions()
             self.houses.advance(now_s, self._step_s, positions)
-            self.sensors.advance(self._truths(positions), self._step_s)
+            self._unseen_s += self._step_s
+            if self._unseen_s >= GRID_S_MAX:
+                self.sensors.advance(self._truths(positions), self._unseen_s)
+                self._unseen_s = 0.0
         self.drives.now_s = max(self.drives.now_s, to_s)
 
     def _panel_orders(self) -> None:
@@ -98,31 +102,33 @@ class Group:
 
     def read(self, house: Any = slice(None)) -> Array:
         """What the points say now: (points,) of one house, or (points, houses) of all; NaN = nothing."""
-        noise, split = self._draw(house), len(self._measured)
-        if self._panel[0] != self.drives.now_s:
-            self._panel = (self.drives.now_s, self.houses.panel(self.drives.fractions()))
-        values = np.full((len(self.points), *self.local[house].shape), np.nan)
-        values[self._sensor_rows] = self.sensors.read(noise[:split], house)
-        for point, value in self._panel[1].items():
-            if point in self.rows:
-                values[self.rows[point]] = value[house]
-        rows, numbers = self._feedback
-        values[rows] = self.drives.measured(noise[split:][numbers], np.s_[numbers, house])
+        if self._measured_s != self.drives.now_s or self._taken[house].any():
+            self._measure()
+        values = self._values[:, house].copy()
+        self._taken[house] = True
+        self._used[house] += 1
         for (rows, numbers), shown in ((self._targets, self.drives.target), (self._selectors, self.drives.mode)):
             values[rows] = shown[numbers, house]
         self._spoil(values, house)
         return values
 
-    def _draw(self, house: Any) -> Array:
-        """Noise of the next reading of these houses, each from its own generator."""
-        chosen = np.arange(len(self._random))[house]
-        for number in np.atleast_1d(chosen):
-            if self._used[number] == DRAWN:
-                self._noise[:, :, number] = self._random[number].standard_normal(self._noise.shape[:2])
-                self._used[number] = 0
-        noise = self._noise[self._used[house], :, chosen].T
-        self._used[house] += 1
-        return noise
+    def _measure(self) -> None:
+        """Readings of all houses, for those who ask now; who does not, has drawn nothing."""
+        for number in np.flatnonzero(self._used == DRAWN).tolist():
+            self._noise[:, :, number] = self._random[number].standard_normal(self._noise.shape[:2])
+            self._used[number] = 0
+        noise, split = self._noise[self._used, :, np.arange(len(self._random))].T, len(self._measured)
+        self._values[self._sensor_rows] = self.sensors.read(noise[:split])
+        for point, value in self.houses.panel(self.drives.fractions()).items():
+            if point in self.rows:
+                self._values[self.rows[point]] = value
+        rows, numbers = self._feedback
+        self._values[rows] = self.drives.measured(noise[split:])[numbers]
+        self._measured_s, self._taken[:] = self.drives.now_s, False
+
+    def changed(self) -> None:
+        """Something was done to a plant: readings of this moment hold no longer."""
+        self._measured_s = -math.inf
 
     def _spoil(self, values: Array, house: Any) -> None:
         wrong = self._wrong if values.ndim > 1 else {house: self._wrong[house]} if house in self._wrong else {}
@@ -230,6 +236,7 @@ class World:
         key, place = (injection.device, injection.fault, injection.part), self.places[injection.device]
         if due.is_end and self._standing.get(key) != due.number:
             return  # another one took its place
+        place.changed()
         if self._standing.pop(key, None) is not None:
             place.end(injection)
         if due.is_end or injection.strength == 0:
@@ -283,6 +290,10 @@ class Place:
             self._world.plan([injection._replace(device=self.name, at_s=self._world.now_s)])
             self._world.advance_to(self._world.now_s)
         return wrong
+
+    def changed(self) -> None:
+        """What was read of this moment holds no longer."""
+        self._group.changed()
 
     def begin(self, injection: Injection) -> None:
         """Begin a fault that is right."""

@@ -50,6 +50,11 @@ def saturation_vapour_pressure_pa(temp_c: ArrayLike) -> Any:
     -------
     [Pa]. 20 C: 2338.3, 25 C: 3167.8, 30 C: 4243.1. Reference [1]_ equation 11.
     """
+    return _saturation_pa(temp_c)
+
+
+def _saturation_pa(temp_c: ArrayLike) -> Any:
+    # For functions that ignore floating-point errors already: setting that twice costs as much as the formula.
     temp = _array(temp_c)
     result = 610.8 * np.exp(17.27 * temp / (temp + 237.3))
     return np.where(temp > -237.3, result, np.nan)[()]
@@ -71,7 +76,7 @@ def saturation_vapour_pressure_ice_pa(temp_c: ArrayLike) -> Any:
     """
     temp = _array(temp_c)
     ice = np.where(temp > -272.62, 611.2 * np.exp(22.46 * temp / (temp + 272.62)), np.nan)
-    return np.where(temp < 0, ice, saturation_vapour_pressure_pa(temp))[()]
+    return np.where(temp < 0, ice, _saturation_pa(temp))[()]
 
 
 @np.errstate(all="ignore")
@@ -87,7 +92,7 @@ def vapour_pressure_pa(temp_c: ArrayLike, rh_pct: ArrayLike) -> Any:
     -------
     [Pa]. 25 C, 60 %: 1900.7. Reference [1]_ equation 17.
     """
-    return saturation_vapour_pressure_pa(temp_c) * _array(rh_pct) / 100.0
+    return _saturation_pa(temp_c) * _array(rh_pct) / 100.0
 
 
 @np.errstate(all="ignore")
@@ -103,7 +108,7 @@ def relative_humidity_pct(temp_c: ArrayLike, vapour_pa: ArrayLike) -> Any:
     -------
     [%]
     """
-    return 100.0 * _array(vapour_pa) / saturation_vapour_pressure_pa(temp_c)
+    return 100.0 * _array(vapour_pa) / _saturation_pa(temp_c)
 
 
 @np.errstate(all="ignore")
@@ -119,7 +124,7 @@ def vpd_kpa(temp_c: ArrayLike, rh_pct: ArrayLike) -> Any:
     -------
     [kPa]. 25 C, 60 %: 1.267; 20 C, 80 %: 0.468.
     """
-    return saturation_vapour_pressure_pa(temp_c) * (1.0 - _array(rh_pct) / 100.0) / 1000.0
+    return _saturation_pa(temp_c) * (1.0 - _array(rh_pct) / 100.0) / 1000.0
 
 
 @np.errstate(all="ignore")
@@ -136,7 +141,7 @@ def leaf_vpd_kpa(leaf_temp_c: ArrayLike, temp_c: ArrayLike, rh_pct: ArrayLike) -
     -------
     [kPa]. Leaf 23 C in air of 25 C, 60 %: 0.909.
     """
-    return (saturation_vapour_pressure_pa(leaf_temp_c) - vapour_pressure_pa(temp_c, rh_pct)) / 1000.0
+    return (_saturation_pa(leaf_temp_c) - vapour_pressure_pa(temp_c, rh_pct)) / 1000.0
 
 
 @np.errstate(all="ignore")
@@ -179,7 +184,7 @@ def wet_bulb_c(temp_c: ArrayLike, rh_pct: ArrayLike, pressure_pa: ArrayLike = PR
     vapour = vapour_pressure_pa(temp, rh_pct)
     wet = temp + 0.0 * (vapour + gamma)  # broadcast
     for _ in range(_WET_BULB_STEPS):
-        saturation = saturation_vapour_pressure_pa(wet)
+        saturation = _saturation_pa(wet)
         slope = saturation * 17.27 * 237.3 / (wet + 237.3) ** 2
         wet = wet - (saturation - gamma * (temp - wet) - vapour) / (slope + gamma)
     return wet[()]

@@ -74,7 +74,7 @@ def test_imports_follow_the_arrows(package: str) -> None:
 
 def pure_files() -> list[Path]:
     found = [path for pattern in PURE for path in ROOT.glob(pattern)]
-    return sorted(found + [path for path in (ROOT / "simulators").glob("*.py") if path.name not in SIMULATOR_EDGE])
+    return sorted(found + [path for path in (ROOT / "simulators").rglob("*.py") if path.name not in SIMULATOR_EDGE])
 
 
 def test_pure_files_do_no_input_or_output() -> None:

@@ -60,7 +60,8 @@ def test_kills_do_not_change_the_hash(site: SiteConfig, plain: Lab, tmp_path: Pa
 
 def test_vents_open_when_it_is_hot_and_the_house_stays_cooler_than_without(site: SiteConfig) -> None:
     """A warm clear morning: the vents open, as measured, and the house stays cooler than one that nobody controls."""
-    uncontrolled = site.model_copy(update={"profiles": {n: p.model_copy(update={"rules": []}) for n, p in site.profiles.items()}})
+    nobody = {"rules": [], "controllers": []}
+    uncontrolled = site.model_copy(update={"profiles": {n: p.model_copy(update=nobody) for n, p in site.profiles.items()}})
     assert not any(rule.demand for rule in site.rules)
     controlled, alone = run(site, hours=2.5, scenario=HOT), run(uncontrolled, hours=2.5, scenario=HOT)
     assert most(controlled, "vent_lee_pct") > 50
