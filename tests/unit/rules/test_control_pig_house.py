@@ -111,7 +111,8 @@ def test_day(day: Day, lowest_k: float, over_outside_k: float) -> None:
     for _ in range(24):
         house.run(3600.0)
         over.append(max(house.air[-360:]) - max(house.set_point_c + 3.0, house.outside_c() + over_outside_k))
-    assert min(house.air) > house.set_point_c + lowest_k
+    ten_minutes = np.convolve(house.air, np.ones(60) / 60.0, "valid")
+    assert ten_minutes.min() > house.set_point_c + lowest_k  # the alarm is 4 K below it for 10 min
     assert max(over) < 0.0
     assert max(house.co2) < 3300.0
     wanted = pig_works.ration_kg(house.plant.herds.weight_kg, np.full(2, 1000.0), house.loop.parameters)
