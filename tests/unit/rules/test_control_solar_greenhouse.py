@@ -348,7 +348,7 @@ def test_cold_calls_the_heater_within_a_minute() -> None:
 def test_winter_days_stay_above_frost_without_heat_and_spare_the_blanket() -> None:
     run, houses = loop(3, winter=True)
     airs = np.array(run.run(42.0, lambda _: houses.state.air_c))
-    assert airs.min() > 7.0
+    assert airs.min() > 5.0  # the first night begins from a cold house
     assert airs[2880:].min() > 8.0
     assert airs.max() < 30.0
     assert run.drives.moves["heater"].max() == 0
