@@ -108,7 +108,7 @@ class Parameters:
     fog_heater_s: float = 60.0  # without fog before and after a heater starts
     wall_margin_k: float = 0.3  # dew point under the coldest wall
     wall_below_air_k: float = 1.0  # where the wall is not measured
-    dry_from_k: float = 0.15  # dew point over its set point, from which fresh air dries; at twice as much in full
+    dry_from_k: float = 0.3  # dew point over its set point, from which fresh air dries; at twice as much in full
     dry_pct: float = 20.0
     flush_s: float = 180.0
     flush_pause_s: float = 600.0

@@ -175,8 +175,8 @@ def test_the_wall_stays_dry() -> None:
 
 def test_fresh_air_dries_what_is_too_humid() -> None:
     assert math.isnan(bench().run(60, air_rh_pct=97.0, air_rh_2_pct=97.0).asks(DRY))
-    assert bench().run(60, air_rh_pct=99.9, air_rh_2_pct=99.9).asks(DRY) == 20
-    assert 0 < bench().run(60, air_rh_pct=98.3, air_rh_2_pct=98.3).asks(DRY) < 20
+    assert bench().run(60, set__air_rh_pct=94.0, air_rh_pct=98.0, air_rh_2_pct=98.0).asks(DRY) == 20
+    assert 0 < bench().run(60, air_rh_pct=99.5, air_rh_2_pct=99.5).asks(DRY) < 20
     assert math.isnan(bench().run(60, air_rh_pct=NAN, air_rh_2_pct=NAN).asks(DRY))
 
 
@@ -349,6 +349,7 @@ def test_the_worst_faults_of_a_winter_night() -> None:
 
 
 @pytest.mark.torture
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("winter", [True, False])
 def test_a_whole_day_stays_in_its_bands(winter: bool) -> None:
     run, rooms = loop(4, winter=winter, warm=False)

@@ -344,9 +344,11 @@ def test_cold_calls_the_heater_within_a_minute() -> None:
 
 
 @pytest.mark.torture
+@pytest.mark.timeout(900)
 def test_winter_days_stay_above_frost_without_heat_and_spare_the_blanket() -> None:
     run, houses = loop(3, winter=True)
-    airs = np.array(run.run(72.0, lambda _: houses.state.air_c))
+    airs = np.array(run.run(42.0, lambda _: houses.state.air_c))
+    assert airs.min() > 5.0  # the first night begins from a cold house
     assert airs[2880:].min() > 8.0
     assert airs.max() < 30.0
     assert run.drives.moves["heater"].max() == 0
@@ -355,13 +357,16 @@ def test_winter_days_stay_above_frost_without_heat_and_spare_the_blanket() -> No
 
 
 @pytest.mark.torture
+@pytest.mark.timeout(900)
 def test_a_summer_day_stays_below_scorch() -> None:
-    run, houses = loop(3, winter=False)
-    airs = np.array(run.run(48.0, lambda _: houses.state.air_c))
-    assert airs[2880:].max() < 38.0
+    run, houses = loop(3, winter=False, hour=5.0)
+    airs = np.array(run.run(15.0, lambda _: houses.state.air_c))
+    assert airs.max() < 38.0
+    assert run.drives.moves["shade_net"].min() > 0
 
 
 @pytest.mark.torture
+@pytest.mark.timeout(900)
 def test_a_winter_night_with_the_blanket_stuck_open_is_held_by_the_heater() -> None:
     run, houses = loop(2, winter=True, hour=12.0)
     run.run(0.6)
