@@ -8,7 +8,8 @@ import pytest
 from bench.control import Quality, settle
 from bench.control_multispan import loop_of
 from bench.recordings import shipped_profile
-from rules.control import multispan as control
+from rules.control import multispan
+from rules.control import multispan_base as control
 from rules.control.multispan import CONTROLLER
 from rules.control.multispan_settings import Parameters
 from telemetry.errors import CallerError
@@ -185,6 +186,7 @@ def test_humidity_cracks_lee_and_raises_the_pipe():
     assert told(turn, "vent_lee") == 5
     assert demand(turn, control.MIN_PIPE) > 0
     assert np.isnan(demand(turn, control.HEAT))
+    assert told(steps(10, air_rh_pct=92.5, weather__temp_c=20.0)[1], "vent_lee") == 40  # warm air may come in
     _, turn, _ = steps(10, air_rh_pct=96.0, air_temp_c=16.0, air_temp_2_c=16.0)
     assert told(turn, "vent_lee") == 0  # too cold for it
 
@@ -269,7 +271,7 @@ def test_lamps_fill_a_dull_day_and_stop_at_its_sum():
     assert told(turn, "grow_light") == 0
     for given in ({"hour": 22.0}, {"hour": NAN}, {"weather__rad_w_m2": NAN}):
         assert told(steps(6, **(dull | given))[1], "grow_light") == 0, given
-    sunny_before = state._replace(yesterday_mol=np.array([40.0]), lamp=control.start_switch(1))
+    sunny_before = state._replace(yesterday_mol=np.array([40.0]), lamp=multispan.start_switch(1))
     assert told(steps(6, state=sunny_before, at_ns=at, **dull)[1], "grow_light") == 0
 
 
@@ -290,7 +292,7 @@ def test_mean_of_the_day_takes_whole_hours_and_forgets_them():
     for hour in range(40):
         for part in range(4):
             time_ns = T0 + (hour * 3600 + part * 900) * S
-            means, mean = control._mean_24h(means, time_ns, np.array([float(hour)]), np.array([90.0]))
+            means, mean = multispan._mean_24h(means, time_ns, np.array([float(hour)]), np.array([90.0]))
         assert np.isnan(mean[0]) == (hour < 12)
     assert mean[0] == pytest.approx(np.mean(range(15, 39)))
 
