@@ -136,7 +136,7 @@ class Multispan:
         inputs = {name: np.where(np.abs(value) < BEYOND, value, np.nan) for name, value in inputs.items()}
         demands: dict[Ask, Array] = {}
         terms: dict[str, Array] = {}
-        with np.errstate(invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             state, seen = _set_points(state, time_ns, inputs, p, terms)
             for part in (_heat, _cool, _ventilate, _screen, _dose_co2, _light, _water):
                 state = part(state, seen, p, demands, terms)
