@@ -18,13 +18,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from simulators import multispan
-from simulators.multispan import AIR_J_M3_K, KG_M3_PER_PPM, OUTSIDE_CO2_KG_M3, VAPORISATION_J_KG, Outside, held
+from simulators.multispan import AIR_J_M3_K, KG_M3_PER_PPM, OUTSIDE_BOUNDS, OUTSIDE_CO2_KG_M3, VAPORISATION_J_KG, Outside, held
 from telemetry import psychrometrics
 
 # The air follows within 6-15 min, its vapour within 90 s at open vents.
 STEP_S_MAX: Final = 10.0
-# What weather may be; beyond it is held (a pyranometer shows -3 W/m2 at night).
-_OUTSIDE_BOUNDS: Final = {"temp_c": (-60.0, 60.0), "rh_pct": (0.0, 100.0), "rad_w_m2": (0.0, 1500.0), "wind_m_s": (0.0, 100.0)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +180,7 @@ def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, para
     """
     assert dt_s >= 0.0
     inputs = Inputs(*(held(name, values) for name, values in zip(Inputs._fields, inputs, strict=True)))
-    outside = Outside(*(held(name, v, *_OUTSIDE_BOUNDS[name]) for name, v in zip(Outside._fields, outside, strict=True)))
+    outside = Outside(*(held(name, v, *OUTSIDE_BOUNDS[name]) for name, v in zip(Outside._fields, outside, strict=True)))
     around = _Around(
         outside.temp_c,
         multispan.vapour_density_kg_m3(outside.temp_c, outside.rh_pct),

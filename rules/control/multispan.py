@@ -7,131 +7,67 @@ no CO2. Nothing that is unknown stops what is known.
 """
 
 from collections.abc import Mapping
-from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rules.control.controller import Ask, Turn
 from rules.control.given import chosen, middle
-from rules.control.irrigation import Irrigation, irrigate, start_irrigation
-from rules.control.memory import Drive, Guard, Moves, Ramp, Rates, move, ramp, start_drive, start_ramp
+from rules.control.irrigation import irrigate, start_irrigation
+from rules.control.memory import Guard, Moves, Rates, move, ramp, start_drive, start_ramp
+from rules.control.multispan_base import (
+    APART_K,
+    BEYOND,
+    CO2,
+    CO2_PEOPLE,
+    COLD,
+    DOSE,
+    FAN,
+    FOG,
+    FOG_PEOPLE,
+    FROST,
+    GUST,
+    HEAT,
+    HOUR_NS,
+    HUMID,
+    IDLE,
+    LAMP,
+    MIN_PIPE,
+    NO_WIND,
+    PAD,
+    PADDED,
+    PEOPLE,
+    PIPE_MOST,
+    PRESET,
+    PUMP,
+    PUMP_FROST,
+    RAIN,
+    SCREEN,
+    SCREEN_HOT,
+    SCREEN_RH,
+    SHADE,
+    STORM,
+    UMOL_PER_J,
+    WARM,
+    WATER,
+    WATER_MODE,
+    WORK,
+    Array,
+    In,
+    Means,
+    Seen,
+    State,
+    below_full,
+    is_in,
+    known_or,
+    steady,
+)  # fmt: skip
 from rules.control.multispan_settings import WHAT, Parameters
-from rules.control.pi import PI, Gains, pi, start_pi
+from rules.control.pi import Gains, pi, start_pi
 from rules.control.primitives import influence, p_band, ventilation_setpoint
-from rules.control.switch import Switch, start_switch, switch
+from rules.control.switch import start_switch, switch
 from telemetry import psychrometrics
 from telemetry.plan import NS_PER_S
-from telemetry.site import MODES
-
-Array = NDArray[Any]
-In = Mapping[str, Array]
-
-UMOL_PER_J: Final = 2.3  # PAR photons per J of global radiation [GreenLight]
-APART_K: Final = 2.5  # two thermometers that differ by more are judged by the leaf's
-BEYOND: Final = 1e6  # no measurement: unknown
-HOUR_NS: Final = 3600 * NS_PER_S
-IDLE: Final = ("EMPTY", "WASHDOWN", "DISINFECT")  # no crop
-PRESET: Final = ("DISINFECT", "SPRAYING")  # vents and fans as the work wants them
-PEOPLE: Final = ("WASHDOWN", "DISINFECT", "SPRAYING", "MAINTENANCE")  # work inside: no CO2, no fog, no water
-
-HEAT = Ask("mixing_valve", "value", "temperature", "heating", "加热")
-MIN_PIPE = Ask("mixing_valve", "value", "humidity_gas", "minimum pipe against humidity", "除湿最低管温")
-PIPE_MOST = Ask("mixing_valve", "at_most", "equipment", "pipe at its highest", "管温上限")
-FROST = Ask("mixing_valve", "at_least", "survival", "frost", "防冻")
-PUMP = Ask("circulation_pump", "value", "temperature", "heat is asked for", "供热")
-PUMP_FROST = Ask("circulation_pump", "at_least", "survival", "frost outside", "室外霜冻")
-SCREEN = Ask("thermal_screen", "value", "temperature", "energy screen", "保温幕节能")
-SCREEN_RH = Ask("thermal_screen", "at_most", "humidity_gas", "gap against humidity", "除湿留缝")
-SCREEN_HOT = Ask("thermal_screen", "at_most", "survival", "too hot behind the screen", "幕下过热")
-SHADE = Ask("shade_screen", "value", "economy", "too much sun", "光照过强")
-CO2 = Ask("co2_valve", "value", "economy", "CO2 for the crop", "二氧化碳施肥")
-CO2_PEOPLE = Ask("co2_valve", "at_most", "personnel_safety", "people inside", "室内有人")
-FOG = Ask("fog", "value", "humidity_gas", "dry and warm", "干热")
-FOG_PEOPLE = Ask("fog", "at_most", "manual", "work inside", "室内作业")
-FAN = Ask("exhaust_fan", "value", "temperature", "too hot for vents alone", "天窗降温不足")
-PAD = Ask("pad_pump", "value", "temperature", "too hot for fans alone", "风机降温不足")
-LAMP = Ask("grow_light", "value", "economy", "light of the day is short", "日累积光不足")
-WATER = Ask("irrigation_valve", "value", "temperature", "shot", "灌溉")
-WATER_MODE = Ask("irrigation_valve", "at_most", "manual", "work inside", "室内作业")
-DOSE = Ask("dosing", "value", "economy", "fertiliser into the shot", "随水施肥")
-
-
-def _vents(bound: str, level: str, en: str, zh: str) -> tuple[Ask, Ask]:
-    return Ask("vent_lee", bound, level, en, zh), Ask("vent_wind", bound, level, en, zh)
-
-
-WARM = _vents("value", "temperature", "ventilation", "通风降温")
-HUMID = _vents("value", "humidity_gas", "ventilation against humidity", "通风除湿")
-STORM = _vents("at_most", "equipment", "storm", "大风")
-GUST = _vents("at_most", "equipment", "gusts", "阵风")
-RAIN = _vents("at_most", "equipment", "rain", "降雨")
-NO_WIND = _vents("at_most", "equipment", "wind is not known", "风速未知")
-COLD = _vents("at_most", "survival", "frost", "防冻")
-PADDED = _vents("at_most", "temperature", "air through the pad", "湿帘进风")
-WORK = _vents("at_most", "manual", "closed for spraying or disinfection", "喷药或消毒关窗")
-
-
-class Means(NamedTuple):
-    """Air temperature of the last 24 h, in whole hours of UTC."""
-
-    hours_c: Array  # (n, 24) NaN where nothing is known
-    sum_k_s: Array  # (n,) of the hour that runs
-    seen_s: Array  # (n,)
-    hour: Array  # (n,) int64
-
-
-class State(NamedTuple):
-    """Memory of a greenhouse's controller."""
-
-    now_ns: Array  # (n,) int64, last call
-    heating: Ramp
-    means: Means
-    pipe: PI
-    valve: PI
-    opening_pct: Array  # (n,) of the mixing valve, as asked last
-    pump: Switch
-    lee: Drive
-    wind: Drive
-    humid_pct: Array  # (n,) of the vents to lee against humidity, as asked last
-    swapped: Switch  # what is named lee is to wind
-    storm: Switch
-    rain: Switch
-    gust: Ramp  # rises at once and falls slowly, so that vents wait for the calm
-    screen: Switch
-    screen_gap: Switch
-    shade: Switch
-    fan: Switch
-    pad: Switch
-    fog: Switch
-    lamp: Switch
-    co2_pct: Array  # (n,) as asked last
-    light_mol: Array  # (n,) since midnight, with lamps
-    sun_mol: Array  # (n,) without
-    yesterday_mol: Array  # (n,) of the sun
-    hour: Array  # (n,) of the last call
-    irrigation: Irrigation
-
-
-class _Seen(NamedTuple):
-    """What a step knows and has decided so far; each (n,)."""
-
-    inputs: In
-    time_ns: int
-    elapsed_s: Array
-    air_c: Array
-    is_day: Array  # of the temperature programme
-    is_up: Array  # the sun, by the clock; False when no clock is known
-    heating_c: Array
-    ventilation_c: Array
-    idle: Array
-    people: Array
-
-    def given(self, name: str, default: float) -> Array:
-        """A set point of the area, or the default."""
-        value = self.inputs[f"set.{name}"]
-        return np.where(np.isfinite(value), value, default)
 
 
 class Multispan:
@@ -200,7 +136,7 @@ class Multispan:
         inputs = {name: np.where(np.abs(value) < BEYOND, value, np.nan) for name, value in inputs.items()}
         demands: dict[Ask, Array] = {}
         terms: dict[str, Array] = {}
-        with np.errstate(invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             state, seen = _set_points(state, time_ns, inputs, p, terms)
             for part in (_heat, _cool, _ventilate, _screen, _dose_co2, _light, _water):
                 state = part(state, seen, p, demands, terms)
@@ -215,16 +151,6 @@ def _moves(p: Parameters) -> Moves:
     return Moves(p.vent_step_pct, 0, p.vent_wait_s)
 
 
-def _in(mode: Array, names: tuple[str, ...]) -> Array:
-    """Whether a mode (number, NaN unknown) is one of `names`."""
-    return np.asarray((mode[:, None] == _numbers(names)).any(axis=1))
-
-
-@lru_cache
-def _numbers(names: tuple[str, ...]) -> Array:
-    return np.array([float(MODES.index(name)) for name in names])
-
-
 def _air_c(inputs: In) -> Array:
     """Mean of two thermometers; of three, with the leaf's, the middle where the two differ; the second alone without a box fan."""
     second = inputs["air_temp_2_c"]
@@ -233,7 +159,7 @@ def _air_c(inputs: In) -> Array:
     return middle(first, second, leaf)
 
 
-def _set_points(state: State, time_ns: int, inputs: In, p: Parameters, terms: dict[str, Array]) -> tuple[State, _Seen]:
+def _set_points(state: State, time_ns: int, inputs: In, p: Parameters, terms: dict[str, Array]) -> tuple[State, Seen]:
     """Heating by day and night with its ramp, 24 h and light; ventilation a dead zone above."""
     elapsed_s = np.clip((time_ns - state.now_ns) / NS_PER_S, 0.0, 3.0 * Multispan.EVERY_S)
     after, before, rad, air = (
@@ -244,8 +170,8 @@ def _set_points(state: State, time_ns: int, inputs: In, p: Parameters, terms: di
     )
     clock = np.isfinite(after) & np.isfinite(before)
     is_day = np.where(clock, (after >= p.day_from_sunrise_h) & (before >= p.day_to_sunset_h), ~(rad <= 5.0))
-    idle = _in(inputs["mode"], IDLE)
-    seen = _Seen(
+    idle = is_in(inputs["mode"], IDLE)
+    seen = Seen(
         inputs,
         time_ns,
         elapsed_s,
@@ -255,20 +181,20 @@ def _set_points(state: State, time_ns: int, inputs: In, p: Parameters, terms: di
         air,
         air,
         idle,
-        _in(inputs["mode"], PEOPLE),
+        is_in(inputs["mode"], PEOPLE),
     )
     day_c = seen.given("heating_c", p.heating_c)
     means, mean_c = _mean_24h(state.means, time_ns, air, elapsed_s)
-    made_good = np.clip(_or(p.mean_share * (day_c - mean_c), 0.0), -p.mean_down_k, p.mean_up_k)
+    made_good = np.clip(known_or(p.mean_share * (day_c - mean_c), 0.0), -p.mean_down_k, p.mean_up_k)
     target = np.where(idle, p.empty_c, day_c - np.where(is_day, 0.0, p.night_drop_k))
     heating, base = ramp(state.heating, time_ns, target, Rates(p.ramp_up_k_h, p.ramp_down_k_h), _GUARD)
     slope = p.light_k / (p.light_to_w_m2 - p.light_from_w_m2)
-    by_light = np.where(idle, 0.0, _or(influence(rad, p.light_from_w_m2, slope, 0.0, p.light_k), 0.0))
+    by_light = np.where(idle, 0.0, known_or(influence(rad, p.light_from_w_m2, slope, 0.0, p.light_k), 0.0))
     made_good = np.where(idle, 0.0, made_good)
     heating_c = base + by_light + made_good
     # What is made good lowers heating, not ventilation; an empty house needs no air at 10 C.
     warm = np.maximum(heating_c, np.where(idle, day_c, base + by_light))
-    ventilation_c = ventilation_setpoint(warm, _or(inputs["set.ventilation_c"], -np.inf), p.dead_zone_k)
+    ventilation_c = ventilation_setpoint(warm, known_or(inputs["set.ventilation_c"], -np.inf), p.dead_zone_k)
     terms |= {"air_c": air, "heating_setpoint_c": heating_c, "ventilation_setpoint_c": ventilation_c, "light_influence_k": by_light}
     terms |= {"mean_24h_c": mean_c, "mean_compensation_k": made_good}
     return state._replace(heating=heating, means=means), seen._replace(heating_c=heating_c, ventilation_c=ventilation_c)
@@ -283,22 +209,22 @@ def _mean_24h(state: Means, time_ns: int, air: Array, elapsed_s: Array) -> tuple
         of_hour = np.where(seen > 0.0, state.sum_k_s / np.where(seen > 0.0, seen, 1.0), np.nan)
         hours = np.where(new[:, None], np.concatenate([hours[:, 1:], of_hour[:, None]], axis=1), hours)
     known = np.where(np.isfinite(air), elapsed_s, 0.0)
-    after = Means(hours, np.where(new, 0.0, state.sum_k_s) + known * _or(air, 0.0), np.where(new, 0.0, seen) + known, hour)
+    after = Means(hours, np.where(new, 0.0, state.sum_k_s) + known * known_or(air, 0.0), np.where(new, 0.0, seen) + known, hour)
     there = np.isfinite(hours)
     count = there.sum(axis=1)
     return after, np.where(count >= 12, np.where(there, hours, 0.0).sum(axis=1) / np.maximum(count, 1), np.nan)
 
 
-def _heat(state: State, seen: _Seen, p: Parameters, demands: dict[Ask, Array], terms: dict[str, Array]) -> State:
+def _heat(state: State, seen: Seen, p: Parameters, demands: dict[Ask, Array], terms: dict[str, Array]) -> State:
     """Air to pipe to valve; minimum pipe; frost."""
     inputs, air, time_ns = seen.inputs, seen.air_c, seen.time_ns
     most, supply, outside = seen.given("pipe_max_c", p.pipe_max_c), inputs["pipe_supply_c"], inputs["weather.temp_c"]
     blind = ~np.isfinite(air)
     error = air - seen.heating_c
     # What the weather takes and the sun gives goes before; PI makes good the rest, and begins anew where no heat is near.
-    rad = _or(inputs["weather.rad_w_m2"], 0.0)
+    rad = known_or(inputs["weather.rad_w_m2"], 0.0)
     lost = p.pipe_outside_k_k * np.where(state.screen.on, 1.0 - p.screen_saving, 1.0) * (seen.heating_c - outside)
-    ahead = seen.heating_c + _or(lost, 0.0) - p.pipe_light_k_m2_w * rad
+    ahead = seen.heating_c + known_or(lost, 0.0) - p.pipe_light_k_m2_w * rad
     gains = Gains(-p.heating_pipe_k_k, p.heating_integral_s, low=-p.pipe_trim_k, high=p.pipe_trim_k)
     near = error < 1.0
     pipe, trim = pi(state.pipe, time_ns, error, gains, _GUARD, position=np.where(near, np.nan, 0.0), auto=near)
@@ -314,14 +240,14 @@ def _heat(state: State, seen: _Seen, p: Parameters, demands: dict[Ask, Array], t
     valve, opening = pi(state.valve, time_ns, supply - wanted, valve_gains, _GUARD, position=inputs["mixing_valve_pct"], auto=needs)
     opening = np.where(np.isfinite(supply), opening, p_band(air, seen.heating_c, -p.blind_band_k))
     opening = np.where(needs, opening, 0.0)
-    opening = _steady(state.opening_pct, opening, p.valve_step_pct)
+    opening = steady(state.opening_pct, opening, p.valve_step_pct)
     by_humidity = needs & (minimum > for_heat)
     pump = switch(state.pump, time_ns, needs, ~needs, off_delay_s=p.pump_overrun_s)
     freezes = ~(outside >= p.pump_frost_c)  # an outside that is not known may freeze
     frost = np.where(blind, np.where(freezes, p.frost_valve_pct, 0.0), p_band(air, p.frost_c, -2.0))
     demands[HEAT] = np.where(blind | by_humidity, np.nan, opening)
     demands[MIN_PIPE] = np.where(by_humidity, opening, np.nan)
-    demands[PIPE_MOST] = _below_full(p_band(supply, most, 5.0, low=100.0, high=0.0))
+    demands[PIPE_MOST] = below_full(p_band(supply, most, 5.0, low=100.0, high=0.0))
     demands[FROST] = np.where(frost > 0.0, frost, np.nan)
     demands[PUMP] = np.where(pump.on, 1.0, 0.0)
     demands[PUMP_FROST] = np.where(freezes | (frost > 0.0), 1.0, np.nan)
@@ -329,28 +255,12 @@ def _heat(state: State, seen: _Seen, p: Parameters, demands: dict[Ask, Array], t
     return state._replace(pipe=pipe, valve=valve, opening_pct=opening, pump=pump)
 
 
-def _or(value: Array, default: float) -> Array:
-    """The value, or a default where it is not known."""
-    return np.where(np.isnan(value), default, value)
-
-
-def _steady(last: Array, target: Array, least: float) -> Array:
-    """The last target until the new one differs by `least` or is an end of the travel: noise moves no valve."""
-    stays = (np.abs(target - last) < least) & (target > 0.0) & (target < 100.0)
-    return np.where(stays, last, target)
-
-
-def _below_full(limit: Array) -> Array:
-    """A limit of 100 % is none."""
-    return np.where(limit < 100.0, limit, np.nan)
-
-
-def _cool(state: State, seen: _Seen, p: Parameters, demands: dict[Ask, Array], terms: dict[str, Array]) -> State:
+def _cool(state: State, seen: Seen, p: Parameters, demands: dict[Ask, Array], terms: dict[str, Array]) -> State:
     """Exhaust fans, pad and fog, when vents alone do not hold it."""
     inputs, air, time_ns, rh = seen.inputs, seen.air_c, seen.time_ns, seen.inputs["air_rh_pct"]
     outside, outside_rh = inputs["weather.temp_c"], inputs["weather.rh_pct"]
     blind, start_c, pad_c = ~np.isfinite(air), seen.ventilation_c + p.fan_above_k, seen.ventilation_c + p.pad_above_k
-    preset = _in(inputs["mode"], PRESET)
+    preset = is_in(inputs["mode"], PRESET)
     helps = ~(air < outside + p.fan_over_outside_k) | ((air > pad_c - 1.5) & (outside_rh < p.pad_rh_pct))
     fan = switch(state.fan, time_ns, helps & (air > start_c), ~(helps & (air > start_c - 1.0)), on_delay_s=60.0, off_delay_s=300.0)
     speed = np.ceil(p_band(air, start_c, p.fan_band_k, low=p.fan_least_pct) / 10.0) * 10.0
@@ -371,15 +281,15 @@ def _cool(state: State, seen: _Seen, p: Parameters, demands: dict[Ask, Array], t
     return state._replace(fan=fan, pad=pad, fog=fog)
 
 
-def _ventilate(state: State, seen: _Seen, p: Parameters, demands: dict[Ask, Array], terms: dict[str, Array]) -> State:
+def _ventilate(state: State, seen: Seen, p: Parameters, demands: dict[Ask, Array], terms: dict[str, Array]) -> State:
     """Lee and wind side by temperature and humidity, and what limits them."""
     inputs, air, time_ns, outside = seen.inputs, seen.air_c, seen.time_ns, seen.inputs["weather.temp_c"]
     state, gust, mean, roles = _winds(state, seen, p)
-    cold = _or(influence(outside, p.band_cold_from_c, -p.band_cold_k_k, 0.0, np.inf), 0.0)
-    windy = _or(influence(mean, p.band_wind_from_m_s, p.band_wind_k, 0.0, np.inf), 0.0)
+    cold = known_or(influence(outside, p.band_cold_from_c, -p.band_cold_k_k, 0.0, np.inf), 0.0)
+    windy = known_or(influence(mean, p.band_wind_from_m_s, p.band_wind_k, 0.0, np.inf), 0.0)
     band = np.minimum(p.band_k + cold + windy, p.band_max_k)
     fine = influence(inputs["weather.rad_w_m2"], 300.0, 1.0 / 400.0, 0.0, 1.0) * influence(outside, 10.0, 0.1, 0.0, 1.0)
-    early = _or(p.meteo_k * fine * (1.0 - influence(mean, 2.0, 0.25, 0.0, 1.0)), 0.0)
+    early = known_or(p.meteo_k * fine * (1.0 - influence(mean, 2.0, 0.25, 0.0, 1.0)), 0.0)
     blind, shut = ~np.isfinite(air), air < seen.heating_c - p.vents_cold_k
     by_outside = p_band(outside, 10.0, 15.0, high=50.0)  # while no air temperature is known
     warm_lee, warm_wind = (
@@ -387,9 +297,10 @@ def _ventilate(state: State, seen: _Seen, p: Parameters, demands: dict[Ask, Arra
         for release in (p.lee_release_k, p.wind_release_k)
     )
     over = inputs["air_rh_pct"] - seen.given("rh_pct", p.rh_pct)
-    humid = p_band(over, p.rh_vent_from_pct, p.rh_vent_to_pct - p.rh_vent_from_pct, high=p.rh_vent_pct)
-    humid = np.where(shut | seen.idle, 0.0, _or(humid, 0.0))
-    humid = _steady(state.humid_pct, humid, p.rh_vent_step_pct)
+    most = known_or(p_band(outside, 10.0, 10.0, low=p.rh_vent_pct, high=p.rh_vent_warm_pct), p.rh_vent_pct)
+    humid = p_band(over, p.rh_vent_from_pct, p.rh_vent_to_pct - p.rh_vent_from_pct, high=most)
+    humid = np.where(shut | seen.idle, 0.0, known_or(humid, 0.0))
+    humid = steady(state.humid_pct, humid, np.maximum(p.rh_vent_step_pct, most / 4.0))
     lee, wind = roles(warm_lee, warm_wind)
     lee_drive, lee_pct = move(state.lee, time_ns, lee, _moves(p), _GUARD)
     wind_drive, wind_pct = move(state.wind, time_ns, wind, _moves(p), _GUARD)
@@ -401,12 +312,12 @@ def _ventilate(state: State, seen: _Seen, p: Parameters, demands: dict[Ask, Arra
     return state._replace(lee=lee_drive, wind=wind_drive, humid_pct=humid)
 
 
-def _winds(state: State, seen: _Seen, p: Parameters) -> tuple[State, Array, Array, Any]:
+def _winds(state: State, seen: Seen, p: Parameters) -> tuple[State, Array, Array, Any]:
     """Storm, rain, gust and mean wind, and which drive is to lee: `roles(lee, wind)` gives (vent_lee, vent_wind)."""
     inputs, time_ns = seen.inputs, seen.time_ns
     gust, mean = inputs["weather.wind_gust_m_s"], inputs["weather.wind_speed_m_s"]
     gust, mean = np.where(np.isfinite(gust), gust, 1.5 * mean), np.where(np.isfinite(mean), mean, gust / 1.5)
-    ordered = _in(inputs["mode"], ("STORM",))
+    ordered = is_in(inputs["mode"], ("STORM",))
     calm = (gust < p.storm_gust_m_s - p.storm_hysteresis_m_s) & (mean < p.storm_mean_m_s - p.storm_hysteresis_m_s) & ~ordered
     storm = switch(
         state.storm, time_ns, (gust > p.storm_gust_m_s) | (mean > p.storm_mean_m_s) | ordered, calm, off_delay_s=p.calm_s
@@ -433,13 +344,13 @@ def _winds(state: State, seen: _Seen, p: Parameters) -> tuple[State, Array, Arra
     return state._replace(storm=storm, rain=rain, gust=felt, swapped=swapped), strongest, mean, roles
 
 
-def _limit_vents(state: State, seen: _Seen, p: Parameters, demands: dict[Ask, Array], *, gust: Array, roles: Any) -> None:
+def _limit_vents(state: State, seen: Seen, p: Parameters, demands: dict[Ask, Array], *, gust: Array, roles: Any) -> None:
     """Bounds of the vents by what threatens roof, crop and work."""
     unknown, full = ~np.isfinite(gust), np.full_like(gust, np.nan)
-    lee_gust = _below_full(p_band(gust, p.gust_lee_m_s, p.gust_shut_m_s - p.gust_lee_m_s, low=100.0, high=0.0))
-    wind_gust = _below_full(p_band(gust, p.gust_from_m_s, p.gust_shut_m_s - p.gust_from_m_s, low=100.0, high=0.0))
-    frozen = np.where(_in(seen.inputs["mode"], ("FROST",)), 0.0, _below_full(p_band(seen.air_c, p.vents_frost_c, 2.0)))
-    work = np.where(_in(seen.inputs["mode"], PRESET), 0.0, np.nan)
+    lee_gust = below_full(p_band(gust, p.gust_lee_m_s, p.gust_shut_m_s - p.gust_lee_m_s, low=100.0, high=0.0))
+    wind_gust = below_full(p_band(gust, p.gust_from_m_s, p.gust_shut_m_s - p.gust_from_m_s, low=100.0, high=0.0))
+    frozen = np.where(is_in(seen.inputs["mode"], ("FROST",)), 0.0, below_full(p_band(seen.air_c, p.vents_frost_c, 2.0)))
+    work = np.where(is_in(seen.inputs["mode"], PRESET), 0.0, np.nan)
     for asks, lee, wind in (
         (STORM, *(np.where(state.storm.on, 0.0, full),) * 2),
         (GUST, *roles(lee_gust, wind_gust)),
@@ -452,7 +363,7 @@ def _limit_vents(state: State, seen: _Seen, p: Parameters, demands: dict[Ask, Ar
         demands[asks[0]], demands[asks[1]] = lee, wind
 
 
-def _screen(state: State, seen: _Seen, p: Parameters, demands: dict[Ask, Array], terms: dict[str, Array]) -> State:
+def _screen(state: State, seen: Seen, p: Parameters, demands: dict[Ask, Array], terms: dict[str, Array]) -> State:
     """Energy screen with its gaps; shade."""
     inputs, air, time_ns, rad = seen.inputs, seen.air_c, seen.time_ns, seen.inputs["weather.rad_w_m2"]
     outside, lit = inputs["weather.temp_c"], np.isfinite(rad)
@@ -492,7 +403,7 @@ def _screen(state: State, seen: _Seen, p: Parameters, demands: dict[Ask, Array],
     return state._replace(screen=screen, screen_gap=gap, shade=shade)
 
 
-def _dose_co2(state: State, seen: _Seen, p: Parameters, demands: dict[Ask, Array], terms: dict[str, Array]) -> State:
+def _dose_co2(state: State, seen: Seen, p: Parameters, demands: dict[Ask, Array], terms: dict[str, Array]) -> State:
     """CO2 by light and by how far the vents stand open."""
     inputs, most = seen.inputs, seen.given("co2_ppm", p.co2_ppm)
     vents = np.maximum(inputs["vent_lee_pct"], inputs["vent_wind_pct"])
@@ -500,17 +411,17 @@ def _dose_co2(state: State, seen: _Seen, p: Parameters, demands: dict[Ask, Array
     people = (inputs["person_present_bool"] > 0.5) | seen.people
     doses = (inputs["weather.rad_w_m2"] > p.co2_light_w_m2) & (vents < p.co2_vent_pct) & ~(demands[FAN] > 0.0) & ~seen.idle
     doses &= ~(inputs["circulation_fan_bool"] < 0.5)
-    opening = np.where(doses, _or(p_band(inputs["co2_ppm"], wanted, -p.co2_band_ppm), 0.0), 0.0)
-    demands[CO2] = opening = _steady(state.co2_pct, opening, p.co2_step_pct)
+    opening = np.where(doses, known_or(p_band(inputs["co2_ppm"], wanted, -p.co2_band_ppm), 0.0), 0.0)
+    demands[CO2] = opening = steady(state.co2_pct, opening, p.co2_step_pct)
     demands[CO2_PEOPLE] = np.where(people, 0.0, np.nan)
     terms["co2_setpoint_ppm"] = wanted
     return state._replace(co2_pct=opening)
 
 
-def _light(state: State, seen: _Seen, p: Parameters, demands: dict[Ask, Array], terms: dict[str, Array]) -> State:
+def _light(state: State, seen: Seen, p: Parameters, demands: dict[Ask, Array], terms: dict[str, Array]) -> State:
     """Lamps, until the day's light is reached."""
     inputs, time_ns, rad, hour = seen.inputs, seen.time_ns, seen.inputs["weather.rad_w_m2"], seen.inputs["hour"]
-    sun = UMOL_PER_J * p.transmission * np.maximum(_or(rad, 0.0), 0.0)
+    sun = UMOL_PER_J * p.transmission * np.maximum(known_or(rad, 0.0), 0.0)
     par = inputs["par_umol_m2_s"]
     par = np.maximum(np.where(np.isnan(par), sun, par), 0.0)
     new_day, share = hour < state.hour, seen.elapsed_s / 1e6
@@ -520,7 +431,7 @@ def _light(state: State, seen: _Seen, p: Parameters, demands: dict[Ask, Array], 
     # The sun will give today what it gave yesterday, as far as the day is not over.
     after, before = inputs["hours_after_sunrise"], inputs["hours_before_sunset"]
     left = np.minimum(np.maximum(before / (after + before), 0.0), 1.0)
-    expected = mol + _or(left, 0.0) * yesterday
+    expected = mol + known_or(left, 0.0) * yesterday
     target = seen.given("dli_mol_m2", p.dli_mol_m2)
     hours = (hour >= p.lamp_from_h) & (hour < p.lamp_to_h) & (expected < target) & ~seen.idle
     lamp = switch(
@@ -539,7 +450,7 @@ def _light(state: State, seen: _Seen, p: Parameters, demands: dict[Ask, Array], 
     return state._replace(lamp=lamp, light_mol=mol, sun_mol=sun_mol, yesterday_mol=yesterday, hour=known)
 
 
-def _water(state: State, seen: _Seen, p: Parameters, demands: dict[Ask, Array], terms: dict[str, Array]) -> State:
+def _water(state: State, seen: Seen, p: Parameters, demands: dict[Ask, Array], terms: dict[str, Array]) -> State:
     """Shots and what is dosed into them."""
     may = ~(seen.idle | seen.people)
     drip = seen.given("drip_ec_ms_cm", p.drip_ec_ms_cm)

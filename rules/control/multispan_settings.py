@@ -64,7 +64,7 @@ class Parameters:
     meteo_k: float = 1.0  # opens so much earlier when it is sunny, calm and warm [2]
     vents_cold_k: float = 1.0  # under the heating set point vents stay shut [1]
     vents_frost_c: float = 10.0
-    vent_step_pct: float = 8.0
+    vent_step_pct: float = 10.0
     vent_wait_s: float = 300.0
     wind_side_deg: float = -1.0  # where the vents `vent_wind` face; -1: the panel moves what is to lee as `vent_lee`
     # Limits of vents
@@ -84,6 +84,7 @@ class Parameters:
     rh_vent_from_pct: float = 5.0  # above the set point [2]
     rh_vent_to_pct: float = 10.0  # [2]
     rh_vent_pct: float = 5.0  # [2]
+    rh_vent_warm_pct: float = 40.0  # instead, at 20 C outside; in between from 10 C on
     rh_vent_step_pct: float = 2.0
     rh_pipe_from_pct: float = 10.0
     rh_pipe_to_pct: float = 15.0

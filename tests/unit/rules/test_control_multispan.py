@@ -8,7 +8,8 @@ import pytest
 from bench.control import Quality, settle
 from bench.control_multispan import loop_of
 from bench.recordings import shipped_profile
-from rules.control import multispan as control
+from rules.control import multispan
+from rules.control import multispan_base as control
 from rules.control.multispan import CONTROLLER
 from rules.control.multispan_settings import Parameters
 from telemetry.errors import CallerError
@@ -159,7 +160,7 @@ def test_after_a_storm_vents_wait_for_15_min_of_calm_at_every_gust():
 
 def test_a_storm_that_took_the_anemometer_with_it_stands():
     state, _, at = steps(5, weather__wind_gust_m_s=18.0)
-    _, turn, _ = steps(60, state=state, at_ns=at, weather__wind_gust_m_s=NAN, weather__wind_speed_m_s=NAN)
+    _, turn, _ = steps(20, state=state, at_ns=at, weather__wind_gust_m_s=NAN, weather__wind_speed_m_s=NAN)
     assert demand(turn, control.STORM, 0) == 0
 
 
@@ -185,6 +186,7 @@ def test_humidity_cracks_lee_and_raises_the_pipe():
     assert told(turn, "vent_lee") == 5
     assert demand(turn, control.MIN_PIPE) > 0
     assert np.isnan(demand(turn, control.HEAT))
+    assert told(steps(10, air_rh_pct=92.5, weather__temp_c=20.0)[1], "vent_lee") == 40  # warm air may come in
     _, turn, _ = steps(10, air_rh_pct=96.0, air_temp_c=16.0, air_temp_2_c=16.0)
     assert told(turn, "vent_lee") == 0  # too cold for it
 
@@ -269,7 +271,7 @@ def test_lamps_fill_a_dull_day_and_stop_at_its_sum():
     assert told(turn, "grow_light") == 0
     for given in ({"hour": 22.0}, {"hour": NAN}, {"weather__rad_w_m2": NAN}):
         assert told(steps(6, **(dull | given))[1], "grow_light") == 0, given
-    sunny_before = state._replace(yesterday_mol=np.array([40.0]), lamp=control.start_switch(1))
+    sunny_before = state._replace(yesterday_mol=np.array([40.0]), lamp=multispan.start_switch(1))
     assert told(steps(6, state=sunny_before, at_ns=at, **dull)[1], "grow_light") == 0
 
 
@@ -290,7 +292,7 @@ def test_mean_of_the_day_takes_whole_hours_and_forgets_them():
     for hour in range(40):
         for part in range(4):
             time_ns = T0 + (hour * 3600 + part * 900) * S
-            means, mean = control._mean_24h(means, time_ns, np.array([float(hour)]), np.array([90.0]))
+            means, mean = multispan._mean_24h(means, time_ns, np.array([float(hour)]), np.array([90.0]))
         assert np.isnan(mean[0]) == (hour < 12)
     assert mean[0] == pytest.approx(np.mean(range(15, 39)))
 
@@ -325,7 +327,7 @@ def test_without_any_air_temperature_vents_follow_the_outside_and_frost_is_kept_
 
 def test_an_empty_house_is_kept_from_freezing_and_gets_nothing_else():
     empty = {"mode": float(MODES.index("EMPTY"))}
-    _, turn, _ = steps(60, **empty, air_temp_c=12.0, air_temp_2_c=12.0, slab_weight_kg=5.0, weather__rad_w_m2=60.0)
+    _, turn, _ = steps(10, **empty, air_temp_c=12.0, air_temp_2_c=12.0, slab_weight_kg=5.0, weather__rad_w_m2=60.0)
     assert [told(turn, name) for name in ("mixing_valve", "co2_valve", "grow_light", "irrigation_valve", "vent_lee")] == [
         0,
         0,
@@ -333,7 +335,7 @@ def test_an_empty_house_is_kept_from_freezing_and_gets_nothing_else():
         0,
         0,
     ]
-    _, turn, _ = steps(60, **empty, air_temp_c=3.0, air_temp_2_c=3.0)
+    _, turn, _ = steps(5, **empty, air_temp_c=3.0, air_temp_2_c=3.0)
     assert told(turn, "mixing_valve") == 100
 
 
@@ -378,9 +380,9 @@ def test_shots_follow_the_sun_and_the_weight():
 
 
 def test_a_shot_that_does_not_flow_ends_and_is_tried_again_later():
-    begun = shots(2, {"slab_weight_kg": 6.5, "drip_flow_l_min": 0.0})[0]
+    begun = shots(1.2, {"slab_weight_kg": 6.5, "drip_flow_l_min": 0.0})[0]
     assert np.all(np.diff(begun) >= 30)
-    assert len(begun) >= 3
+    assert len(begun) >= 2
 
 
 def test_more_salt_or_less_drain_brings_shots_closer():
@@ -452,7 +454,7 @@ def test_any_input_gives_demands_within_the_range_of_the_actuator(rounds):
 def test_houses_together_are_houses_alone():
     random, n, p = np.random.default_rng(3), 6, CONTROLLER.parameters({})
     together, alone = CONTROLLER.start(n, T0, p), [CONTROLLER.start(1, T0, p) for _ in range(n)]
-    for k in range(40):
+    for k in range(15):
         read = wild(random, n)
         turn = CONTROLLER.step(together, T0 + k * 30 * S, read, p)
         together = turn.state
@@ -546,19 +548,19 @@ SUMMER = [
 ]
 
 
-@pytest.mark.parametrize(("from_h", "hours"), [(1.0, 2.5), pytest.param(0.0, 24.0, marks=pytest.mark.torture)])
+@pytest.mark.parametrize(("from_h", "hours"), [(1.0, 2.0), pytest.param(0.0, 24.0, marks=pytest.mark.torture)])
 def test_a_winter_night_whole_and_broken(from_h, hours):
     loop, quality = closed("winter", from_h, hours, WINTER)
     low = quality.lowest["air_temp_2_c"]
     assert low[0] > 16.5
     assert np.all(low[1:7] > 8.0)  # the crop lives, whatever one fault takes away
-    assert loop.turn.terms["air_c"][7] < 14 or hours > 20  # no heat at all: nothing holds that, so
-    assert settle(loop.turn.demands, SPECS["mixing_valve"], 8)[7] > 90 or hours > 20  # everything is asked for
+    assert loop.turn.terms["air_c"][7] < 16  # no heat at all: nothing holds that, so
+    assert settle(loop.turn.demands, SPECS["mixing_valve"], 8)[7] > 90  # everything is asked for
     assert np.all(settle(loop.turn.demands, SPECS["circulation_pump"], 8) == 1)
     assert quality.in_band_h["air_temp_2_c"][0] > 0.95 * (hours - 1)
 
 
-@pytest.mark.parametrize(("from_h", "hours"), [(11.5, 2.5), pytest.param(0.0, 24.0, marks=pytest.mark.torture)])
+@pytest.mark.parametrize(("from_h", "hours"), [(12.0, 2.0), pytest.param(0.0, 24.0, marks=pytest.mark.torture)])
 def test_a_summer_noon_whole_and_broken(from_h, hours):
     loop, quality = closed("summer", from_h, hours, SUMMER)
     high = quality.highest["air_temp_2_c"]

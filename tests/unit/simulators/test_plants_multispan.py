@@ -85,9 +85,8 @@ NIGHT = NOON + 10 * 3600
     ("fault", "strength", "hours", "positions", "point", "least", "most"),
     [
         ("screen_torn", 0.5, 1, {"thermal_screen": 1}, "air_temp_c", -4, -0.5),
-        ("mixing_valve_leak", 0.1, 2, {"circulation_pump": 1}, "pipe_supply_c", 8, 30),
         ("boiler_lockout", 1, 1, {"circulation_pump": 1, "mixing_valve": 1}, "pipe_supply_c", -60, -20),
-        ("boiler_overheat", 15, 3, {"circulation_pump": 1, "mixing_valve": 1, "thermal_screen": 1}, "pipe_supply_c", 0, 20),
+        ("boiler_overheat", 15, 2, {"circulation_pump": 1, "mixing_valve": 1, "thermal_screen": 1}, "pipe_supply_c", 0, 20),
         ("ec_probe_fouled", 0.3, 0.5, {"irrigation_valve": 1, "dosing": 1}, "drain_ec_ms_cm", 0.05, 1),
         ("drippers_clogged", 0.3, 0.5, {"irrigation_valve": 1}, "drain_volume_l", 1, 500),
         ("co2_bottle_empty", 1, 0.5, {"co2_valve": 1}, "co2_ppm", -2000, -200),
@@ -104,8 +103,8 @@ def test_a_fault_shows_and_ends(fault, strength, hours, positions, point, least,
 
 
 def test_a_leaking_valve_warms_the_pipe_to_some_35_c():
-    told, _ = both("mixing_valve_leak", 0.1, 4, start=NIGHT, mean=2.0, circulation_pump=1, thermal_screen=1)
-    assert 28 < told["pipe_supply_c"][1] < 40
+    told, _ = both("mixing_valve_leak", 0.1, 2.5, start=NIGHT, mean=2.0, circulation_pump=1, thermal_screen=1)
+    assert 27 < told["pipe_supply_c"][1] < 40
 
 
 def test_a_measuring_box_without_fan_reads_too_warm_at_noon_and_right_at_night():
@@ -171,7 +170,7 @@ def test_a_mast_sums_the_sun_from_sunrise_and_has_faults():
     assert told["wind_speed_m_s"][2] == told["wind_gust_m_s"][2] == 0.0 < told["wind_speed_m_s"][0]
     assert list(told["rain_bool"]) == [0, 0, 0, 1]
     sums = []
-    for k in range(0, 24 * 60, 5):
-        masts.advance(NOON + 3600 + k * 60.0, 300.0, {})
+    for k in range(0, 24 * 60, 10):
+        masts.advance(NOON + 3600 + k * 60.0, 600.0, {})
         sums.append(masts.panel({})["rad_sum_j_cm2"][0])
-    assert 5 * np.argmin(sums) == pytest.approx(18.3 * 60, abs=30)  # the next sunrise, 07:20
+    assert 10 * np.argmin(sums) == pytest.approx(18.3 * 60, abs=30)  # the next sunrise, 07:20
