@@ -20,6 +20,7 @@ from telemetry.frame import Entries, slice_entries
 from telemetry.plan import Plan
 from telemetry.record import Ack, Clock, Config, Event, Request, Start
 from telemetry.site import (
+    COMMAND_ALARM,
     ActuatorSpec,
     AreaSpec,
     ControllerSpec,
@@ -144,7 +145,8 @@ class Recorder:
         outcome = self.engine.step(entries)
         self.gather.directory = Directory(self.engine.plan)
         self.hash.add(outcome.decisions)
-        self.alarms += [d.subject for d in outcome.decisions if d.kind == "alarm"]
+        raised = [d.subject for d in outcome.decisions if d.kind == "alarm"]
+        self.alarms += [name for name in raised if not name.startswith(COMMAND_ALARM)]  # people answer those of rules here
         self.commands += outcome.commands
         self.answer(outcome.commands)
 

@@ -106,7 +106,7 @@ def last_states(core: CoreProcess) -> dict[str, str]:
 
 def all_closed(core: CoreProcess, at_least: int) -> bool:
     states = last_states(core)
-    return len(states) >= at_least and not {"requested", "authorised", "sent"} & set(states.values())
+    return len(states) >= at_least and not {"requested", "queued", "sent"} & set(states.values())
 
 
 async def test_no_command_is_executed_after_its_expiry(tmp_path):

@@ -103,7 +103,7 @@ def test_decides_what_a_live_core_decided_when_nothing_came_late(scan: FileScan)
     """The whole live engine, with commands, fed frame by frame as they came and cut anywhere, with a tick each 10 s."""
     job = job_of(scan, people=False)
     end_ms = T0_MS + 86_400_000
-    directory, engine = Directory(Plan()), build_engine()
+    directory, engine = Directory(Plan()), build_engine(commands=False)
     gather, config = Gather(directory), job.variants[0]
     gather.add(Config(config.site, config.sha256(), config.canonical(), "anna"), T0_MS * 1_000_000)
     made = engine.step(gather.build(0, T0_MS * 1_000_000, T0_MS * 1_000_000)).decisions
