@@ -56,8 +56,8 @@ class PlainState(NamedTuple):
 class Plain:
     """What everybody has: heating and vents at two set points, by a thermostat of 1 K or by PI; storm and rain are not its business."""
 
-    READS: Final = ("air_temp_c", "hours_after_sunrise", "hours_before_sunset")
-    EVERY_S: Final = 30.0
+    READS: tuple[str, ...] = ("air_temp_c", "hours_after_sunrise", "hours_before_sunset")
+    EVERY_S: float = 30.0
 
     def __init__(self, *, by_pi: bool) -> None:
         self._by_pi = by_pi

@@ -73,7 +73,7 @@ from telemetry.plan import NS_PER_S
 class Multispan:
     """`Controller` (rules/control/controller.py) of profile `multispan`."""
 
-    READS: Final = (
+    READS: tuple[str, ...] = (
         *("air_temp_c", "air_temp_2_c", "leaf_temp_c", "box_fan_bool", "air_rh_pct", "co2_ppm", "par_umol_m2_s", "pipe_supply_c"),
         *("screen_temp_top_c", "vent_lee_pct", "vent_wind_pct", "mixing_valve_pct", "circulation_fan_bool", "person_present_bool"),
         *("slab_weight_kg", "drip_flow_l_min", "drip_volume_l", "drain_volume_l", "drain_ec_ms_cm", "tank_level_pct"),
@@ -90,7 +90,7 @@ class Multispan:
         ),
         *("hour", "hours_after_sunrise", "hours_before_sunset", "mode"),
     )
-    EVERY_S: Final = 30.0
+    EVERY_S: float = 30.0
 
     def parameters(self, given: Mapping[str, Any]) -> Parameters:
         """Parameters with what a site gives. Raises CallerError."""
