@@ -418,14 +418,14 @@ class Commands:
             elif not self._permit.is_permitted(drive):
                 pass  # the turn of the selector wakes it
             elif command.state in WAITING:
-                due = min(due, drive.may_move_ns(command, spec))
+                due = min(due, drive.may_move_ns(command.value, drive.level(command), spec))
             else:
                 if command.state == "sent" and command.sends < SENDS_MAX and self._permit.may_resend(spec):
                     due = min(due, command.next_send_ns)
                 if spec.kind != "pulse" and wanted is not None and differs(spec, wanted.value, command.value):
                     due = min(
                         due,
-                        max(drive.retry_ns if drive.is_failed else 0, drive.may_move_ns(wanted, spec)),
+                        max(drive.retry_ns if drive.is_failed else 0, drive.may_move_ns(wanted.value, drive.level(wanted), spec)),
                     )
         elif drive.is_failed:
             due = drive.retry_ns

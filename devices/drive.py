@@ -128,12 +128,11 @@ class Drive:
         """At which level it is moved: that of who asks, or of the limit outside of which it was sent last."""
         return asked.level if self.wanted is None else min(asked.level, self.wanted.broken(self.position))
 
-    def may_move_ns(self, asked: Wanted | Command, spec: ActuatorSpec) -> int:
-        """The earliest time at which what is asked may be sent. Turning on again too early breaks compressors, so only
+    def may_move_ns(self, value: float, level: int, spec: ActuatorSpec) -> int:
+        """The earliest time at which a command to `value` may be sent. Turning on again too early breaks compressors, so only
         personnel safety passes the minimum times; levels 1-3 pass the travel."""
         if spec.kind == "pulse":
             return 0
-        value, level = asked.value, self.level(asked)
         earliest = self.travel_end_ns if level > SURVIVAL else 0
         is_on = value > spec.low
         if self.is_on is not None and is_on != self.is_on and self.switched_ns >= 0 and level != PERSONNEL:
