@@ -174,16 +174,14 @@ class Commands:
         level = 8 if winner is None else winner.level
         evidence = None if winner is None else winner.body()
         wanted = Wanted(target.value, level, target.reason, evidence, [loser.body() for loser in target.losers], target.limits)
-        # What stands outside of a limit is moved at the level of the limit, whoever says where to.
-        stands = drive.position if drive.open is None else drive.open.value
-        level = min(level, wanted.broken(stands))
-        wanted = wanted._replace(level=level)
         drive.wanted = wanted
         if spec.kind == "pulse":
             # A dose is given when its demand begins, not when it comes to the top again because another one ended.
             is_new = winner is not None and winner.since == span.entries.first + m.entry and target.value != spec.rest
             drive.pulse = wanted if is_new else None if target.value == spec.rest else drive.pulse
-        if level <= MANUAL or (stands is None and wanted.is_limited(spec)):  # safety, survival and people do not wait for the retry
+        if drive.level(wanted) <= MANUAL or (
+            drive.position is None and wanted.is_limited(spec)
+        ):  # safety, survival and people do not wait for the retry
             drive.is_failed, drive.retry_ns = False, NEVER
         self._advance(span, drive, m)
 
@@ -420,13 +418,14 @@ class Commands:
             elif not self._permit.is_permitted(drive):
                 pass  # the turn of the selector wakes it
             elif command.state in WAITING:
-                due = min(due, drive.may_move_ns(command.value, command.level, spec))
+                due = min(due, drive.may_move_ns(command.value, drive.level(command), spec))
             else:
                 if command.state == "sent" and command.sends < SENDS_MAX and self._permit.may_resend(spec):
                     due = min(due, command.next_send_ns)
                 if spec.kind != "pulse" and wanted is not None and differs(spec, wanted.value, command.value):
                     due = min(
-                        due, max(drive.retry_ns if drive.is_failed else 0, drive.may_move_ns(wanted.value, wanted.level, spec))
+                        due,
+                        max(drive.retry_ns if drive.is_failed else 0, drive.may_move_ns(wanted.value, drive.level(wanted), spec)),
                     )
         elif drive.is_failed:
             due = drive.retry_ns

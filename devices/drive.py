@@ -124,6 +124,10 @@ class Drive:
         self.position, self.is_failed, self.retry_ns = None, False, NEVER
         self.silent_since_ns = self.unmoved_since_ns = -1
 
+    def level(self, asked: Wanted | Command) -> int:
+        """At which level it is moved: that of who asks, or of the limit outside of which it was sent last."""
+        return asked.level if self.wanted is None else min(asked.level, self.wanted.broken(self.position))
+
     def may_move_ns(self, value: float, level: int, spec: ActuatorSpec) -> int:
         """The earliest time at which a command to `value` may be sent. Turning on again too early breaks compressors, so only
         personnel safety passes the minimum times; levels 1-3 pass the travel."""

@@ -40,5 +40,5 @@ class Permit:
             return ""
         if is_blind:
             return "blind"
-        is_paced = drive.may_move_ns(wanted.value, wanted.level, spec) > m.now_ns and "ignore_pacing" not in self._sabotage
+        is_paced = drive.may_move_ns(wanted.value, drive.level(wanted), spec) > m.now_ns and "ignore_pacing" not in self._sabotage
         return "travel or minimum on/off time" if is_paced else ""
