@@ -88,7 +88,7 @@ def run_cases(cases: Sequence[Case], sites: Sequence[SiteConfig], advance: Calla
 
 
 def _run_group(cases: Sequence[Case], seen: Sequence[Seen], sites: Sequence[SiteConfig], start_ns: int) -> None:
-    engine, watch = build_engine(commands=False), _Watch()
+    engine, watch = build_engine(control=False, commands=False), _Watch()
     engine.stages.append(watch)
     taking_part = {case.area.partition("/")[0] for case in cases}
     chosen = [site for site in sites if site.site in taking_part]

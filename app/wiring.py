@@ -14,15 +14,18 @@ from rules.engine import Engine
 from telemetry.span import Stage
 
 
-def build_engine(*, numba: bool = True, commands: bool = True, sabotage: frozenset[str] = frozenset()) -> Engine:
+def build_engine(
+    *, numba: bool = True, control: bool = True, commands: bool = True, sabotage: frozenset[str] = frozenset()
+) -> Engine:
     """A fresh engine with all stages in order: admit and ledger, areas, derive and rules, alarms, control, arbitration, commands, alarms
     of commands.
 
-    Without `commands` it decides what actuators should do and speaks to none: nobody would answer, and silence would be told.
+    Without `commands` it decides what actuators should do and speaks to none: nobody would answer, and silence would be told. Without
+    `control` only rules ask for actuators.
     """
     conditions = Conditions()
-    stages: list[Stage] = [Admit(numba=numba, sabotage=sabotage), Areas(), conditions, Alarms(conditions), Control()]
-    stages.append(Arbitration(sabotage=sabotage))
+    stages: list[Stage] = [Admit(numba=numba, sabotage=sabotage), Areas(), conditions, Alarms(conditions)]
+    stages += [Control(), Arbitration(sabotage=sabotage)] if control else [Arbitration(sabotage=sabotage)]
     return Engine([*stages, Commands(sabotage=sabotage), CommandAlarms(sabotage=sabotage)] if commands else stages)
 
 

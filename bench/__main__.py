@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench import agc, agc_model, backtest, closed_loop, commands, control_multispan, e2e, greenlight, history, nab, plants, rules
+from bench import agc, agc_model, backtest, closed_day, commands, control_multispan, e2e, greenlight, history, nab, plants, rules
 from bench.rig import BUILD, ROOT, compile_c
 
 GROUPS: dict[str, Callable[..., list[dict[str, Any]]]] = {
@@ -22,7 +22,7 @@ GROUPS: dict[str, Callable[..., list[dict[str, Any]]]] = {
     "nab": nab.run,
     "agc": agc.run,
     "plants": plants.run,
-    "closed_loop": closed_loop.run,
+    "closed_day": closed_day.run,
     "agc_model": agc_model.run,
     "greenlight": greenlight.run,
     "control_multispan": control_multispan.run,

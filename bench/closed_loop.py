@@ -1,138 +1,218 @@
-"""Controllers of 1,000 houses in one `step`, and a closed-loop day of both demo sites in the lab.
+"""Controllers and plants in one loop without the wire: drives that travel, sensors with lag and noise, the clock and sun of a site.
 
-    python -m bench --only closed_loop
-
-The houses are those of bench/plants.py under their shipped controllers, each in an area of its own kind; every point is read each half
-minute of plant time, and drives go where arbitration wants them. `control.step_1000_ms` is the process time of the control stage in a
-call in which every controller runs once, the least of some (what else the machine does is not ours); `control.arbitrate_1000_ms` that of
-arbitration of what changed. `closedloop.day_s` is the process time of 24 h of both demo sites, a sample each 30 s.
+Arrays over houses; the engine's rules are not in it, so that what is seen is the controller alone.
 """
 
-import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import yaml
+from numpy.typing import NDArray
 
-from app.lab import Lab
-from app.site_files import load_site
-from app.wiring import build_engine
-from bench.e2e import row
-from bench.plants import mixed_site
-from rules.engine import Engine
-from simulators.device import Options
-from simulators.fleet import DEMO_START_S, build_world
-from simulators.world import World
-from telemetry.frame import COLUMNS, Entries, Kind, make_frames
+from rules.control.controller import Controller, Turn
+from simulators.houses import Houses
+from simulators.sensor import LIBRARY, SensorType
+from simulators.weather import Scenario, Weather
+from telemetry import sun
 from telemetry.plan import NS_PER_S
-from telemetry.record import Config, Event, Start
+from telemetry.site import LEVELS, MODES, ActuatorSpec
 
-ROUND_S: Final = 30.0
-NO_FRAMES: Final = make_frames({name: [0] if name == "offsets" else [] for name in COLUMNS})
-SITES: Final = Path(__file__).parents[1] / "sites"
-
-
-def entries_of(engine: Engine, world: World, time_ns: int, records: tuple[Any, ...] = ()) -> Entries:
-    """One frame of all points for every house, or records alone."""
-    if records:
-        kinds = [Kind.START if isinstance(r, Start) else Kind.CONFIG if isinstance(r, Config) else Kind.EVENT for r in records]
-        times, frames = np.full(len(records), time_ns), NO_FRAMES
-        return Entries(engine.position + 1, np.array(kinds, np.uint8), times, frames, tuple(enumerate(records)))
-    device, point, value, lengths = [], [], [], []
-    for group in engine.plan.groups:
-        place = next(g for g in world.groups if g.profile.name == group.profile.name)
-        columns = [group.profile.points.index(spec) for spec in place.points]
-        said = place.read()
-        for house, number in enumerate(group.number.tolist()):
-            known = np.flatnonzero(np.isfinite(said[:, house]))
-            device.append(number)
-            point.append(group.points[house, columns][known])
-            value.append(said[known, house])
-            lengths.append(len(known))
-    order = np.argsort(device)
-    columns_of = {
-        "entry": np.arange(len(device)), "device": np.array(device)[order], "ts_ns": np.full(len(device), time_ns),
-        "boot": np.zeros(len(device)), "seq": np.zeros(len(device)), "flags": np.zeros(len(device)),
-        "offsets": np.concatenate([[0], np.cumsum(np.array(lengths)[order])]),
-        "point": np.concatenate([point[k] for k in order]), "value": np.concatenate([value[k] for k in order]),
-        "quality": np.zeros(sum(lengths)),
-    }  # fmt: skip
-    kinds = np.full(len(device), Kind.FRAME, np.uint8)
-    return Entries(engine.position + 1, kinds, np.full(len(device), time_ns), make_frames(columns_of), ())
+Array = NDArray[Any]
+PROFILES: Final = Path(__file__).parents[1] / "devices" / "profiles"
+LATITUDE, LONGITUDE, ZONE_S = 36.7, 119.1, 8 * 3600.0
+DEAD_ZONE: Final = 0.01  # of the range
+_ORDER: Final = {"at_most": 0, "at_least": 1, "value": 2}
+# Winter and summer days for tables and tests; clear, as both are hardest then.
+WINTER: Final = Scenario(mean_temp_c=-5.0, daily_range_k=12.0, dew_point_c=-12.0, anomaly_sd_k=0.3, wind_m_s=2.0, sky="clear")
+SUMMER: Final = Scenario(mean_temp_c=26.0, daily_range_k=10.0, dew_point_c=18.0, anomaly_sd_k=0.3, wind_m_s=2.0, sky="clear")
+WINTER_S: Final = 1_766_246_400.0  # 2025-12-21 00:00 at the site
+SUMMER_S: Final = 1_750_435_200.0  # 2025-06-21 00:00
 
 
-def tick(engine: Engine, time_ns: int) -> Entries:
-    """The moment at which controllers run."""
-    return Entries(engine.position + 1, np.array([Kind.TICK], np.uint8), np.array([time_ns]), NO_FRAMES, ())
+@lru_cache
+def specs_of(profile: str) -> dict[str, ActuatorSpec]:
+    """The actuators of a shipped profile."""
+    document = yaml.safe_load((PROFILES / f"{profile}.yaml").read_text("utf-8"))
+    return {entry["name"]: ActuatorSpec.model_validate(entry) for entry in document["actuators"]}
 
 
-def timed(engine: Engine, names: tuple[str, ...]) -> dict[str, list[float]]:
-    """Process seconds of each `run` of some stages."""
-    spent: dict[str, list[float]] = {name: [] for name in names}
-    for stage in engine.stages:
-        name = type(stage).__name__
-        if name in spent:
-            stage.run = _timed(stage.run, spent[name])  # type: ignore[method-assign]
-    return spent
+def targets(turn: Turn, specs: Mapping[str, ActuatorSpec], n: int) -> dict[str, Array]:
+    """What arbitration makes of a controller's demands, as rules/arbitration.py does one by one: (n,) by actuator."""
+    out = {}
+    for name, spec in specs.items():
+        low, high, chosen = np.full(n, spec.low), np.full(n, spec.high), np.full(n, np.nan)
+        asks = [ask for ask in turn.demands if ask.actuator == name]
+        for ask in sorted(asks, key=lambda ask: (LEVELS[ask.level], _ORDER[ask.bound])):
+            value = turn.demands[ask]
+            if ask.bound == "at_most":
+                high = np.where((low <= value) & (value < high), value, high)
+            elif ask.bound == "at_least":
+                low = np.where((low < value) & (value <= high), value, low)
+            else:
+                chosen = np.fmax(chosen, value) if spec.choose == "largest" else np.fmin(chosen, value)
+        out[name] = np.clip(np.where(np.isnan(chosen), spec.rest, chosen), low, high)
+    return out
 
 
-def _timed(run: Any, spent: list[float]) -> Any:
-    def timed_run(span: Any) -> None:
-        began = time.process_time()
-        run(span)
-        spent.append(time.process_time() - began)
+@dataclass
+class Drives:
+    """Drives of n houses: they start for more than their dead zone, travel in their time, and switches keep their minimum times."""
 
-    return timed_run
+    specs: Mapping[str, ActuatorSpec]
+    n: int
+    position: dict[str, Array] = field(default_factory=dict)
+    target: dict[str, Array] = field(default_factory=dict)
+    moves: dict[str, Array] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """At rest."""
+        for name, spec in self.specs.items():
+            self.position[name], self.target[name] = np.full(self.n, spec.rest), np.full(self.n, spec.rest)
+            self.moves[name] = np.zeros(self.n)
+        self._runs = {name: np.zeros(self.n, np.bool_) for name in self.specs}
+        self._since_s = {name: np.full(self.n, 1e9) for name in self.specs}
 
-def obey(world: World, outcome: Any) -> int:
-    """Drives go where arbitration wants them; how many."""
-    wanted = [d for d in outcome.decisions if d.kind == "demand"]
-    for decision in wanted:
-        _, name, actuator = decision.subject.split("/")
-        world.places[name].actuators[actuator].command(decision.body["value"])
-    return len(wanted)
+    def send(self, wanted: Mapping[str, Array]) -> None:
+        """New targets; a switch inside its minimum time keeps its state, a step below the least is not made."""
+        for name, value in wanted.items():
+            spec, at = self.specs[name], self.target[name]
+            differs = np.abs(value - at) >= max(spec.min_step, 1e-9)
+            if spec.kind == "switch":
+                differs &= self._since_s[name] >= np.where(at > spec.low, spec.min_on_s, spec.min_off_s)
+                self.moves[name] += differs
+                self._since_s[name] = np.where(differs, 0.0, self._since_s[name])
+            self.target[name] = np.where(differs & np.isfinite(value), value, at)
 
+    def advance(self, dt_s: float, forced: Mapping[str, Array]) -> None:
+        """Let time pass; `forced` targets of the panel come first (NaN: none)."""
+        for name, spec in self.specs.items():
+            wide, force = spec.high - spec.low, forced.get(name, np.nan)
+            aim = np.where(np.isnan(force), self.target[name], force)
+            error = aim - self.position[name]
+            starts = ~self._runs[name] & (np.abs(error) > DEAD_ZONE * wide)
+            if spec.kind != "switch":
+                self.moves[name] += starts
+            runs = self._runs[name] | starts
+            reach = np.abs(error) if spec.travel_s <= 0.0 else np.minimum(np.abs(error), wide * dt_s / spec.travel_s)
+            self.position[name] = self.position[name] + np.where(runs, reach * np.sign(error), 0.0)
+            self._runs[name] = runs & (reach < np.abs(error))
+            self._since_s[name] += dt_s
 
-def bench_step(*, short: bool) -> list[dict[str, Any]]:
-    """The control stage over 1,000 houses."""
-    config = mixed_site()
-    world = build_world(config, seed=1, options=Options(boot=1, plant_start_s=DEMO_START_S))
-    engine = build_engine(commands=False)
-    now_ns = int(DEMO_START_S) * NS_PER_S
-    engine.step(
-        entries_of(engine, world, now_ns, (Start(1), Config("many", config.sha256(), config.canonical()), Event("drained")))
-    )
-    spent, moved = timed(engine, ("Control", "Arbitration")), 0
-    for _ in range(20 if short else 60):
-        world.advance_to(world.now_s + ROUND_S)
-        now_ns += int(ROUND_S * NS_PER_S)
-        obey(world, engine.step(entries_of(engine, world, now_ns - NS_PER_S)))
-        for seconds in spent.values():
-            seconds.pop()
-        moved += obey(world, engine.step(tick(engine, now_ns)))
-    settled = {name: seconds[len(seconds) // 2 :] for name, seconds in spent.items()}
-    problem = "" if moved > 1_000 else "nothing was asked of the drives"
-    return [
-        row("control.step_1000_ms", None if problem else min(settled["Control"]) * 1e3, "ms", 10.0, problem),
-        row("control.step_1000_median_ms", float(np.median(settled["Control"])) * 1e3, "ms"),
-        row("control.arbitrate_1000_ms", float(np.median(settled["Arbitration"])) * 1e3, "ms"),
-    ]
-
-
-def bench_day(*, short: bool) -> list[dict[str, Any]]:
-    """A day of each demo site, one after the other."""
-    hours, spent_s, decided = (2.0 if short else 24.0), 0.0, 0
-    for name in ("nursery", "pig-farm"):
-        lab = Lab(load_site(SITES / name), hours=hours, sample_s=ROUND_S)
-        began = time.process_time()
-        lab.run()
-        spent_s += time.process_time() - began
-        decided += lab.log_hash.count
-    problem = "" if decided > 100 else "nothing was decided"
-    return [row("closedloop.day_s", None if problem else spent_s * 24.0 / hours, "s", 30.0, problem)]
+    def fractions(self) -> dict[str, Array]:
+        """True positions 0..1."""
+        return {name: (self.position[name] - spec.low) / (spec.high - spec.low) for name, spec in self.specs.items()}
 
 
-def run(*, short: bool) -> list[dict[str, Any]]:
-    """Both figures."""
-    return [*bench_step(short=short), *bench_day(short=short)]
+class Instruments:
+    """Lag, bias and noise of a plant's sensors; each house has units of its own."""
+
+    def __init__(self, kinds: Mapping[str, str], n: int, seed: int) -> None:
+        self._kinds = {point: LIBRARY.get(kind, SensorType(sigma=0.05, bias_sd=0.1, tau_s=30.0)) for point, kind in kinds.items()}
+        self._random = np.random.default_rng(seed)
+        self._bias = {point: kind.bias_sd / 2.0 * self._random.standard_normal(n) for point, kind in self._kinds.items()}
+        self._shown: dict[str, Array] = {}
+
+    def read(self, truth: Mapping[str, Array], dt_s: float) -> dict[str, Array]:
+        """Readings, (n,) by point."""
+        out = {}
+        for point, kind in self._kinds.items():
+            before = self._shown.get(point, truth[point])
+            keep = np.exp(-dt_s / kind.tau_s) if kind.tau_s > 0.0 else 0.0
+            self._shown[point] = truth[point] + keep * (before - truth[point])
+            sigma = kind.sigma + kind.sigma_fraction * np.abs(self._shown[point])
+            out[point] = np.clip(
+                self._shown[point] + self._bias[point] + sigma * self._random.standard_normal(len(before)), kind.low, kind.high
+            )
+        return out
+
+
+def clock(unix_s: float) -> dict[str, float]:
+    """Hour and sun of the site."""
+    rise_s, set_s = (float(v) for v in sun.sunrise_sunset_s(unix_s, LATITUDE, LONGITUDE))
+    return {
+        "hour": (unix_s + ZONE_S) % 86_400.0 / 3600.0,
+        "hours_after_sunrise": (unix_s - rise_s) / 3600.0,
+        "hours_before_sunset": (set_s - unix_s) / 3600.0,
+        "sun_elevation_deg": float(sun.elevation_at_deg(unix_s, LATITUDE, LONGITUDE)),
+    }
+
+
+def weather_points(weather: Weather, unix_s: float) -> dict[str, float]:
+    """What the mast shows."""
+    now = weather.at(unix_s)
+    shown = {"temp_c": now.temp_c, "rh_pct": now.rh_pct, "rad_w_m2": now.rad_w_m2, "wind_speed_m_s": now.wind_m_s}
+    shown |= {"wind_gust_m_s": now.gust_m_s, "rain_bool": float(now.rain)}
+    return {f"weather.{name}": value for name, value in shown.items()}
+
+
+def site_weather(scenario: Scenario, start_s: float, seed: int = 1) -> Weather:
+    """Weather of the site."""
+    return Weather(start_s=start_s, latitude=LATITUDE, longitude=LONGITUDE, scenario=scenario, random=np.random.default_rng(seed))
+
+
+Tamper = Callable[[float, dict[str, Array]], None]
+
+
+class Loop:
+    """A controller and n houses, run step by step. `seen` holds the last inputs, `turn` the last turn."""
+
+    def __init__(
+        self,
+        houses: Houses,
+        controller: Controller,
+        weather: Weather,
+        start_s: float,
+        n: int,
+        *,
+        parameters: Any = None,
+        constants: Mapping[str, float] | None = None,
+        seed: int = 7,
+    ) -> None:
+        self.houses, self.controller, self.weather, self.n = houses, controller, weather, n
+        self.parameters = controller.parameters({}) if parameters is None else parameters
+        self.drives = Drives(specs_of(houses.PROFILE), n)
+        self.unix_s = self.start_s = start_s
+        self._instruments = Instruments(houses.SENSORS, n, seed)
+        self._constants = {"mode": float(MODES.index("AUTO"))} | dict(constants or {})
+        self.state = controller.start(n, int(start_s) * NS_PER_S, self.parameters)
+        self.seen: dict[str, Array] = {}
+        self.turn: Turn | None = None
+
+    def measured(self) -> dict[str, Array]:
+        """What the controller may read now."""
+        at, drives = self.houses.truth(self.drives.fractions()), self.drives.fractions()
+        known: dict[str, Any] = self._instruments.read(at, self.controller.EVERY_S) | self.houses.panel(drives)
+        known |= {spec.feedback: self.drives.position[name] for name, spec in self.drives.specs.items() if spec.feedback}
+        known |= clock(self.unix_s) | weather_points(self.weather, self.unix_s) | self._constants
+        return {
+            name: np.broadcast_to(np.asarray(known.get(name, np.nan), np.float64), self.n).copy() for name in self.controller.READS
+        }
+
+    def step(self, tamper: Tamper | None = None) -> None:
+        """One period: measure, spoil what is measured, decide, move, let the plant answer."""
+        self.seen = self.measured()
+        if tamper is not None:
+            tamper(self.unix_s, self.seen)
+        self.turn = self.controller.step(self.state, int(self.unix_s) * NS_PER_S, self.seen, self.parameters)
+        self.state = self.turn.state
+        self.drives.send(targets(self.turn, self.drives.specs, self.n))
+        left_s = self.controller.EVERY_S
+        while left_s > 0.0:
+            dt_s = min(left_s, self.houses.STEP_S)
+            self.drives.advance(dt_s, self.houses.interlock())
+            self.unix_s += dt_s
+            left_s -= dt_s
+            self.houses.advance(self.unix_s, dt_s, self.drives.fractions())
+
+    def run(self, hours: float, watch: Callable[["Loop"], Any] | None = None, tamper: Tamper | None = None) -> list[Any]:
+        """Steps for so many hours; what `watch` says of each step."""
+        out = []
+        for _ in range(round(hours * 3600.0 / self.controller.EVERY_S)):
+            self.step(tamper)
+            if watch is not None:
+                out.append(watch(self))
+        return out

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from devices.outbox import Outbox
-from simulators.actuator import Actuator
+from simulators.actuator import Drives, actuators
 from simulators.obedience import Obedience
 from telemetry.clock import ManualClock
 from telemetry.plan import NS_PER_S
@@ -78,7 +78,8 @@ class Trial:
         names = [f"farm/h-{i}" for i in range(2)]
         actuator = ActuatorSpec.model_validate(VENT)
         devices = {
-            name: Obedience({"vent": Actuator(actuator, np.random.default_rng(self.seed))}, sabotage=SABOTAGE) for name in names
+            name: Obedience(actuators(Drives([actuator], [np.random.default_rng(self.seed)]), 0), sabotage=SABOTAGE)
+            for name in names
         }
         clocks = [ManualClock(T0), ManualClock(T0)]
         frozen_at, took_at = draw.randrange(20, 60), 0

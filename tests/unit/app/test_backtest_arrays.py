@@ -19,6 +19,7 @@ from store.duckdb_history import DuckDBHistory
 from store.history import CHANGES, KEYFRAME, MemberRow, no_rows
 from store.scan import MEMORY_MB, FileScan
 from telemetry.decision import Decision
+from telemetry.site import COMMAND_ALARM
 from telemetry.wire.message import encode_packed
 from tests.unit.app.recorded_farm import MINUTE_MS, T0_MS
 from tests.unit.app.recorded_mill import END_MS, SPINDLES, Message, messages, write_mill
@@ -43,7 +44,9 @@ def job_of(scan: Any, rules: Any = "site") -> Job:
 
 
 def told(decisions: list[Decision]) -> list[Decision]:
-    return sorted((d for d in decisions if d.kind in {"alarm", "demand"} and d.time_ns < END_MS * 1_000_000), key=by_time)
+    """Alarms and demands; a backtest commands nothing, so it has no alarms of commands."""
+    chosen = [d for d in decisions if d.kind in {"alarm", "demand"} and not d.subject.startswith(COMMAND_ALARM)]
+    return sorted((d for d in chosen if d.time_ns < END_MS * 1_000_000), key=by_time)
 
 
 def decided(job: Job, scan: Any, rows: int = 100_000) -> list[Decision]:

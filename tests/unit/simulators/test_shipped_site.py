@@ -34,7 +34,14 @@ def test_profile_is_valid_and_named_after_its_file(path):
 def test_demo_site_loads_and_is_simulated():
     site = load_site("nursery")
     assert site.origin == "SIMULATED"
-    assert [name for device in site.devices for name in device.names()] == ["weather-1", "climate-1", "climate-2", "climate-3"]
+    assert [name for device in site.devices for name in device.names()] == [
+        "weather-1",
+        "climate-1",
+        "climate-2",
+        "climate-3",
+        "germ-1",
+        "sun-1",
+    ]
 
 
 def test_every_rule_of_the_demo_site_is_right_in_names_kinds_and_units():
