@@ -37,9 +37,9 @@ test: tools
 	$(BIN)/pytest tests -m "alone and not (torture or days)"
 	$(BIN)/pytest tests -n 4 --dist loadfile --no-loadscope-reorder -m "not (torture or alone or days)"
 
-# Every kind of plant under its controller, a winter and a summer day, with its worst faults.
-days: $(STAMP)
-	$(BIN)/pytest tests/scenario -n 2 -m days
+# Whole days: plants alone, every kind under its controller with its worst faults in winter and summer, recordings through the service.
+days: tools
+	$(BIN)/pytest tests -n 3 --dist worksteal -m days
 
 torture: tools
 	$(BIN)/pytest -m torture --timeout 3600 tests

@@ -6,11 +6,13 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import numpy as np
+import pytest
 
 from bench import agc, nab
 from tests.shared_data import recording
 
 
+@pytest.mark.days
 def test_labelled_series(tmp_path: Path) -> None:
     recording("anomaly/nab")
     series, report = nab.measure(tmp_path)
@@ -33,6 +35,7 @@ def test_labelled_series(tmp_path: Path) -> None:
         assert nab.hits(labels, own) == rule.hits > nab.chance(series, own), f"{rule.rule} finds no more than chance"
 
 
+@pytest.mark.days
 def test_two_compartments(tmp_path: Path) -> None:
     file = recording("greenhouse/agc2022_lettuce/Reference/GreenhouseClimate.csv")
     report, idle = agc.measure(tmp_path)

@@ -309,6 +309,7 @@ def play_lettuce(installation: Installation, files: dict[str, Path]) -> None:
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.days
 def test_two_compartments_of_lettuce(installation: Installation, tmp_path: Path) -> None:
     """Three days of February, the warm days of March, and gaps between them."""
     parts = (slice(0, 1000), slice(8350, 8600), slice(10400, 10600))
@@ -351,6 +352,7 @@ def play_tomato(installation: Installation, slab: Path, weather: Path) -> set[tu
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.days
 def test_tomato_slab_and_weather(installation: Installation, tmp_path: Path) -> None:
     """Spreadsheet days, NaN padded with blanks; two devices of one site in one lane. In May the slab's EC passes 7 mS/cm once.
     The weather is played while core is dead; it comes back and nothing is missing."""

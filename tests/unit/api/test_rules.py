@@ -212,6 +212,7 @@ async def test_a_rule_is_switched_and_removed(world: World, http: httpx.AsyncCli
     assert (await http.delete("rules/NONE", params={"sha256": sha256})).status_code == 404
 
 
+@pytest.mark.alone
 async def test_checking_a_large_configuration_leaves_the_event_loop_alone(world: World, http: httpx.AsyncClient) -> None:
     config = site("north", devices=2_000).model_dump(mode="json")
     config["rules"] = [{"id": f"R{n}", "profile": "house", "when": f"mean(air_temp_c, 10 min) > {n}"} for n in range(300)]

@@ -58,6 +58,7 @@ def test_kills_do_not_change_the_hash(site: SiteConfig, plain: Lab, tmp_path: Pa
     assert list(tmp_path.glob("*.snap")), "recovery began at a snapshot, not at the beginning"
 
 
+@pytest.mark.days
 def test_vents_open_when_it_is_hot_and_the_house_stays_cooler_than_without(site: SiteConfig) -> None:
     """A warm clear morning: the vents open, as measured, and the house stays cooler than one that nobody controls."""
     nobody = {"rules": [], "controllers": []}

@@ -161,6 +161,7 @@ def test_report_by_exception_and_heartbeat():
     assert [m.ts for _, m in service.rows.values()] == sorted(m.ts for _, m in service.rows.values())
 
 
+@pytest.mark.days
 def test_every_reading_is_inside_the_physical_range_of_its_point_through_a_day():
     service = Service(compartment(speed=240, sample_s=5.0))
     specs = {point.name: point for point in SITE.profiles["multispan"].points}

@@ -174,6 +174,7 @@ def test_a_slipping_fan_belt_stretches_the_gradient_to_five_times():
     assert gradient_k(state._replace(cut_out=np.ones(1)), Inputs(0.6), ROOM)[0] == 0
 
 
+@pytest.mark.days
 def test_a_day_loses_and_makes_no_energy_water_or_co2():
     crops, trays = np.array([[TOMATO, LETTUCE]]), np.array([[100.0, 50.0]])
     # Supersaturated, so that mist falls in the first step.

@@ -69,6 +69,7 @@ def days():
     return [np.array(kind) for kind in zip(*results, strict=True)]
 
 
+@pytest.mark.days
 def test_check_1_clear_winter_days(days):
     highest, lowest, when = (kind[FAULT_DAY, BASE] for kind in days)
     assert highest == pytest.approx(23.6, abs=0.5)
@@ -76,21 +77,25 @@ def test_check_1_clear_winter_days(days):
     assert when == pytest.approx(8.9, abs=0.1)  # just after the blanket has gone up
 
 
+@pytest.mark.days
 def test_check_2_without_a_blanket(days):
     assert days[0][FAULT_DAY, BARE] == pytest.approx(18.1, abs=0.5)
     assert days[1][FAULT_DAY, BARE] == pytest.approx(1.1, abs=0.5)
 
 
+@pytest.mark.days
 def test_check_3_blanket_left_open_one_night(days):
     assert days[1][FAULT_DAY, STUCK_OPEN] == pytest.approx(4.6, abs=0.5)
     assert days[1][FAULT_DAY, STUCK_OPEN] < days[1][FAULT_DAY, STUCK_HALF] < days[1][FAULT_DAY, BASE]
 
 
+@pytest.mark.days
 def test_check_4_two_overcast_days(days):
     assert days[1][OVERCAST_DAYS, OVERCAST] == pytest.approx([8.7, 5.4], abs=0.5)
     assert days[0][OVERCAST_DAYS, OVERCAST] == pytest.approx([16.7, 9.4], abs=0.5)
 
 
+@pytest.mark.days
 def test_check_5_late_opening_and_early_closing(days):
     assert days[0][FAULT_DAY, LATE] == pytest.approx(20.2, abs=0.5)
     assert days[1][FAULT_DAY, LATE] == pytest.approx(11.3, abs=0.5)
