@@ -27,6 +27,7 @@ SURVIVAL: Final = LEVELS["survival"]
 NS_PER_DAY: Final = 86_400 * NS_PER_S
 REMEMBERED_REQUESTS: Final = 10_000  # the oldest answer is forgotten first
 Limits = tuple[tuple[float, float], tuple[float, float]]
+OUTCOME_WITHOUT_LIMITS: Final = 3  # parts of one in a snapshot of before
 _WITHIN_LEVEL: Final = {"at_most": 0, "at_least": 1, "value": 2}  # the most restrictive limit first (DOMAIN 0.4)
 
 
@@ -418,20 +419,21 @@ class Arbitration:
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Inverse of `snapshot`."""
+        """Inverse of `snapshot`. One of a build that kept no limits is arbitrated anew at the next entry."""
+        older = {actuator for actuator, outcome in saved["last"].items() if len(outcome) == OUTCOME_WITHOUT_LIMITS}
         self._active = {a: {d[0]: Demand(*d) for d in demands} for a, demands in saved["active"].items()}
         self._last = {
             actuator: Outcome(
-                value, None if winner is None else Demand(*winner), tuple(Demand(*d) for d in losers), _limits(limits)
+                value, None if winner is None else Demand(*winner), tuple(Demand(*d) for d in losers), _limits(*limits)
             )
-            for actuator, (value, winner, losers, limits) in saved["last"].items()
+            for actuator, (value, winner, losers, *limits) in saved["last"].items()
         }
         self._override_due = dict(saved["override_due"])
         self._heap = sorted((due, actuator) for actuator, due in self._override_due.items())
         self._answers = {request: (accepted, reason) for request, accepted, reason in saved["answers"]}
         self._confirmations.restore(saved.get("confirmations", []))
         self._manual = dict(saved.get("manual", {}))
-        self._dirty = set(saved["dirty"])
+        self._dirty = set(saved["dirty"]) | older
 
 
 def _site_of(source: str) -> str:
@@ -439,8 +441,8 @@ def _site_of(source: str) -> str:
     return source.partition("@")[2].split("/", 1)[0]
 
 
-def _limits(saved: list[list[float]]) -> Limits:
-    (low_1, high_1), (low_2, high_2) = saved
+def _limits(saved: list[list[float]] | None = None) -> Limits:
+    (low_1, high_1), (low_2, high_2) = saved or [[-math.inf, math.inf]] * 2
     return (low_1, high_1), (low_2, high_2)
 
 

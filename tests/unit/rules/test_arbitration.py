@@ -1,5 +1,6 @@
 """Arbitration: the rule of DOMAIN 0.4 on single cases, on random ones, and requests of people."""
 
+import math
 import random
 
 import pytest
@@ -191,3 +192,17 @@ def test_demand_of_a_rule_that_is_gone_or_changed_ends(rules: list[dict]) -> Non
     for stage in world.stages:
         stage.configure(world.plan)
     assert values(world.run([at(2), at(3)])) == [(2, 0.0)]
+
+
+def test_a_snapshot_of_a_build_without_limits_is_arbitrated_anew() -> None:
+    world = World(plan_of())
+    world.run([Step(T0).demand("R1", VENT, 40.0)])
+    saved = world.stages[0].snapshot()
+    saved["last"] = {actuator: list(outcome)[:3] for actuator, outcome in saved["last"].items()}
+    del saved["confirmations"], saved["manual"]
+    fresh = World(plan_of())
+    fresh.stages[0].restore(saved)
+    assert fresh.stages[0].snapshot()["last"][VENT][3] == ((-math.inf, math.inf), (-math.inf, math.inf))
+    result = fresh.run([Step(T0 + NS_PER_S)])
+    assert result.of("demand") == []  # the same value, by the same demand
+    assert fresh.stages[0].snapshot()["last"][VENT][3] == ((0.0, 100.0), (0.0, 100.0))
