@@ -13,7 +13,7 @@ from pydantic import ValidationError
 import devices
 from app.documents import Document, Path_, Reading, mistakes
 from rules.book import bind, scope
-from rules.check import Mistake, binding_mistakes, rule_mistakes, scope_mistakes
+from rules.check import Mistake, binding_mistakes, control_mistakes, rule_mistakes, scope_mistakes
 from rules.cohort import key_of
 from telemetry.errors import CallerError, ConfigError
 from telemetry.plan import Plan
@@ -51,6 +51,11 @@ def load_site(directory: Path) -> SiteConfig:
     _check_site_rules(reading, document, profiles, rules)
     if site is not None and (rules or any(point.is_virtual for profile in profiles.values() for point in profile.points)):
         _check_binding(reading, site, rules, profile_documents)
+    for mistake in () if site is None else control_mistakes(site):
+        if mistake.path[0] == "profiles":
+            reading.note(profile_documents[str(mistake.path[1])], mistake.path[2:], mistake.message)
+        else:
+            reading.note(document, mistake.path, mistake.message)
     if reading.problems or site is None:
         raise ConfigError(sorted(reading.problems, key=lambda p: (p.file, p.line)))
     return site

@@ -1,7 +1,7 @@
 """What is wrong with rules: what `fieldloom check` tells with lines of files, and the API with paths. Pure."""
 
-from collections.abc import Container, Iterator
-from typing import NamedTuple
+from collections.abc import Container, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from rules import expression
 from rules.book import bind
@@ -9,7 +9,7 @@ from rules.cohort import key_of
 from rules.control.stage import parameters_of
 from telemetry.errors import CallerError, ExpressionError
 from telemetry.plan import Plan
-from telemetry.site import Profile, RuleSpec, SiteConfig
+from telemetry.site import ControllerSpec, Profile, RuleSpec, SiteConfig
 
 Path = tuple[str | int, ...]
 
@@ -107,25 +107,30 @@ def site_mistakes(site: SiteConfig) -> list[Mistake]:
 
 
 def control_mistakes(site: SiteConfig) -> Iterator[Mistake]:
-    """Kinds and parameters of controllers, in profiles and in areas."""
-    known = set[str]()
+    """Kinds and parameters of controllers, in profiles and in areas where devices of these stand."""
+    standing: dict[str, set[str]] = {}
+    for device in site.devices:
+        standing.setdefault(device.area, set()).add(device.profile)
     for name, profile in site.profiles.items():
         for index, spec in enumerate(profile.controllers):
-            known.add(spec.id)
-            try:
-                parameters_of(spec, {})
-            except CallerError as error:
-                yield Mistake(("profiles", name, "controllers", index), f"controller {spec.id}: {error}")
-                continue
-            for at, area in enumerate(site.areas):
-                try:
-                    parameters_of(spec, area.control.get(spec.id, {}))
-                except CallerError as error:
-                    yield Mistake(("areas", at, "control", spec.id), f"controller {spec.id}: {error}")
+            yield from _control_mistakes(spec, {}, ("profiles", name, "controllers", index))
     for at, area in enumerate(site.areas):
-        for controller in sorted(area.control.keys() - known):
-            near = expression.near(controller, sorted(known))
-            yield Mistake(("areas", at, "control", controller), f"no profile of the site has a controller {controller!r}{near}")
+        here = [spec for name in sorted(standing.get(area.name, ())) for spec in site.profiles[name].controllers]
+        for controller, own in area.control.items():
+            place: Path = ("areas", at, "control", controller)
+            specs = [spec for spec in here if spec.id == controller]
+            for spec in specs:
+                yield from _control_mistakes(spec, own, place)
+            if not specs:
+                near = expression.near(controller, sorted({spec.id for spec in here}))
+                yield Mistake(place, f"no device of this area has a controller {controller!r}{near}")
+
+
+def _control_mistakes(spec: ControllerSpec, own: Mapping[str, Any], place: Path) -> Iterator[Mistake]:
+    try:
+        parameters_of(spec, own)
+    except CallerError as error:
+        yield Mistake(place, f"controller {spec.id}: {error}")
 
 
 def _placed(path: Path, rule: RuleSpec, mistakes: "Iterator[Mistake] | list[Mistake]") -> list[Mistake]:

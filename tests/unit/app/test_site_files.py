@@ -238,3 +238,17 @@ def test_a_site_with_points_of_every_kind_loads(directory: Path) -> None:
     assert site.calibrations[0].expires == "2027-03-01", "YAML reads a bare day as a date"
     assert [rule.id for rule in site.profiles["small"].rules] == ["SENSORS-y_c"]
     assert notes(site) == []
+
+
+def test_controllers_are_checked_in_profiles_and_where_their_devices_stand(directory: Path) -> None:
+    profile = directory / "profiles" / "small.yaml"
+    profile.write_text(f"{PROFILE}controllers:\n  - {{id: climate, kind: pig_house, parameters: {{co2_max_ppm: 20000}}}}\n")
+    site = SITE.replace("{name: house}", "{name: house, control: {climate: {co2_mx_ppm: 2500}, climte: {}}}")
+    (directory / "site.yaml").write_text(site)
+    found = {(Path(problem.file).name, problem.line, problem.path): problem.message for problem in mistakes(directory)}
+    assert "co2_max_ppm" in found["small.yaml", 5, "controllers.0"]
+    assert "no parameter 'co2_mx_ppm'" in found["site.yaml", 4, "areas.0.control.climate"]
+    assert "no device of this area has a controller 'climte'" in found["site.yaml", 4, "areas.0.control.climte"]
+    profile.write_text(f"{PROFILE}controllers:\n  - {{id: climate, kind: pig_house}}\n")
+    (directory / "site.yaml").write_text(SITE.replace("{name: house}", "{name: house, control: {climate: {co2_max_ppm: 2500}}}"))
+    assert load_site(directory).areas[0].control == {"climate": {"co2_max_ppm": 2500}}

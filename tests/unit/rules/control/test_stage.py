@@ -275,7 +275,7 @@ def test_mistakes_are_told_with_their_place_and_fix(probe: Probe) -> None:
     found = {mistake.path: mistake.message for mistake in control_mistakes(config.model_copy(update={"areas": [area]}))}
     assert found["profiles", "house", "controllers", 0] == "controller air: no parameter 'factr'; there is factor"
     assert "no kind of controller 'prob'" in found["profiles", "house", "controllers", 1]
-    assert "no profile of the site has a controller 'fed'" in found["areas", 0, "control", "fed"]
+    assert "no device of this area has a controller 'fed'" in found["areas", 0, "control", "fed"]
     good = site(control={"air": {"enabled": "no"}})
     assert "`enabled` is true or false" in next(iter(control_mistakes(good))).message
     with pytest.raises(ValueError, match="declared twice"):
