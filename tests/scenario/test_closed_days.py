@@ -41,7 +41,7 @@ def share_within(values: np.ndarray, low: float, high: float) -> float:
 @pytest.mark.parametrize("season", SEASONS)
 def test_pig_houses(season: str, tmp_path: Path) -> None:
     power = [("mains_lost", "", FAULT_H, 0.5), ("generator_fails", "", FAULT_H, 0.5)]
-    moves = "inlet" if season == "winter" else "sprinkler"  # all day long
+    moves = "heater" if season == "winter" else "sprinkler"  # all day long
     run = day("pig_house", season, {
         "dark": [*power, ("curtain_blocked", "", FAULT_H, 0.5)],
         "curtain": power,
