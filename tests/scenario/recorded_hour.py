@@ -87,7 +87,7 @@ class Airing:
     """A controller with memory that reads all that one can read."""
 
     READS = ("temp_c", "vent_pct", "weather.out_c", "set.air_c", "hour", "mode", "day_of_batch")
-    EVERY_S = 20.0
+    EVERY_S = 60.0
     ASKS = (
         Ask("vent", "value", "temperature", "temperature"),
         Ask("vent", "at_most", "equipment", "warm outside"),

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -14,6 +16,7 @@ def lab(*words: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
+@pytest.mark.days
 def test_equal_seeds_one_hash_also_across_kills() -> None:
     plain = lab("--seed", "5")
     assert "decisions sha256" in plain
