@@ -48,7 +48,7 @@ class Cohort:
     def __init__(
         self, plan: Plan, group: Group, devices: list[Device], spec: ControllerSpec, kind: Controller, parameters: Any
     ) -> None:
-        self.site, self.profile, self.spec, self.kind, self.parameters = group.site, group.profile, spec, kind, parameters
+        self.site, self.spec, self.kind, self.parameters = group.site, spec, kind, parameters
         self.devices = devices
         self.keys = [device.key for device in devices]
         self.actuators = {a.name: a for a in group.profile.actuators}
