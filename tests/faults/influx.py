@@ -97,6 +97,7 @@ class Server:
         """SIGSTOP inside the block: the kernel still accepts connections, nobody answers."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)  # a thread on another core may run on for a while
         try:
             yield
         finally:

@@ -140,8 +140,10 @@ class Process:
             os.kill(self.pid, number)
 
     def freeze(self) -> None:
-        """SIGSTOP."""
-        self.signal(signal.SIGSTOP)
+        """SIGSTOP; on return none of its threads runs any more."""
+        if self.running:
+            os.kill(self.pid, signal.SIGSTOP)
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED)
 
     def thaw(self) -> None:
         """SIGCONT."""
