@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 
 from api.views import View, finite
 from rules.control.kinds import KINDS, asks_of
+from rules.control.stage import term_words
 from rules.why import Place, Reading, filled, observed_by, place
 from store.history import RecordRow
 from telemetry.errors import CallerError
@@ -315,7 +316,9 @@ class _Answer:
         read = [Reading(text, value, "" if value is None else f"{value:.6g}", "", []) for text, value in terms.items()]
         words: dict[str, str] = {}
         if at is not None and spec is not None and kind is not None:
+            said = term_words(spec, at.area.control.get(name, {}), terms)
             read = [*observed_by(kind.READS, at, terms), *(one for one in read if one.text not in kind.READS)]
+            read = [one._replace(words=said.get(one.text, one.words)) for one in read]
             words = next(({"en": ask.en, "zh": ask.zh} for ask in asks_of(spec.kind) if ask.en == grounds.get("reason")), {})
         readings = [_reading(one, since_ms, row.time_ms) for one in read]
         return _cause("controller", grounds, controller=name, since_ms=since_ms, read=readings, words=words)

@@ -9,6 +9,7 @@ import contextlib
 import os
 import ssl
 import zlib
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -113,6 +114,7 @@ def build_world(
         longitude=site.longitude,
         scenario=scenario,
         random=_generator(seed, site.site),
+        ahead_s=_clock_of(site),
     )
     named = {name: device.profile for device in site.devices for name in device.names() if only is None or name in only}
     world = World(start_s=start_s, speed=options.speed)
@@ -128,6 +130,12 @@ def build_world(
         world.add(group, names, lambda name: _generator(seed, f"{site.site}/{name}/faults"))
     world.places = {name: world.places[name] for name in named}
     return world
+
+
+def _clock_of(site: SiteConfig) -> Callable[[float], float]:
+    """By how much the site's clock is ahead of UTC at a Unix time [s]."""
+    starts, ahead = zip(*site.zone_offsets, strict=True)
+    return lambda unix_s: float(ahead[max(0, bisect_right(starts, unix_s) - 1)])
 
 
 def lone_place(profile: Profile, houses: Houses, *, seed: int = 1, start_s: float = 0.0) -> Place:

@@ -5,6 +5,7 @@ devices it is asked. All figures are configurable defaults of the handbook (sect
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
@@ -52,11 +53,25 @@ class WeatherSample(NamedTuple):
 
 
 class Weather:
-    """The weather of a place from `start_s` on. Ask in rising time; up to 10 min back is answered from memory."""
+    """The weather of a place from `start_s` on. Ask in rising time; up to 10 min back is answered from memory.
+
+    `ahead_s` of a Unix time: by how much the clocks of the place are ahead of UTC then [s]; China's unless it is given.
+    """
+
+    ahead_s: Callable[[float], float] = staticmethod(lambda _unix_s: 8 * 3600.0)
 
     def __init__(
-        self, *, start_s: float, latitude: float, longitude: float, scenario: Scenario, random: np.random.Generator
+        self,
+        *,
+        start_s: float,
+        latitude: float,
+        longitude: float,
+        scenario: Scenario,
+        random: np.random.Generator,
+        ahead_s: Callable[[float], float] | None = None,
     ) -> None:
+        if ahead_s is not None:
+            self.ahead_s = ahead_s
         self._start_s = start_s
         self._latitude = latitude
         self._longitude = longitude
@@ -79,6 +94,10 @@ class Weather:
             self._samples[self._last] = self._next(self._start_s + self._last * GRID_S)
             self._samples.pop(self._last - HISTORY_MAX, None)
         return self._samples[max(index, self._last - HISTORY_MAX + 1)]
+
+    def local_hour(self, unix_s: float) -> float:
+        """Hour of the day by the clocks of the place [h]."""
+        return (unix_s + self.ahead_s(unix_s)) % sun.DAY_S / 3600.0
 
     def _next(self, unix_s: float) -> WeatherSample:
         scenario, draws = self._scenario, self._random.standard_normal(4)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulators import fault as faults
-from simulators.actuator import Actuator, Drives, actuators
+from simulators.actuator import Actuator, Drives, Mode, actuators
 from simulators.fault import Injection, PointFault, Wire
 from simulators.houses import Houses
 from simulators.sensor import LIBRARY, Sensors
@@ -329,7 +329,10 @@ class Place:
             else:
                 self._group.end(self._house, name, of_point.part)
         elif name in ("panel_local", "panel_off"):
-            actuator.mode = ("LOCAL" if name == "panel_local" else "OFF") if is_begin else "AUTO"
+            mode: Mode = ("LOCAL" if name == "panel_local" else "OFF") if is_begin else "AUTO"
+            for one in self.actuators.values():
+                if one is actuator or (one.spec.selector is not None and one.spec.selector == actuator.spec.selector):
+                    one.mode = mode
         elif name == "drive_stuck":
             actuator.stuck = is_begin
         else:

@@ -325,13 +325,30 @@ def _sensor_rule(point: PointSpec) -> RuleSpec:
 
 
 class SetpointSpec(_Model):
-    """A set point of an area: a plain value, or a curve over the day of the batch or the hour of the day, straight between its knots."""
+    """A set point of an area: a plain value, or a curve over the day of the batch or the hour of the day, straight between its knots.
+
+    A curve over the hour leads across midnight: it gets a knot at 0 and at 24 where the line from its last to its first knot stands
+    then. One with knots of its own at both jumps there as they say.
+    """
 
     unit: str
     value: float | None = None
     by_day: list[tuple[float, float]] | None = None
     by_hour: list[tuple[float, float]] | None = None
     label: Text = Text()
+
+    @field_validator("by_hour")
+    @classmethod
+    def _round_the_clock(cls, knots: list[tuple[float, float]] | None) -> list[tuple[float, float]] | None:
+        if not knots:
+            return knots
+        if not all(0.0 <= hour <= 24.0 for hour, _ in knots):
+            msg = "the hours of a curve lie between 0 and 24"
+            raise ValueError(msg)
+        (first, low), (last, high) = knots[0], knots[-1]
+        night = first + 24.0 - last  # 0 where both ends of the day are given
+        midnight = high + (low - high) * (24.0 - last) / night if night else low
+        return [*([(0.0, midnight)] if first > 0.0 else []), *knots, *([(24.0, midnight)] if last < 24.0 else [])]
 
     @model_validator(mode="after")
     def _one(self) -> "SetpointSpec":

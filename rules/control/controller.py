@@ -11,7 +11,7 @@ The engine has held the last usable value until then, so NaN means that the fail
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,15 @@ class Controller(Protocol):
 
     def step(self, state: Any, time_ns: int, inputs: Mapping[str, Array], parameters: Any) -> Turn:
         """One run at `time_ns` (Unix ns, the same for all units), `inputs` (n,) by the names of READS."""
+        ...
+
+
+@runtime_checkable
+class Naming(Protocol):
+    """A kind of controller whose parameters give names to numbers that it tells."""
+
+    def names(self, parameters: Any) -> Mapping[str, tuple[str, ...]]:
+        """Of terms that count from 1: what each number stands for."""
         ...
 
 

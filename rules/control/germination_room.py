@@ -281,6 +281,10 @@ class GerminationRoom:
             values["stages"] = tuple(Stage(**chosen(Stage(), stage, "a stage")) for stage in given["stages"])
         return Parameters(**values)
 
+    def names(self, parameters: Parameters) -> dict[str, tuple[str, ...]]:
+        """What the numbers of a term stand for, from 1 on."""
+        return {"stage_number": tuple(stage.name for stage in parameters.stages)}
+
     def start(self, n: int, time_ns: int, parameters: Parameters) -> State:
         """Nothing known, all off."""
         past = np.full(n, LONG_AGO)

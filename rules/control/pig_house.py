@@ -5,12 +5,14 @@ people before machines before animals before hands before air before temperature
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from rules.control import pig_climate, pig_works
 from rules.control.controller import Array, Ask, Turn
+from rules.control.feed_phases import feed_phases
 from rules.control.pig_climate import FANS, PERIOD_S, Climate, Inputs, Situation
 from rules.control.pig_settings import Parameters, along
 from rules.control.pig_works import Works
@@ -87,7 +89,12 @@ class PigHouse:
 
     def parameters(self, given: Mapping[str, Any]) -> Parameters:
         """Parameters with what a site gives in place of the defaults; CallerError says what is wrong."""
-        return settings(Parameters, given)
+        made = settings(Parameters, {name: value for name, value in given.items() if name != "feed_phases"})
+        return replace(made, feed_phases=feed_phases(given["feed_phases"])) if "feed_phases" in given else made
+
+    def names(self, parameters: Parameters) -> dict[str, tuple[str, ...]]:
+        """What the numbers of a term stand for, from 1 on."""
+        return {"feed_phase_1": tuple(phase.words() for phase in parameters.feed_phases)}
 
     def start(self, n: int, time_ns: int, parameters: Parameters) -> State:
         """State of n houses that have never run."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rules.control.feed_phases import USUAL, FeedPhase
 from rules.control.memory import require
 from rules.control.settings import ascending, numbers, rows, setting
 
@@ -85,7 +86,7 @@ class Parameters:
     )
     feed_ration: float = setting(1.05, 0.3, 1.5)  # of that: with 5 % of waste
     feed_share_by_hour: tuple[float, ...] = numbers(_FEED_BY_HOUR, 0, 100)
-    feed_phase_kg: tuple[float, ...] = ascending((30.0, 90.0, 160.0), 0, 1000)  # eaten by one pig, where phases 2, 3, 4 begin
+    feed_phases: tuple[FeedPhase, ...] = USUAL
     auger_kg_min: float = setting(30.0, 0.5, 500)
     auger_max_s: float = setting(900.0, 60, 3600)
     medication: tuple[tuple[float, float], ...] = rows(

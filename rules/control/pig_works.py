@@ -6,6 +6,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rules.control.feed_phases import table
 from rules.control.memory import NEVER
 from rules.control.pig_climate import FANS, TURNING_RPM, Inputs
 from rules.control.pig_settings import Parameters, along
@@ -38,7 +39,8 @@ class Feeding(NamedTuple):
     day_counted_kg: Array  # since midnight, for the check
     day_lost_kg: Array
     check_pct: Array  # of yesterday: counted over lost
-    per_pig_kg: Array  # of this batch
+    per_pig_kg: Array  # of this batch; NaN before its day was known
+    phase: Array  # of feed_phases, int64; -1 before the first known hour
 
 
 class Scraping(NamedTuple):
@@ -69,8 +71,9 @@ class Works(NamedTuple):
 def start(n: int, time_ns: int) -> Works:
     """Nothing runs, nothing is known."""
     zero, nan, never, no = np.zeros(n), np.full(n, np.nan), np.full(n, NEVER), np.zeros(n, np.bool_)
-    feeding = Feeding(zero - 1.0, nan, nan, nan, zero, zero, zero, zero, never, no, zero, zero, nan, zero)
-    scraping = Scraping(np.zeros(n, np.int64), np.full(n, time_ns, np.int64), np.full(n, -1, np.int64), no)
+    none = np.full(n, -1, np.int64)
+    feeding = Feeding(zero - 1.0, nan, nan, nan, zero, zero, zero, zero, never, no, zero, zero, nan, nan, none)
+    scraping = Scraping(np.zeros(n, np.int64), np.full(n, time_ns, np.int64), none, no)
     return Works(feeding, scraping, Slurry(never, np.full(n, -NEVER), no))
 
 
@@ -78,8 +81,40 @@ def start(n: int, time_ns: int) -> Works:
 
 
 def ration_kg(weight_kg: Array, heads: Array, p: Parameters) -> Array:
-    """Feed of the house in a day [kg]."""
+    """Feed of the house in a day by its own curve [kg]."""
     return np.asarray(heads * along(weight_kg, p.feed_kg_by_kg) * p.feed_ration)
+
+
+def _phase_kg(state: Feeding, weight_kg: Array, heads: Array, p: Parameters) -> Array:
+    """Feed of the house in a day by the curve of its phase; by its own where the phase has none, or the day is not known."""
+    total = ration_kg(weight_kg, heads, p)
+    for number, phase in enumerate(p.feed_phases):
+        ration = p.feed_ration if phase.ration is None else phase.ration
+        if phase.kg_by_day:
+            kg = heads * along(state.day, phase.kg_by_day) * ration
+        else:
+            kg = heads * along(weight_kg, phase.kg_by_kg or p.feed_kg_by_kg) * ration
+        total = np.where((state.phase == number) & np.isfinite(kg), kg, total)
+    return np.asarray(total)
+
+
+@functools.cache
+def _eaten_by_day(p: Parameters) -> tuple[Array, Array]:
+    """Days of a batch, and what one pig has eaten before each by the house's own curve [kg]."""
+    days = np.arange(400.0)
+    a_day = along(along(days + p.placed_age_d, p.weight_by_day), p.feed_kg_by_kg) * p.feed_ration
+    return days, np.concatenate([[0.0], np.cumsum(a_day)[:-1]])
+
+
+def _phase(old: Feeding, state: Feeding, weight_kg: Array, p: Parameters) -> Feeding:
+    """A phase holds from midnight on: from its first hour, its batch's first, or a day's first."""
+    eaten = np.where(np.isnan(state.per_pig_kg), np.interp(state.day, *_eaten_by_day(p)), state.per_pig_kg)
+    begins = table(p.feed_phases, p.feed_share_by_hour)
+    by = {"from_day": state.day, "from_kg": weight_kg, "from_eaten_kg": eaten}.get(begins.by, np.zeros(len(eaten)))
+    found = np.searchsorted(begins.starts, by, side="right")
+    renewed = (state.hour < old.hour) | (state.day < old.day) | (old.phase < 0) & (state.hour >= 0.0)
+    phase = np.where(renewed & np.isfinite(by), found, old.phase)
+    return state._replace(per_pig_kg=eaten, phase=np.minimum(phase, len(p.feed_phases) - 1))
 
 
 def _moved(last: Array, now: Array) -> Array:
@@ -133,30 +168,24 @@ def _turned(old: Feeding, inputs: Inputs) -> Feeding:
     )
 
 
-@functools.cache
-def _day(weights: tuple[float, ...]) -> tuple[Array, Array]:
-    """Share of the day's feed in each of its hours, and up to the end of each."""
-    shares = np.array(weights, np.float64) / sum(weights)
-    return shares, np.cumsum(shares)
-
-
 def feed(
     old: Feeding, now_ns: int, inputs: Inputs, *, allowed: Array, weight_kg: Array, heads: Array, p: Parameters
 ) -> tuple[Feeding, Array, dict[str, Array]]:
     """Whether the auger is to run: until the plan of this hour is measured, no longer than its longest run."""
-    state = _turned(_measured(old, inputs), inputs)
-    shares, until = _day(p.feed_share_by_hour)
-    slot = np.clip(state.hour, 0, 23).astype(np.int64)
-    day_kg = ration_kg(weight_kg, heads, p)
-    before = until[slot] - shares[slot]
+    state = _phase(old, _turned(_measured(old, inputs), inputs), weight_kg, p)
+    slots = np.maximum(state.phase, 0), np.clip(state.hour, 0, 23).astype(np.int64)
+    parts = table(p.feed_phases, p.feed_share_by_hour)
+    share, until = parts.shares[slots], parts.until[slots]
+    day_kg = _phase_kg(state, weight_kg, heads, p)
+    before = until - share
     given = np.where(np.isnan(state.given_kg), day_kg * before, state.given_kg)
     most = FULL * p.auger_max_s / 60.0 * p.auger_kg_min
-    due = np.clip(np.nan_to_num(day_kg * until[slot] - given), 0.0, most)
+    due = np.clip(np.nan_to_num(day_kg * until - given), 0.0, most)
 
     measured = np.isfinite(inputs["feed_total_kg"]) | np.isfinite(inputs["bin_weight_kg"])
     may = allowed & measured & np.isfinite(inputs["hour"])
     runs = state.since_ns != NEVER
-    starts = ~runs & may & ~state.ended & (due >= LEAST_KG) & (shares[slot] > 0.0)
+    starts = ~runs & may & ~state.ended & (due >= LEAST_KG) & parts.open[slots]
     run_kg = np.where(starts, 0.0, _run_kg(state, inputs))
     overtime = runs & (now_ns - state.since_ns >= int((p.auger_max_s + OVERTIME_S) * NS_PER_S))
     stops = runs & ((run_kg >= state.plan_kg) | overtime | ~may)
@@ -171,13 +200,12 @@ def feed(
         ended=state.ended | (stops & (overtime | ~may)),
         per_pig_kg=state.per_pig_kg + np.nan_to_num(np.where(stops, run_kg, 0.0) / np.where(heads > 0.0, heads, np.nan)),
     )
-    phase = 1.0 + np.searchsorted(np.asarray(p.feed_phase_kg, np.float64), new.per_pig_kg, side="right")
     terms = {
         "feed_of_day_kg": day_kg,
         "feed_given_kg": given + np.where(on, run_kg, 0.0),
         "feed_due_kg": np.where(on, new.plan_kg, due),
         "feed_check_pct": new.check_pct,
-        "feed_phase_1": phase,
+        "feed_phase_1": np.where(new.phase < 0, np.nan, new.phase + 1.0),
         "feed_per_pig_kg": new.per_pig_kg,
     }
     return new, on, terms

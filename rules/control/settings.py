@@ -13,8 +13,8 @@ _MOST: Final = 48  # numbers in a list
 T = TypeVar("T")
 
 
-def setting(default: float, low: float, high: float) -> Any:
-    """A field that is one number within low..high; a whole number where the default is one."""
+def setting(default: float | None, low: float, high: float) -> Any:
+    """A field that is one number within low..high; a whole number where the default is one. None: it need not be given."""
     return dataclasses.field(default=default, metadata={"low": low, "high": high})
 
 

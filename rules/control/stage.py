@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from rules.control.controller import Ask, Controller, Turn, unknown
+from rules.control.controller import Ask, Controller, Naming, Turn, unknown
 from rules.control.inputs import Inputs, Latest, Moments
 from rules.control.kinds import KINDS
 from telemetry import quality
@@ -40,6 +40,23 @@ def parameters_of(spec: ControllerSpec, own: Mapping[str, Any]) -> Any:
     given = {**spec.parameters, **own}
     given.pop("enabled", None)
     return kind.parameters(given)
+
+
+def term_words(spec: ControllerSpec, own: Mapping[str, Any], terms: Mapping[str, float | None]) -> dict[str, str]:
+    """What numbers among the terms of a controller stand for, "2 grower (G2)", by its parameters where an area says `own`."""
+    kind: object = KINDS.get(spec.kind)
+    if not isinstance(kind, Naming):
+        return {}
+    try:
+        names = kind.names(parameters_of(spec, own))
+    except CallerError:  # of a build that took them
+        return {}
+    found = {}
+    for name, known in names.items():
+        number = terms.get(name)
+        if number is not None and 1 <= number <= len(known):
+            found[name] = f"{number:.0f} {known[int(number) - 1]}"
+    return found
 
 
 class Cohort:

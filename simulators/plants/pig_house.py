@@ -19,7 +19,6 @@ from telemetry import psychrometrics
 Array = NDArray[Any]
 
 HERD_S: Final = 60.0  # growth, feed and water move on once a minute
-CLOCK_S: Final = 8 * 3600.0  # pigs' day, ahead of UTC: China
 DAY_S: Final = 86_400.0
 
 
@@ -47,6 +46,8 @@ class Panel:
     lamp_a: float = 40.0
     creep_k: float = 14.0  # nest over room at full lamps
     water_kpa: float = 200.0
+    badge_no: float = 1001.0
+    door_s: float = 60.0  # that a badge is at the door, which stands open, on the way in and out
 
 
 class PigHouses:
@@ -78,6 +79,9 @@ class PigHouses:
         "heater_lockout": Fault("the burner does not light"),
         "door_open": Fault("the door stands open, without a disinfection"),
         "person_inside": Fault("somebody is in the room"),
+        "visit": Fault("no fault: somebody shows a badge, showers and comes in, so long after other pigs; the end: goes out", "h", 72.0),
+        "lid_open": Fault("the lid of the feed bin is open"),
+        "gate_open": Fault("the animal gate at the scraper is open"),
         "disease": Fault("an illness begins: water, then feed, fall", "1", 1.0),
         "nipple_leak": Fault("nipples run", "L/h", 60.0),
         "pulses_lost": Fault("the water meter loses this share of its pulses", "1", 0.5),
@@ -115,6 +119,7 @@ class PigHouses:
         self.full_kg, self.fed_kg, self.wasted_l = self.bin_kg.copy(), np.zeros(n), np.zeros(n)
         self.blade, self.slurry_cm = np.zeros(n), np.full(n, 60.0)
         self.missing_l = np.zeros(n)
+        self.inside_s, self.left_s = np.zeros(n), np.full(n, np.inf)  # since a visitor's badge on the way in, and out
         self.still_s, self.overloaded = np.zeros(n), np.zeros(n, np.bool_)  # since a fan turned; latched until the jam is freed
         self._herd_s = 0.0
 
@@ -130,8 +135,27 @@ class PigHouses:
         """Whether anything has power, bool."""
         return np.asarray((self.faults["mains_lost"] == 0.0) | self.generator)
 
+    @property
+    def at_door(self) -> Array:
+        """Whether a visitor is at the door, bool."""
+        comes = (self.faults["visit"] > 0.0) & (self.inside_s < self.machines.door_s)
+        return np.asarray(comes | (self.left_s < self.machines.door_s))
+
+    @property
+    def door_open(self) -> Array:
+        """Whether the door stands open, bool."""
+        return np.asarray((self.faults["door_open"] > 0.0) | self.at_door)
+
+    @property
+    def somebody(self) -> Array:
+        """Whether anybody is in the room, bool."""
+        return np.asarray((self.faults["person_inside"] > 0.0) | (self.faults["visit"] > 0.0))
+
     def _hot_c(self) -> Array:
         return np.where(self.herds.weight_kg < 20.0, self.machines.hot_weaner_c, self.machines.hot_c)
+
+    def _is(self, fault: str) -> Array:
+        return np.asarray(self.faults[fault] > 0.0)
 
     def interlock(self) -> dict[str, Array]:
         """Curtains that fall, the hot thermostat, and guards of heater, feed line and scraper."""
@@ -146,10 +170,10 @@ class PigHouses:
             "fan_4": stage,
             "curtain": np.where((self.unlit_s >= self.machines.curtain_s) | (air > self._hot_c() + 10.0), 1.0, never),
             "heater": np.where((air > self._hot_c()) | (self.still_s > self.machines.still_s), zero, never),
-            "auger": np.where(self.hopper_kg >= self.machines.hopper_kg * self.places, zero, never),
-            "scraper": np.where(self.overloaded | (self.blade >= 1.0), zero, never),
-            "scraper_back": np.where(self.blade <= 0.0, zero, never),
-            "slurry_pump": np.where(self.faults["person_inside"] > 0.0, zero, never),
+            "auger": np.where((self.hopper_kg >= self.machines.hopper_kg * self.places) | self._is("lid_open"), zero, never),
+            "scraper": np.where(self.overloaded | (self.blade >= 1.0) | self._is("gate_open"), zero, never),
+            "scraper_back": np.where((self.blade <= 0.0) | self._is("gate_open"), zero, never),
+            "slurry_pump": np.where(self.somebody, zero, never),
         }
 
     def local(self) -> dict[str, Array]:
@@ -166,6 +190,9 @@ class PigHouses:
         lost = self.faults["mains_lost"] > 0.0
         self.dark_s = np.where(lost, self.dark_s + dt_s, 0.0)
         self.unlit_s = np.where(self.power, 0.0, self.unlit_s + dt_s)
+        visits = self._is("visit")
+        self.left_s = np.where(~visits & (self.inside_s > 0.0), 0.0, self.left_s + dt_s)
+        self.inside_s = np.where(visits, self.inside_s + dt_s, 0.0)
         inputs, outside = self._inputs(drives), self._outside()
         turning = (np.asarray(inputs.fan_variable) > 0.0) | (np.asarray(inputs.fan_staged) > 0.0)
         self.still_s = np.where(turning, 0.0, self.still_s + dt_s)
@@ -187,7 +214,7 @@ class PigHouses:
     def _inputs(self, drives: Mapping[str, Array]) -> pig_house.Inputs:
         """What the drives do to the air, faults included; all per place."""
         speed, staged = self._airing(drives)
-        fault, door = self.faults, 0.5 * (self.faults["door_open"] > 0.0)
+        fault, door = self.faults, 0.5 * self.door_open
         return pig_house.Inputs(
             heat_20_w=self.heat_w(),
             animals=herd.heads(self.herds.ledger) / self.places,
@@ -216,8 +243,8 @@ class PigHouses:
         return np.asarray(pigs * one * pig_house.activity(self.hour()))
 
     def hour(self) -> float:
-        """Hour of the pigs' day."""
-        return (self._unix_s + CLOCK_S) % DAY_S / 3600.0
+        """Hour of the pigs' day: that of the site's clock."""
+        return self._weather.local_hour(self._unix_s)
 
     def _scrapes(self, drives: Mapping[str, Array]) -> Array:
         """Motion of the blade: 1 forward, -1 back, 0 stands."""
@@ -321,10 +348,15 @@ class PigHouses:
             "mains_bool": 1.0 * (fault["mains_lost"] == 0.0),
             "generator_bool": 1.0 * self.generator,
             "battery_v": machines.battery_v - 2.0 * np.minimum(1.0, self.unlit_s / 3600.0),
-            "person_present_bool": 1.0 * (fault["person_inside"] > 0.0),
-            "door_open_bool": 1.0 * (fault["door_open"] > 0.0),
-            "door_locked_bool": asked * (fault["door_open"] == 0.0),
-            "disinfected_bool": np.zeros(len(self.places)),
+            "person_present_bool": 1.0 * self.somebody,
+            "door_open_bool": 1.0 * self.door_open,
+            "door_locked_bool": asked * ~self.door_open,
+            "badge_no": machines.badge_no * self.at_door,
+            "entry_in_bool": 1.0 * self._is("visit"),
+            "pig_free_h": np.where(self._is("visit"), fault["visit"], np.nan),
+            "disinfected_bool": 1.0 * (self.at_door & (fault["door_open"] == 0.0)),
+            "bin_lid_open_bool": 1.0 * self._is("lid_open"),
+            "gate_open_bool": 1.0 * self._is("gate_open"),
         }
 
     def fail(self, house: int, fault: str, strength: float) -> None:
