@@ -50,6 +50,7 @@ COMMANDS: tuple[tuple[str, Callable[..., Any], str], ...] = (
     ("status", look.status, "Look"),
     ("tail", look.tail, "Look"),
     ("query", look.query, "Look"),
+    ("entries", look.entries, "Look"),
     ("why", look.why, "Look"),
     ("decisions", look.decisions, "Look"),
     ("backtest", backtest.backtest, "Look"),

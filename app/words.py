@@ -353,6 +353,17 @@ ZH: Final[dict[str, str]] = {
     "Stale (standing for more than 24 h)": "陈旧（持续超过 24 小时）",
     "since": "自",
     "before what is known": "早于已知记录",
+    # entries
+    "Entries of {site}": "{site} 的进出记录",
+    "badge": "卡号",
+    "way": "方向",
+    "in": "进",
+    "out": "出",
+    "hours since other pigs": "距接触外群猪（小时）",
+    "disinfected": "已消毒",
+    "yes": "是",
+    "no": "否",
+    "Only the newest {count} are shown.": "仅显示最新 {count} 条。",
     # areas
     "{area} is in mode {mode}.": "{area} 已进入模式 {mode}。",
     "{area}: the batch is over.": "{area}：批次已结束。",

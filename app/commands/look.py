@@ -152,6 +152,34 @@ def _print_rows(rows: list[dict[str, Any]], *, title: str, zone: str, last: str,
     console().print(table)
 
 
+def entries(
+    site: Annotated[str, typer.Argument(help="Name of the site.")],
+    last: Annotated[str, typer.Option(help="How far back: 6h, 7d, 30d.")] = "7d",
+    csv: Annotated[bool, typer.Option("--csv", help="Comma-separated, for other programs.")] = False,
+) -> None:
+    """Who came into the houses and went out: badge, hours since other pigs, disinfected or not."""
+    from app.client import connect
+
+    start_ms = int((datetime.now(UTC) - duration(last)).timestamp() * 1000)
+    with connect(load_settings()) as client:
+        zone = client.get(f"/sites/{site}")["zone"]
+        found = client.get(f"/sites/{site}/entries", start_ms=start_ms, limit=1000)
+    rows = found["items"]
+    if csv or not rows:
+        _print_rows(rows, title=say("Entries of {site}", site=site), zone=zone, last=last, is_csv=csv)
+        return
+    words = {None: "", True: say("yes"), False: say("no")}
+    ways = {None: "", True: say("in"), False: say("out")}
+    shown = [
+        {"t_ms": row["t_ms"], "device": row["device"], "badge": row["badge"], "way": ways[row["is_in"]],
+         "hours since other pigs": row["pig_free_h"], "disinfected": words[row["disinfected"]]}
+        for row in rows
+    ]  # fmt: skip
+    _print_rows(shown, title=say("Entries of {site}", site=site), zone=zone, last=last, is_csv=False)
+    if not found["is_whole"]:
+        print(say("Only the newest {count} are shown.", count=len(rows)))
+
+
 def _csv_cell(value: Any) -> str:
     return "" if value is None else "|".join(map(str, value)) if isinstance(value, list) else str(value)
 

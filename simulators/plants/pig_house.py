@@ -79,7 +79,9 @@ class PigHouses:
         "heater_lockout": Fault("the burner does not light"),
         "door_open": Fault("the door stands open, without a disinfection"),
         "person_inside": Fault("somebody is in the room"),
-        "visit": Fault("no fault: somebody shows a badge, showers and comes in, so long after other pigs; the end: goes out", "h", 72.0),
+        "visit": Fault(
+            "no fault: somebody shows a badge, showers and comes in, so long after other pigs; the end: goes out", "h", 72.0
+        ),
         "lid_open": Fault("the lid of the feed bin is open"),
         "gate_open": Fault("the animal gate at the scraper is open"),
         "disease": Fault("an illness begins: water, then feed, fall", "1", 1.0),
@@ -353,7 +355,7 @@ class PigHouses:
             "door_locked_bool": asked * ~self.door_open,
             "badge_no": machines.badge_no * self.at_door,
             "entry_in_bool": 1.0 * self._is("visit"),
-            "pig_free_h": np.where(self._is("visit"), fault["visit"], np.nan),
+            "pig_free_h": fault["visit"],
             "disinfected_bool": 1.0 * (self.at_door & (fault["door_open"] == 0.0)),
             "bin_lid_open_bool": 1.0 * self._is("lid_open"),
             "gate_open_bool": 1.0 * self._is("gate_open"),

@@ -1,13 +1,21 @@
 """Pig houses behind their profile: points, power, panel, feed line, scraper, faults."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from app.site_files import load_site
 from bench.control_pig_house import SUMMER, SUMMER_S, WINTER, WINTER_S, Day
 from bench.recordings import shipped_profile
 from simulators import herd, pig_house
+from simulators.device import Options
+from simulators.fleet import build_world
 from simulators.plants import pig_house as plants
 from simulators.weather import Scenario
+from telemetry.site import SiteConfig
+
+SITES = Path(__file__).parents[3] / "sites"
 
 # 9 h in China, when the pigs' heat is that of the day's mean.
 MILD = Day(
@@ -43,9 +51,8 @@ def test_every_point_of_the_profile_is_served_or_named_here() -> None:
     at = drives(houses, fan=0.5)
     truth, panel = houses.truth(at), houses.panel(at)
     feedback = {actuator.feedback for actuator in spec.actuators}
-    served = set(truth) | set(panel) | feedback
-    by_hand = {"bin_lid_open_bool", "gate_open_bool", "badge_no"}  # contacts that nobody touches here, and a badge nobody shows
-    assert {point.name for point in spec.points if point.is_measured} - served == by_hand
+    served = set(truth) | set(panel) | feedback | {actuator.selector for actuator in spec.actuators}
+    assert {point.name for point in spec.points if point.is_measured} <= served
     assert not (set(truth) & set(panel))
     assert not (feedback & (set(truth) | set(panel)))
     assert set(houses.SENSORS) == set(truth)
@@ -234,3 +241,52 @@ def test_a_wrong_fault_is_refused() -> None:
         with pytest.raises(ValueError, match=r"fault|house|strength"):
             houses.fail(house, name, strength)
     assert not any(each.any() for each in houses.faults.values())
+
+
+def test_a_visit_shows_a_badge_a_shower_and_a_way_in_and_out() -> None:
+    houses = finishers(2)
+    at = drives(houses, fan=0.5)
+    names = ("badge_no", "entry_in_bool", "disinfected_bool", "door_open_bool", "person_present_bool")
+
+    def shown() -> list[float]:
+        return [float(houses.panel(at)[name][0]) for name in names]
+
+    assert shown() == [0.0] * 5
+    houses.fail(0, "visit", 30.0)
+    run(houses, 30.0, at)
+    assert shown() == [1001.0, 1.0, 1.0, 1.0, 1.0]
+    assert houses.panel(at)["pig_free_h"][0] == 30.0
+    assert houses.panel(at)["pig_free_h"][1] == 0.0
+    assert houses.panel(at)["badge_no"][1] == 0.0
+    run(houses, 60.0, at)
+    assert shown() == [0.0, 1.0, 0.0, 0.0, 1.0]  # inside, door shut
+    assert houses.interlock()["slurry_pump"][0] == 0.0
+    houses.fail(0, "visit", 0.0)
+    run(houses, 30.0, at)
+    assert shown() == [1001.0, 0.0, 1.0, 1.0, 0.0]
+    run(houses, 60.0, at)
+    assert shown() == [0.0] * 5
+    houses.fail(0, "door_open", 1.0)
+    assert shown() == [0.0, 0.0, 0.0, 1.0, 0.0]  # no badge, no shower
+
+
+def test_an_open_lid_stops_the_auger_and_an_open_gate_the_scraper() -> None:
+    houses = finishers(2)
+    houses.fail(1, "lid_open", 1.0)
+    houses.fail(1, "gate_open", 1.0)
+    orders = houses.interlock()
+    assert np.isnan(orders["auger"][0])
+    assert [orders[name][1] for name in ("auger", "scraper", "scraper_back")] == [0.0, 0.0, 0.0]
+    at = drives(houses)
+    assert houses.panel(at)["bin_lid_open_bool"].tolist() == houses.panel(at)["gate_open_bool"].tolist() == [0.0, 1.0]
+
+
+def test_pigs_live_by_the_clock_of_their_site() -> None:
+    site = load_site(SITES / "pig-farm")
+    options = Options(boot=1, plant_start_s=MILD.start_s)
+    hours = []
+    for zone in ("Asia/Shanghai", "Europe/Amsterdam"):  # summer: +8 h and +2 h
+        moved = SiteConfig.model_validate({**site.model_dump(exclude={"zone_offsets"}), "zone": zone})
+        world = build_world(moved, seed=1, options=options, only=frozenset({"pigs-1"}))
+        hours.append(world.places["pigs-1"].houses.hour())
+    assert hours == [9.0, 3.0]
