@@ -113,7 +113,7 @@ class Table(NamedTuple):
     starts: Array  # (phases - 1,)
     shares: Array  # (phases, 24), each sums to 1
     until: Array  # (phases, 24), up to the end of each hour
-    open: Array  # (phases, 24) bool: hours in which the auger may run; after a meal it makes up for what one run could not carry
+    open: Array  # (phases, 24) bool: hours in which the auger may run; after a meal also for what its hour did not bring
 
 
 @functools.cache

@@ -4,9 +4,12 @@ import datetime as dt
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ingest.decode import Directory, Gather
+from rules.area import AreaState
+from rules.clock import area_value
 from rules.expression import parse
 from telemetry.record import Event, Request, Start
 from telemetry.site import AreaSpec, DeviceSpec, PointSpec, Profile, RuleSpec, SetpointSpec, SiteConfig
@@ -224,6 +227,31 @@ def test_set_points_are_plain_or_curves_over_the_day_of_the_batch_or_the_hour() 
     assert field.said[2:] == [(63, "R0@r-0", 1), (63, "R1@r-0", 1)]
     field.at(64, "r-0", temp_c=12)
     assert field.said[4:] == [(64, "R2@r-0", 1)]
+
+
+@pytest.mark.parametrize(
+    ("knots", "values"),
+    [
+        # 7 h to 6 h of the next day, 23 h: 20 down to 15.
+        ([(6, 15.0), (7, 20.0)], {6: 15.0, 6.5: 17.5, 7: 20.0, 18.5: 17.5, 0: 20.0 - 5.0 * 17 / 23, 3: 20.0 - 5.0 * 20 / 23}),
+        ([(0, 10.0), (12, 22.0)], {0: 10.0, 12: 22.0, 18: 16.0, 23.999: 10.0}),
+        ([(12, 22.0), (24, 10.0)], {0: 10.0, 6: 16.0, 12: 22.0, 23.999: 10.0}),
+        ([(0, 10.0), (24, 34.0)], {0: 10.0, 12: 22.0, 23.999: 34.0}),  # both ends given: it jumps
+        ([(5, 18.0)], {0: 18.0, 12: 18.0}),
+    ],
+)
+def test_a_curve_over_the_hour_leads_across_midnight(knots: list[tuple[float, float]], values: dict[float, float]) -> None:
+    spec = SetpointSpec(unit="C", by_hour=knots)
+    config = Field("temp_c < set.low_c").site.model_copy(update={"areas": [AreaSpec(name="a", setpoints={"low_c": spec})]})
+    midnight_ns = config.midnight_ns(1_700_000_000 * 10**9)
+    times = np.array([midnight_ns + int(hour * 3600e9) for hour in values])
+    assert area_value(config, "a", AreaState(), "set.low_c", times) == pytest.approx(np.array(list(values.values())), abs=0.02)
+    assert SetpointSpec.model_validate(spec.model_dump()) == spec  # said once more it is the same
+
+
+def test_hours_beyond_the_day_are_refused() -> None:
+    with pytest.raises(ValueError, match="between 0 and 24"):
+        SetpointSpec(unit="C", by_hour=[(6, 15.0), (25, 20.0)])
 
 
 def test_significance_of_a_count() -> None:
