@@ -36,6 +36,7 @@ STATE_WORDS: Final = {
     "DSUPR": "suppressed by design",
     "OOSRV": "out of service",
 }
+LINKS_MAX: Final = 8  # lines of links of one cause; a controller reads thirty points
 CLEARED: Final = ("NORM", "RTNUN", "LATCH")
 BOUND_WORDS: Final = {"at_least": "at least {value}", "at_most": "at most {value}", "value": "exactly {value}"}
 LEVEL_WORDS: Final = {
@@ -245,7 +246,7 @@ def _asked(why: WhyView, cause: CauseView) -> Iterator[str]:
         told = [f"{one.text} {one.shown} {one.unit}".rstrip() for one in cause.read if one.shown]
         if told:
             yield f"    {', '.join(told)}"
-        yield from _links(cause)
+        yield from _links(cause, _site(why))
         return
     yield say("  {bound} by rule {rule} ({level})", bound=bound, rule=cause.rule, level=level)
     yield from _rule(why, cause)
@@ -270,13 +271,19 @@ def _rule(why: WhyView, cause: CauseView) -> Iterator[str]:
         held = length(max(0, why.at_ms - cause.since_ms) / 1000)
         waits = say(", of which the rule waits for {length}", length=length(cause.on_delay_s)) if cause.on_delay_s else ""
         yield say("  It began to hold at {time}, {held} before{waits}.", time=_time(why, cause.since_ms), held=held, waits=waits)
-    yield from _links(cause)
+    yield from _links(cause, _site(why))
 
 
-def _links(cause: CauseView) -> Iterator[str]:
-    for reading in cause.read:
-        for link in reading.history:
-            yield f"    {reading.text}: {link}"
+def _links(cause: CauseView, site: str) -> Iterator[str]:
+    links = [f"    {reading.text}: {link}" for reading in cause.read for link in reading.history]
+    shown = links if len(links) <= LINKS_MAX else links[: LINKS_MAX - 1]
+    yield from shown
+    if len(links) > len(shown):
+        yield say("    ... and {count} more; GET /sites/{site}/why gives them all", count=len(links) - len(shown), site=site)
+
+
+def _site(why: WhyView) -> str:
+    return why.subject.rpartition("@")[2].partition("/")[0]
 
 
 def _command(why: WhyView) -> str:

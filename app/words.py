@@ -231,6 +231,7 @@ ZH: Final[dict[str, str]] = {
     "Fail-safe: a command was not answered or not obeyed. It stays where it is; asked was {value}.": "故障安全：命令无应答或未执行，保持当前位置；原请求 {value}。",
     "Asked until then:": "此前的请求：",
     "  {bound} by hand: {reason}": "  {bound}，人工操作：{reason}",
+    "    ... and {count} more; GET /sites/{site}/why gives them all": "    ……另有 {count} 条；GET /sites/{site}/why 给出全部",
     "  It ends by itself at {time}.": "  到 {time} 自动结束。",
     "  {bound} by controller {controller}: {words} ({level})": "  {bound}，控制器 {controller}：{words}（{level}）",
     "  {bound} by rule {rule} ({level})": "  {bound}，规则 {rule}（{level}）",
