@@ -40,7 +40,9 @@ class Parameters:
     dead_zone_k: float = setting(0.5, 0, 5)  # by which cooling begins later, up to 15 min after heat
     frost_c: float = setting(5.0, 0, 15)  # of an empty room
     creep_c_by_day: tuple[tuple[float, float], ...] = rows(((0, 34), (21, 26)), 15, 40)
-    creep_until_kg: float = setting(12.0, 1, 30)  # lamps are for lighter pigs
+    creep_until_kg: float = setting(
+        12.0, 1, 500
+    )  # lamps are for lighter pigs; above the sows' own weight where litters lie beside them
     hot_k: float = setting(6.0, 2, 15)  # all fans, whatever a hand says
     curtain_k: float = setting(8.0, 3, 20)
 
@@ -76,7 +78,7 @@ class Parameters:
     sprinkle_k: float = setting(5.0, 2, 20)
     sprinkle_s: float = setting(90.0, 10, 600)
     sprinkle_every_s: float = setting(720.0, 60, 3600)
-    sprinkle_from_kg: float = setting(20.0, 5, 200)
+    sprinkle_from_kg: float = setting(20.0, 5, 500)
     inlet_least_pct: float = setting(4.0, 0, 30)
     inlet_step_pct: float = setting(3.0, 0.5, 20)
 

@@ -1,15 +1,17 @@
 """Phases of feeding: when each holds, what one head gets in it, its meals, and what a site may not give."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from rules.control import pig_works
 from rules.control.pig_house import CONTROLLER
 from rules.control.stage import term_words
 from telemetry.errors import CallerError
-from telemetry.site import ControllerSpec
+from telemetry.site import MODES, ControllerSpec
 
 S, DAY_S = 10**9, 86_400
 SOWS = [
@@ -139,6 +141,27 @@ def test_the_name_of_the_phase_stands_beside_its_number() -> None:
     room = ControllerSpec(id="climate", kind="germination_room")
     assert term_words(room, {}, {"stage_number": 2.0}) == {"stage_number": "2 radicle"}
     assert term_words(ControllerSpec(id="c", kind="multispan"), {}, {"x": 1.0}) == {}
+
+
+def test_the_farrowing_room_of_the_documents_has_warm_nests_and_feeds_its_sows() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "control.md").read_text("utf-8")
+    (block,) = [part for part in text.split("```") if part.startswith("yaml\n# a farrowing room")]
+    given = yaml.safe_load(block.removeprefix("yaml\n"))
+    p = CONTROLLER.parameters(given)
+    inputs = {name: np.full(3, np.nan) for name in CONTROLLER.READS}
+    inputs |= {
+        "creep_temp_c": np.array([33.0, 33.0, 25.5]),
+        "day_of_batch": np.array([0.0, 21.0, 21.0]),
+        "pig_count": np.full(3, 24.0),
+    }
+    inputs |= {"hour": np.full(3, 5.0), "mode": np.full(3, float(MODES.index("OCCUPIED"))), "mains_bool": np.ones(3)}
+    inputs |= {"room_temp_c": np.array([35.0, 20.0, 20.0]), "feed_total_kg": np.zeros(3), "bin_weight_kg": np.full(3, 900.0)}
+    turn = CONTROLLER.step(CONTROLLER.start(3, 0, p), 10 * S, inputs, p)
+    demands = {(ask.actuator, ask.bound): values for ask, values in turn.demands.items()}
+    assert demands["heat_lamp", "value"].tolist() == [50.0, 0.0, 25.0]  # nest 34 C at birth, 26 at three weeks
+    assert not demands["sprinkler", "value"].any()  # in no heat: litters lie there
+    assert turn.terms["feed_of_day_kg"].tolist() == pytest.approx([48.0, 168.0, 168.0])
+    assert turn.terms["minimum_by_weight_m3_h"].tolist() == pytest.approx([34.0 * 24.0] * 3)
 
 
 @pytest.mark.parametrize(
