@@ -171,10 +171,16 @@ def entries(
     words = {None: "", True: say("yes"), False: say("no")}
     ways = {None: "", True: say("in"), False: say("out")}
     shown = [
-        {"t_ms": row["t_ms"], "device": row["device"], "badge": row["badge"], "way": ways[row["is_in"]],
-         "hours since other pigs": row["pig_free_h"], "disinfected": words[row["disinfected"]]}
+        {
+            "t_ms": row["t_ms"],
+            say("device"): row["device"],
+            say("badge"): row["badge"],
+            say("way"): ways[row["is_in"]],
+            say("hours since other pigs"): row["pig_free_h"],
+            say("disinfected"): words[row["disinfected"]],
+        }
         for row in rows
-    ]  # fmt: skip
+    ]
     _print_rows(shown, title=say("Entries of {site}", site=site), zone=zone, last=last, is_csv=False)
     if not found["is_whole"]:
         print(say("Only the newest {count} are shown.", count=len(rows)))
