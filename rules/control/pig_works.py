@@ -39,7 +39,7 @@ class Feeding(NamedTuple):
     day_counted_kg: Array  # since midnight, for the check
     day_lost_kg: Array
     check_pct: Array  # of yesterday: counted over lost
-    per_pig_kg: Array  # of this batch; NaN before its day was known
+    per_pig_kg: Array  # of this batch; NaN before it was reckoned
     phase: Array  # of feed_phases, int64; -1 before the first known hour
 
 
@@ -99,21 +99,32 @@ def _phase_kg(state: Feeding, weight_kg: Array, heads: Array, p: Parameters) -> 
 
 
 @functools.cache
-def _eaten_by_day(p: Parameters) -> tuple[Array, Array]:
-    """Days of a batch, and what one pig has eaten before each by the house's own curve [kg]."""
+def _eaten(p: Parameters) -> tuple[Array, Array, Array]:
+    """Days of a batch, weight on each, and what one head has eaten before each by the house's own curve [kg]."""
     days = np.arange(400.0)
-    a_day = along(along(days + p.placed_age_d, p.weight_by_day), p.feed_kg_by_kg) * p.feed_ration
-    return days, np.concatenate([[0.0], np.cumsum(a_day)[:-1]])
+    weights = along(days + p.placed_age_d, p.weight_by_day)
+    a_day = along(weights, p.feed_kg_by_kg) * p.feed_ration
+    return days, weights, np.concatenate([[0.0], np.cumsum(a_day)[:-1]])
+
+
+def _eaten_kg(day: Array, weight_kg: Array, p: Parameters) -> Array:
+    """What one head has eaten by the day of its batch; where no batch is known by its weight, if that only rises."""
+    days, weights, eaten = _eaten(p)
+    grows = np.flatnonzero(np.diff(weights, prepend=-1.0) > 0.0)
+    by_weight = np.interp(weight_kg, weights[grows], eaten[grows]) if weights[-1] >= weights.max() else np.full(len(day), np.nan)
+    return np.where(np.isfinite(day), np.interp(day, days, eaten), by_weight)
 
 
 def _phase(old: Feeding, state: Feeding, weight_kg: Array, p: Parameters) -> Feeding:
-    """A phase holds from midnight on: from its first hour, its batch's first, or a day's first."""
-    eaten = np.where(np.isnan(state.per_pig_kg), np.interp(state.day, *_eaten_by_day(p)), state.per_pig_kg)
+    """A phase holds from midnight on; from the first known hour, and from the first of a batch, at once."""
+    eaten, unknown = state.per_pig_kg, np.isnan(state.per_pig_kg)
+    if unknown.any():
+        eaten = np.where(unknown, _eaten_kg(state.day, weight_kg, p), eaten)
     begins = table(p.feed_phases, p.feed_share_by_hour)
     by = {"from_day": state.day, "from_kg": weight_kg, "from_eaten_kg": eaten}.get(begins.by, np.zeros(len(eaten)))
     found = np.searchsorted(begins.starts, by, side="right")
-    renewed = (state.hour < old.hour) | (state.day < old.day) | (old.phase < 0) & (state.hour >= 0.0)
-    phase = np.where(renewed & np.isfinite(by), found, old.phase)
+    is_new = (state.day < old.day) | (np.isnan(old.day) & np.isfinite(state.day)) | ((old.phase < 0) & (state.hour >= 0.0))
+    phase = np.where(((state.hour < old.hour) | is_new) & np.isfinite(by), found, old.phase)
     return state._replace(per_pig_kg=eaten, phase=np.minimum(phase, len(p.feed_phases) - 1))
 
 
@@ -164,7 +175,7 @@ def _turned(old: Feeding, inputs: Inputs) -> Feeding:
         day_counted_kg=np.where(midnight, 0.0, old.day_counted_kg),
         day_lost_kg=np.where(midnight, 0.0, old.day_lost_kg),
         check_pct=np.where(midnight, check, old.check_pct),
-        per_pig_kg=np.where(day < old.day, 0.0, old.per_pig_kg),
+        per_pig_kg=np.where(day < old.day, 0.0, np.where(np.isnan(old.day) & np.isfinite(day), np.nan, old.per_pig_kg)),
     )
 
 

@@ -34,7 +34,7 @@ class Trough:
         self.fed_kg += 0.5 * step_s * self.on
         known = {"hour": hour, "day_of_batch": day, "feed_total_kg": self.fed_kg, "bin_weight_kg": 9000.0 - self.fed_kg}
         inputs = {name: np.array([value]) for name, value in known.items()}
-        now_ns = int((day * 24.0 + hour) * 3600.0) * S
+        now_ns = int((np.nan_to_num(day) * 24.0 + hour) * 3600.0) * S
         self.feeding, on, self.terms = pig_works.feed(
             self.feeding, now_ns, inputs, allowed=np.ones(1, np.bool_), weight_kg=self.weight_kg, heads=self.heads, p=self.p
         )
@@ -96,6 +96,12 @@ def test_by_what_was_eaten_and_a_controller_that_comes_late_reckons_it() -> None
     late.at(100, 6.0)  # 63 to 163 days: 240 kg by the handbook, and 5 % of waste
     assert late.told("feed_per_pig_kg") == pytest.approx(1.05 * 235.0, rel=0.03)
     assert late.told("feed_phase_1") == 4.0
+    by_weight = Trough({}, weight_kg=100.0)
+    by_weight.at(np.nan, 6.0)  # no batch: day 80 of the curve
+    assert by_weight.told("feed_per_pig_kg") == pytest.approx(1.05 * 175.0, rel=0.05)
+    assert by_weight.told("feed_phase_1") == 4.0
+    by_weight.at(10, 6.1)  # its batch is said
+    assert (by_weight.told("feed_phase_1"), by_weight.told("feed_per_pig_kg")) == (1.0, pytest.approx(14.0, rel=0.1))
     late.at(0, 6.1)  # a new batch
     assert (late.told("feed_phase_1"), late.told("feed_per_pig_kg")) == (1.0, pytest.approx(0.0, abs=0.5))
 

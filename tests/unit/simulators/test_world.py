@@ -262,6 +262,21 @@ def test_selector_of_the_panel_is_a_point():
         assert place.read()[0] == 0
 
 
+def test_machines_that_share_a_selector_are_turned_together():
+    profile = Profile.model_validate(
+        {
+            "name": "p", "points": [{"name": "mode", "unit": "1", "low": 0, "high": 2}],
+            "actuators": [{"name": "on", "selector": "mode"}, {"name": "back", "selector": "mode"}, {"name": "other"}],
+        }
+    )  # fmt: skip
+    place = lone_place(profile, Told())
+    for part in ("on", "back"):
+        assert place.fail(Injection("panel_local", "", part)) == ""
+        assert (place.read()[0], [one.mode for one in place.actuators.values()]) == (1, ["LOCAL", "LOCAL", "AUTO"])
+        assert place.fail(Injection("panel_local", "", part, 0.0)) == ""
+        assert (place.read()[0], [one.mode for one in place.actuators.values()]) == (0, ["AUTO", "AUTO", "AUTO"])
+
+
 def test_fault_that_begins_again_lasts_as_long_as_the_newer_one():
     world = nursery(
         Injection("bias", "climate-1", "air_temp_c", 5.0, at_s=10, for_s=100),
