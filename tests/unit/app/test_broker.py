@@ -124,7 +124,7 @@ def test_a_broker_of_ones_own_keeps_the_passwords_of_known_devices(tmp_path: Pat
         broker.stop()
 
 
-def test_the_command_prints_new_users_for_the_devices(tmp_path: Path) -> None:
+def test_the_command_prints_new_users_for_devices_and_programs(tmp_path: Path) -> None:
     def run() -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "app.cli", "broker", str(tmp_path / "broker"), "sites/nursery"]
         return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True, timeout=30)
@@ -132,8 +132,9 @@ def test_the_command_prints_new_users_for_the_devices(tmp_path: Path) -> None:
     file = tmp_path / "passwords.tsv"
     file.write_text(run().stdout)
     users = [line.split("\t")[0] for line in file.read_text().splitlines()]
-    devices = [name for device in load_site(ROOT / "sites" / "nursery").devices for name in device.names()]
-    assert users == [SERVICE, *sorted(f"nursery/{name}" for name in devices), SIM_CONSOLE]
+    site = load_site(ROOT / "sites" / "nursery")
+    names = [*(name for device in site.devices for name in device.names()), *site.programs]
+    assert users == [SERVICE, *sorted(f"nursery/{name}" for name in names), SIM_CONSOLE]
     again = run()
     assert (again.stdout, "0 of them new" in again.stderr) == ("", True)
     password_of = device_passwords(Settings(data_dir=tmp_path), file)

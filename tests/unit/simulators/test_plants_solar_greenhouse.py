@@ -36,7 +36,8 @@ class Site:
 
 
 def test_every_point_of_the_profile_is_made_and_nothing_else():
-    made = Site().run(60) | {spec.feedback: 0 for spec in specs_of("solar_greenhouse").values() if spec.feedback}
+    of_drives = [name for spec in specs_of("solar_greenhouse").values() for name in (spec.feedback, spec.selector) if name]
+    made = Site().run(60) | dict.fromkeys(of_drives, 0)
     assert set(made) == points_of("solar_greenhouse")
     assert set(SolarGreenhouses.SENSORS) == set(houses().truth(drives_at(REST, 1)))
     assert set(SolarGreenhouses.SENSORS.values()) <= KINDS
