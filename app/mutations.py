@@ -123,6 +123,9 @@ def _survive(suite: Suite, profile: Profile, made: Sequence[tuple[Mutant, list[C
 def _on(case: Case, changed: Profile, rule: RuleSpec) -> Case:
     """The case on a changed profile: only that rule is there and expected, and only what it reads is sent."""
     text = f"{rule.when} {rule.clear} {rule.suppress_when}"
+    for point in reversed(changed.points):  # what a computed point is made of is read, too; it stands before it
+        if point.is_virtual and re.search(rf"\b{point.name}\b", text):
+            text += f" {point.formula}"
     bare = {prefix: profile.model_copy(update={"rules": []}) for prefix, profile in case.profiles.items()}
     same = {prefix for prefix, profile in case.profiles.items() if profile.name == case.profile.name}
     signals = {
