@@ -59,7 +59,7 @@ class Demo:
             time.sleep(0.05)
 
     def children(self) -> list[int]:
-        """Processes that it started, in order: broker, core, web, notify, devices."""
+        """Processes that it started, in order: broker, core, web, notify, devices of each site."""
         told = (self.data_dir / "log" / "supervisor.log").read_text().splitlines()
         return [entry["process"] for line in told if (entry := json.loads(line))["event"] == "started"]
 
@@ -204,7 +204,7 @@ def test_nothing_is_left_when_the_supervisor_is_killed(tmp_path: Path) -> None:
     with demo(tmp_path / "data") as running:
         running.wait_for(running.link)
         children = running.children()
-        assert len(children) == 5
+        assert len(children) == 6
         running.process.kill()
         running.process.wait()
         deadline = time.monotonic() + DEADLINE_S
