@@ -28,7 +28,7 @@ from tests.faults.process import Process, wait_until
 from tests.system.core_process import ROOT, CoreProcess
 
 SAMPLE_PLANT_S: Final = 10.0
-HEARTBEAT_S: Final = 5.0  # of the wall: what does not move confirms a command so late
+HEARTBEAT_S: Final = 2.0  # of the wall: what does not move confirms a command so late
 HOUSES: Final = {"nursery": {"weather-1", "climate-1", "germ-1", "sun-1"}, "pig-farm": {"pigs-1", "pigs-2", "pigs-3"}}
 DISK_MB: Final = 192
 
@@ -103,9 +103,9 @@ class LiveFarm:
         self.read()
         return np.array([value for ts_ns, value in sorted(set(self._samples[f"farm/{point}"])) if from_ns <= ts_ns < to_ns])
 
-    def newest(self, point: str) -> float:
-        """The newest value of "device/point"; NaN before the first."""
-        values = self.measured(point)
+    def newest(self, point: str, *, from_ns: int = 0) -> float:
+        """The newest value of "device/point" since then; NaN when there is none."""
+        values = self.measured(point, from_ns=from_ns)
         return float(values[-1]) if len(values) else float("nan")
 
     def raised(self, alarm: str) -> list[int]:
@@ -140,11 +140,11 @@ class LiveFarm:
         after_s = self.plant_s(ordered, self.raised(alarm)[0])
         assert 0.0 <= after_s <= seconds, (alarm, after_s)
 
-    def reaches(self, point: str, low: float, high: float, *, within_s: float) -> None:
-        """The newest measured value of "device/point" comes between two others within so many seconds of the wall."""
+    def reaches(self, point: str, low: float, high: float, *, within_s: float, from_ns: int = 0) -> None:
+        """The newest measured value of "device/point" since then comes between two others within so many seconds of the wall."""
         with contextlib.suppress(TimeoutError):
-            wait_until(lambda: low <= self.newest(point) <= high, deadline_s=within_s, what=point)
-        assert low <= self.newest(point) <= high, (point, self.newest(point), self.standing())
+            wait_until(lambda: low <= self.newest(point, from_ns=from_ns) <= high, deadline_s=within_s, what=point)
+        assert low <= self.newest(point, from_ns=from_ns) <= high, (point, self.newest(point), self.standing())
 
 
 @contextlib.contextmanager

@@ -2,8 +2,10 @@
 
 The handbook's times are those of the plants, which live SPEED times as fast as the clock. All faults come at once, and what follows is
 read from the journal: alarms at their time, what drives are measured to do, and what the air came to. `pigs-2` is the control of the
-pig house's limits: its curtains are blocked, and it must pass them.
+pig house's limits: its curtains are blocked, and its air must be far worse.
 """
+
+# ruff: noqa: T201 - the figures of a proof are part of its result
 
 import time
 from collections.abc import Iterator
@@ -13,13 +15,14 @@ import pytest
 
 from devices.outbox import LEASE_LIFETIME_S
 from tests.faults.process import wait_until
-from tests.system.live_farm import LiveFarm, is_small_disk, live_farm
+from tests.system.live_farm import HEARTBEAT_S, LiveFarm, is_small_disk, live_farm
 from tests.system.test_commit_failures import fill_up
 
 pytestmark = [pytest.mark.system, pytest.mark.alone]
 SPEED = 30.0
 STORM_M_S = 25.0  # more than is blowing: all gusts are over 17 m/s
 TEN_MIN_S = 600.0
+ALONE_S = LEASE_LIFETIME_S + 0.4 * 120.0 / SPEED + 1.5 * HEARTBEAT_S  # a lease, the travel of the valve, and its word
 HOT_C, STALE_PPM = 27.0, 3000.0  # what a sealed house of fattening pigs passes within 10 min (handbook, 4.6)
 
 
@@ -90,13 +93,13 @@ def test_a_broker_that_is_gone_leaves_every_house_to_its_fail_safe(farm):
     farm.reaches("climate-1/mixing_valve_pct", 37.0, 43.0, within_s=10.0)
     began = time.time_ns()
     farm.broker.kill()
-    wait_until(lambda: time.time_ns() - began > (LEASE_LIFETIME_S + 5.0) * 1e9, what="the lease is over")
+    wait_until(lambda: time.time_ns() - began > ALONE_S * 1e9, what="the lease is over, drives have gone")
     back = time.time_ns()
     farm.broker.start()
-    farm.reaches("climate-1/mixing_valve_pct", 37.0, 43.0, within_s=15.0)  # as somebody had set it
+    farm.reaches("climate-1/mixing_valve_pct", 37.0, 43.0, within_s=15.0, from_ns=back)  # where somebody had set it
 
     def alone(point: str) -> np.ndarray:
-        return farm.measured(point, from_ns=back - int(1e9), to_ns=back)
+        return farm.measured(point, from_ns=back - int(1.2e9 * HEARTBEAT_S), to_ns=back)
 
     wait_until(lambda: len(alone("climate-1/mixing_valve_pct")) and len(alone("pigs-3/fan_pct")), what="what devices kept")
     assert alone("climate-1/mixing_valve_pct").max() < 3.0
@@ -113,10 +116,14 @@ def test_pigs_without_power_keep_air_through_their_curtains_alone(farm):
         wait_until(lambda: len(farm.measured(point, from_ns=began + int(0.9 * TEN_MIN_S / SPEED * 1e9))) > 0, what=point)
         return float(farm.measured(point, from_ns=began, to_ns=began + int(TEN_MIN_S / SPEED * 1e9)).max())
 
-    assert worst("pigs-1/room_temp_c") < HOT_C
-    assert worst("pigs-1/co2_ppm") < STALE_PPM
-    assert worst("pigs-2/co2_ppm") > worst("pigs-1/co2_ppm") + 500.0
-    assert farm.newest("pigs-2/curtain_bool") == 0.0
+    found = {
+        f"{house}/{point}": worst(f"{house}/{point}") for house in ("pigs-1", "pigs-2") for point in ("room_temp_c", "co2_ppm")
+    }
+    print(found)
+    assert found["pigs-1/room_temp_c"] < HOT_C
+    assert found["pigs-1/co2_ppm"] < STALE_PPM
+    assert found["pigs-2/room_temp_c"] > found["pigs-1/room_temp_c"] + 3.0
+    assert found["pigs-2/co2_ppm"] > found["pigs-1/co2_ppm"] + 500.0
 
 
 def test_a_killed_core_goes_on_where_it_was(farm):
