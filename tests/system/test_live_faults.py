@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.system, pytest.mark.alone]
 SPEED = 30.0
 STORM_M_S = 25.0  # more than is blowing: all gusts are over 17 m/s
 TEN_MIN_S = 600.0
+BACK_S = 45.0  # devices try a broker again after at most 30 s
 ALONE_S = LEASE_LIFETIME_S + 0.4 * 120.0 / SPEED + 1.5 * HEARTBEAT_S  # a lease, the travel of the valve, and its word
 HOT_C, STALE_PPM = 27.0, 3000.0  # what a sealed house of fattening pigs passes within 10 min (handbook, 4.6)
 
@@ -96,12 +97,16 @@ def test_a_broker_that_is_gone_leaves_every_house_to_its_fail_safe(farm):
     wait_until(lambda: time.time_ns() - began > ALONE_S * 1e9, what="the lease is over, drives have gone")
     back = time.time_ns()
     farm.broker.start()
-    farm.reaches("climate-1/mixing_valve_pct", 37.0, 43.0, within_s=15.0, from_ns=back)  # where somebody had set it
+    farm.reaches("climate-1/mixing_valve_pct", 37.0, 43.0, within_s=BACK_S, from_ns=back)  # where somebody had set it
 
     def alone(point: str) -> np.ndarray:
         return farm.measured(point, from_ns=back - int(1.2e9 * HEARTBEAT_S), to_ns=back)
 
-    wait_until(lambda: len(alone("climate-1/mixing_valve_pct")) and len(alone("pigs-3/fan_pct")), what="what devices kept")
+    wait_until(
+        lambda: len(alone("climate-1/mixing_valve_pct")) and len(alone("pigs-3/fan_pct")),
+        deadline_s=BACK_S,
+        what="what devices kept",
+    )
     assert alone("climate-1/mixing_valve_pct").max() < 3.0
     assert alone("pigs-3/fan_pct").min() > 37.0  # full speed, or what the bypass makes of it in the cold
     assert farm.core.process.running
@@ -152,3 +157,65 @@ def test_a_full_store_acknowledges_nothing_and_calls_when_there_is_room(farm):
     wait_until(lambda: farm.raised("PH-POWER@pigs-3") != [], what="the alarm")
     assert time.time_ns() - freed < 5e9
     assert farm.core.last().read_accounting().is_balanced()
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("check", CHECKS[:3], ids=lambda check: check.__name__.removeprefix("check_"))
+def test_without_its_rules_the_farm_is_not_held(tmp_path, check):
+    """The control of the checks above: each of them sees it when nothing watches the farm."""
+    with live_farm(tmp_path, speed=SPEED, watched=False) as farm:
+        order_faults(farm)
+        with pytest.raises(AssertionError):
+            check(farm)
+
+
+@pytest.mark.torture
+def test_an_hour_without_broker_a_vent_that_sticks_and_a_device_that_is_silent(tmp_path):
+    """A quiet farm, one fault after the other; limits are those of the alarms."""
+    limits = {
+        "germ-1/air_temp_c": (15.0, 32.0), "sun-1/air_temp_c": (5.0, 42.0), "climate-1/air_temp_c": (8.0, 38.0),
+        "pigs-1/room_temp_c": (13.0, 30.0), "pigs-1/co2_ppm": (0.0, 5000.0),
+    }  # fmt: skip
+    with live_farm(tmp_path, speed=SPEED) as farm:
+        farm.override("climate-1/vent_lee", 40.0)
+        farm.reaches("climate-1/vent_lee_pct", 37.0, 43.0, within_s=30.0)
+        farm.fail("climate-1/vent_lee", "drive_stuck")
+        farm.override("climate-1/vent_lee", 0.0)
+        farm.alarm_within(
+            "COMMAND-vent_lee@climate-1", "drive_stuck", 1.5 * 300.0 + 7.0 * SPEED
+        )  # travel, then the margin of the wall
+
+        farm.broker.kill()
+        gone = time.time_ns()
+        farm.wait_plant(gone, 3600.0)
+        back = time.time_ns()
+        farm.broker.start()
+        for point, (low, high) in limits.items():
+            wait_until(lambda at=point: len(farm.measured(at, from_ns=back)) > 0, deadline_s=BACK_S, what=f"{point} again")
+            kept = farm.measured(point, from_ns=gone, to_ns=back)
+            print(f"{point} {kept.min():.1f} to {kept.max():.1f}, {len(kept)} values of the hour")
+            assert low < kept.min() <= kept.max() < high, point
+        wait_until(lambda: farm.core.last().read_accounting().is_balanced(), what="every message has its place")
+
+        farm.fail("pigs-3", "broker_restart", for_s=260.0 * SPEED)
+        farm.alarm_within("PH-SILENT@pigs-3", "broker_restart", 190.0 * SPEED)  # silence is of the wall
+
+
+@pytest.mark.torture
+def test_a_store_that_stays_full_ends_core_and_devices_go_alone(tmp_path):
+    with live_farm(tmp_path, speed=SPEED) as farm:
+        if not is_small_disk(farm.core.data):
+            pytest.skip("a small disk can be mounted by root only")
+        farm.override("climate-1/mixing_valve", 40.0)
+        farm.reaches("climate-1/mixing_valve_pct", 37.0, 43.0, within_s=30.0)
+        filler = fill_up(farm.core.data)
+        assert farm.core.process.wait_exit(deadline_s=60.0) == 1
+        ended = time.time_ns()
+        wait_until(lambda: time.time_ns() - ended > ALONE_S * 1e9, what="the lease is over, drives have gone")
+        alone = time.time_ns()
+        filler.unlink()
+        farm.core.start()
+        farm.reaches("climate-1/mixing_valve_pct", 37.0, 43.0, within_s=BACK_S, from_ns=alone)
+        kept = farm.measured("climate-1/mixing_valve_pct", from_ns=alone - int(1.2e9 * HEARTBEAT_S), to_ns=alone)
+        assert len(kept)
+        assert kept.max() < 3.0
