@@ -36,13 +36,15 @@ def order_faults(farm: LiveFarm) -> None:
     for point in ("climate-1/vent_lee_pct", "climate-1/vent_wind_pct", "sun-1/vent_top_pct"):
         farm.reaches(point, 37.0, 43.0, within_s=30.0)
     farm.reaches("germ-1/heater_pct", 57.0, 63.0, within_s=30.0)
+    farm.fail("climate-1/exhaust_fan", "feedback_frozen")
+    frozen = time.time_ns()
     farm.fail("weather-1/wind_gust_m_s", "bias", strength=STORM_M_S)
     farm.fail("germ-1", "belt_slip", strength=1.0)
     farm.fail("pigs-2", "curtain_blocked")
     for house in ("pigs-1", "pigs-2"):
         farm.fail(house, "generator_fails")
         farm.fail(house, "mains_lost")
-    farm.fail("climate-1/exhaust_fan", "feedback_frozen")
+    wait_until(lambda: len(farm.measured("climate-1/exhaust_fan_pct", from_ns=frozen)) > 0, what="what it froze at")
     farm.override("climate-1/exhaust_fan", 50.0)
 
 
