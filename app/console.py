@@ -151,7 +151,9 @@ class DemoScreen:
         """What is about to run."""
         print(
             say(
-                "A nursery with {count} simulated devices, living {speed:g} times as fast as the clock.", count=devices, speed=speed
+                "A nursery and a pig farm with {count} simulated devices, living {speed:g} times as fast as the clock.",
+                count=devices,
+                speed=speed,
             )
         )
         print(say("Starting"), end="", flush=True)

@@ -1,4 +1,4 @@
-"""Everything on one machine: `fieldloom serve` (all processes of a real site) and `fieldloom demo` (with a simulated nursery).
+"""Everything on one machine: `fieldloom serve` (all processes of a real site) and `fieldloom demo` (with a simulated nursery and farm).
 
 Start order: broker, core, web, notify, devices: nobody speaks before somebody listens. Stop order: see STOP_ORDER.
 """
@@ -35,11 +35,12 @@ from telemetry.plan import NS_PER_S
 from telemetry.record import Request
 from telemetry.site import PlantClock, SiteConfig
 
+SITES: Final = Path(devices.__file__).parents[1] / "sites"
+DEMO_SITES: Final = (SITES / "nursery", SITES / "pig-farm")  # the first is what the page opens with
 # Devices first: their last samples are still journaled, and they say goodbye instead of being cut off. Notify before core: a
 # planned stop is no reason to alarm that core is silent. Core before web: web follows the journal to its end. The broker last:
 # until then core hands back its acknowledgements.
-STOP_ORDER: Final = ("fleet", "notify", "core", "web", "broker")
-DEMO_SITE: Final = Path(devices.__file__).parents[1] / "sites" / "nursery"
+STOP_ORDER: Final = (*(site.name for site in DEMO_SITES), "notify", "core", "web", "broker")
 PORTS_TRIED: Final = 50
 DEMO_SAMPLE_S: Final = 1.0
 CLOCK_BEHIND_S: Final = 1.0
@@ -59,18 +60,19 @@ async def run_demo(settings: Settings, *, speed: float, seed: int, quiet: bool) 
         serving.log_in_file(settings),
     ):
         port = free_port(settings.web_host, settings.web_port, must="web_port" in settings.model_fields_set)
-        site = at_speed(load_site(DEMO_SITE), speed, clock)
+        sites = [at_speed(load_site(place), speed, clock) for place in DEMO_SITES]
         warn_of_clock(settings.data_dir)
-        ask_for(settings.data_dir, site)
+        for site in sites:
+            ask_for(settings.data_dir, site)
         address = reachable(f"http://{settings.web_host}:{port}")
         link = f"{address}/login#{login_token(settings.data_dir)}"
-        known = [site, *playable_sites(DEMO_SITE.parent)]
+        known = [*sites, *playable_sites(SITES)]
         parts = await service_parts(settings.model_copy(update={"web_port": port}), known)
-        parts.append(fleet_part(settings, parts[-1].environment, seed=seed, speed=speed))
+        parts += [fleet_part(settings, place, parts[-1].environment, seed=seed, speed=speed) for place in DEMO_SITES]
         screen = DemoScreen(settings.data_dir, quiet=quiet)
         if port != settings.web_port != 0:
             print(say("Port {wanted} is in use; this demo takes {port}.", wanted=settings.web_port, port=port))
-        screen.greet(devices=sum(len(device.names()) for device in site.devices), speed=speed)
+        screen.greet(devices=sum(len(device.names()) for site in sites for device in site.devices), speed=speed)
         supervisor = Supervisor(parts, stop_order=STOP_ORDER, on_ready=screen.part_ready, on_restart=screen.part_restarted)
 
         def view() -> "asyncio.Future[None]":
@@ -201,14 +203,14 @@ def own_broker(data_dir: Path, sites: list[SiteConfig]) -> tuple[Part, dict[str,
     return part, login
 
 
-def fleet_part(settings: Settings, environment: dict[str, str], *, seed: int, speed: float) -> Part:
-    """The demo's devices, at the broker that the others use."""
-    words = ("simulate", str(DEMO_SITE), "--seed", str(seed), "--speed", str(speed), "--sample-s", str(DEMO_SAMPLE_S))
+def fleet_part(settings: Settings, site: Path, environment: dict[str, str], *, seed: int, speed: float) -> Part:
+    """The devices of a site of the demo, at the broker that the others use."""
+    words = ("simulate", str(site), "--seed", str(seed), "--speed", str(speed), "--sample-s", str(DEMO_SAMPLE_S))
     login = dict(environment)
     file = settings.data_dir / "broker" / "mosquitto.conf"
     if not settings.mqtt_host:
         login["FIELDLOOM_MQTT_PORT"] = device_port(file.read_text("utf-8"))
-    return Part("fleet", fieldloom(*words), None, login, settings.data_dir / "log" / "fleet.log")
+    return Part(site.name, fieldloom(*words), None, login, settings.data_dir / "log" / f"{site.name}.log")
 
 
 def device_port(config: str) -> str:

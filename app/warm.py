@@ -1,4 +1,4 @@
-"""Compiles every kernel into its cache at installation, by sending one message through the whole decision path of the demo site and
+"""Compiles every kernel into its cache at installation, by sending one message through the whole decision path of the demo and
 one recorded row through that of a backtest.
 
 Without it the first start of core takes one to two minutes instead of 1 s.
@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from app.demo import DEMO_SITE
+from app.demo import DEMO_SITES
 from app.site_files import load_site
 from app.wiring import build_engine
 from ingest.decode import Directory, Gather
@@ -22,7 +22,7 @@ from telemetry.record import Config, Start
 
 def warm() -> None:
     """Run one configuration, message and tick; nothing is kept of it."""
-    site = load_site(DEMO_SITE)
+    site = load_site(DEMO_SITES[0])
     engine, now_ns = build_engine(), time.time_ns()
     gather = Gather(Directory(engine.plan))
     gather.add(Start(1, "warm"), now_ns)

@@ -33,10 +33,11 @@ ZH: Final[dict[str, str]] = {
     "core": "核心",
     "web": "网页",
     "notify": "通知",
-    "fleet": "设备群",
+    "nursery": "育苗场",
+    "pig-farm": "猪场",
     "service": "服务",
     # the demo
-    "A nursery with {count} simulated devices, living {speed:g} times as fast as the clock.": "一座有 {count} 台仿真设备的育苗场，运行速度为时钟的 {speed:g} 倍。",
+    "A nursery and a pig farm with {count} simulated devices, living {speed:g} times as fast as the clock.": "一座育苗场和一座猪场，共 {count} 台仿真设备，运行速度为时钟的 {speed:g} 倍。",
     "Starting": "正在启动",
     "Fieldloom is ready after {seconds:.1f} s. Log in once, within {minutes} minutes:": "Fieldloom 已就绪，用时 {seconds:.1f} 秒。请在 {minutes} 分钟内用此链接登录（仅限一次）：",
     "Data: {data}": "数据目录：{data}",

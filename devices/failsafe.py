@@ -24,8 +24,9 @@ def fail_safe_value(spec: ActuatorSpec) -> float | None:
 
 
 def move_limit_ns(spec: ActuatorSpec, heartbeat_s: float) -> int:
-    """How long an accepted command may go unconfirmed. A position already inside the deadband is only told by the heartbeat."""
-    return int((FAIL_TO_MOVE_FACTOR * spec.travel_s + max(MARGIN_S, heartbeat_s)) * NS_PER_S)
+    """How long an accepted command may go unconfirmed. What stands there already, is only told by the next heartbeat, which may come a
+    sample late: a scraper that stopped by itself just before it was told to."""
+    return int((FAIL_TO_MOVE_FACTOR * spec.travel_s + heartbeat_s + MARGIN_S) * NS_PER_S)
 
 
 def expiry_ns(spec: ActuatorSpec) -> int:

@@ -115,7 +115,8 @@ class SimulatedDevice:
         self._names = [spec.name for spec in place.points]
         self._decimals = 10.0 ** np.array([spec.decimals for spec in place.points])
         self._deadband = np.array([spec.deadband for spec in place.points])
-        self._beat_ns = np.array([spec.beat_s * 1e9 for spec in place.points], np.int64)
+        # On the sample nearest to it: a clock that is early by a microsecond shall not make a heartbeat late by a sample.
+        self._beat_ns = np.array([(spec.beat_s - options.sample_s / 2) * 1e9 for spec in place.points], np.int64)
         self._forget_reports()
 
     def _forget_reports(self) -> None:

@@ -82,7 +82,7 @@ class Obedience:
                 self._actuators[name].command(command.value)
                 self.executed[command.id] = now_ns
                 answers.append(self._answer(command.id, "accepted", ""))
-        if not self.is_local and not self.has_lease(now_ns):
+        if not self.is_local and not self.has_lease(now_ns) and self._sabotage != "device_ignores_silence":
             answers += self._fall_back()
         return answers
 

@@ -59,7 +59,7 @@ def demo(
         bool, typer.Option("--quiet", help="No live view; print the address, then one line every ten seconds.")
     ] = False,
 ) -> None:
-    """Everything on this machine with a simulated nursery: broker, core, notify, web, devices. Ctrl-C stops it."""
+    """Everything on this machine with a simulated nursery and pig farm: broker, core, notify, web, devices. Ctrl-C stops it."""
     settings = load_settings(**({} if port is None else {"web_port": port}))
     code = asyncio.run(part("app.demo", "run_demo")(settings, speed=speed, seed=seed, quiet=quiet))
     raise typer.Exit(code)

@@ -87,7 +87,7 @@ class Trial:
         raised = [(d.time_ns - T0) / NS_PER_S for d in self.result.of("alarm") if d.body["event"] == "raise"]
         orders = [c for _, c in self.sent if c.reason == f"fail-safe after {first.id}"]
         is_pulse, fail_safe = self.spec.get("kind") == "pulse", self.spec.get("fail_safe", "hold")
-        limit_s = 1 + 1.5 * 20 + 10 + 1 if self.device.behaviour == "does not move" else EXPIRY_S + 1
+        limit_s = 1 + 1.5 * 20 + 10 + 5 + 1 if self.device.behaviour == "does not move" else EXPIRY_S + 1
         checks = {
             "sent more often than three times, or after its expiry": len(sends) <= 3 and max(sends) < first_at + EXPIRY_S,
             "a dose was sent again to a pump that does not dedupe": len(sends) == 1 or self.spec.get("dedupes", True),

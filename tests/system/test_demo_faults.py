@@ -146,7 +146,7 @@ def test_a_missing_mosquitto_is_told_with_the_package(tmp_path: Path, monkeypatc
 def test_a_broken_site_file_is_told_with_every_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / "sites" / "nursery" / "site.yaml").read_text("utf-8")
     (tmp_path / "site.yaml").write_text(text.replace("area: house-1,", "area: house-9,").replace("latitude: 36.7", "latitude: 367"))
-    monkeypatch.setattr(app.demo, "DEMO_SITE", tmp_path)
+    monkeypatch.setattr(app.demo, "DEMO_SITES", (tmp_path,))
     with pytest.raises(ConfigError) as caught:
         run_here(tmp_path / "data")
     said = [str(problem) for problem in caught.value.problems]

@@ -89,10 +89,10 @@ def test_answer_with_an_unknown_id_or_of_another_device_is_counted() -> None:
 def test_accepted_but_not_moved_fails_safe() -> None:
     world = begun()
     command = world.run([at(1).demand("R1", VENT, 50.0)]).commands[0][1]
-    result = world.run([ack(2, command.id), at(3, device=0, value=0.0), *ticks(4, 44)])
+    result = world.run([ack(2, command.id), at(3, device=0, value=0.0), *ticks(4, 49)])
     (fault,) = result.of("fault")
     assert fault.body["fault"] == "FAIL_TO_MOVE"
-    assert fault.time_ns == T0 + int((2 + 1.5 * 20 + 10) * NS_PER_S)
+    assert fault.time_ns == T0 + int((2 + 1.5 * 20 + 10 + 5) * NS_PER_S)
     assert [c.value for _, c in result.commands] == [10.0]
 
 

@@ -44,8 +44,8 @@ def test_any_other_answer_than_accepted_is_an_alarm(status: str) -> None:
 def test_frozen_feedback_is_an_alarm() -> None:
     world = begun()
     world.run([at(1).demand("R1", VENT, 50.0)])
-    result = world.run([ack(2, f"7-2-{VENT}"), *(at(s, device=0, value=0.0) for s in range(3, 44))])
-    assert changes(result) == [("raise", "UNACK", 42.0)]
+    result = world.run([ack(2, f"7-2-{VENT}"), *(at(s, device=0, value=0.0) for s in range(3, 49))])
+    assert changes(result) == [("raise", "UNACK", 47.0)]
     assert list(result.of("alarm")[0].body["read"]) == [f"FAIL_TO_MOVE 7-2-{VENT}"]
 
 

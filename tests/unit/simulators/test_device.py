@@ -150,6 +150,18 @@ def test_same_seed_same_bytes_other_seed_other_house():
     assert record(1) != record(2)
 
 
+def test_heartbeat_that_was_late_once_leaves_the_next_in_time():
+    """Sampling keeps its grid: what was told 5 ms late is told again 59.995 s later, not after 70 s."""
+    device = compartment()
+    device.connected()
+    told_s = []
+    for second in range(0, 200, 10):
+        now_ns = START_NS + second * S + (5_000_000 if second == 60 else 0)
+        messages = [wire.decode_message(o.payload, []) for o in device.step(now_ns) if o.topic.endswith("/telemetry")]
+        told_s += [second for message in messages if isinstance(message, wire.Message) and "boiler_bool" in message.p]
+    assert told_s == [0, 60, 120, 180]
+
+
 def test_report_by_exception_and_heartbeat():
     service = Service(compartment(sample_s=1.0))
     service.run(1)
