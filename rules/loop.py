@@ -79,7 +79,7 @@ class Book(NamedTuple):
     v_start: Array  # (v,) int64 first instance
     v_length: Array  # (v,) int64 ns
     v_live_only: Array  # uint8
-    v_pane: Array  # (v, 8) int64: see rules/panes.py and rules/members.py
+    v_pane: Array  # (v, 9) int64: see rules/panes.py and rules/members.py
     v_parameter: Array  # (v, 4) float64
     v_group: Array  # (v,) int64 into group_ptr, -1
     v_timer: Array  # (v,) int64 first timer, -1

@@ -33,6 +33,7 @@ COVERED: Final = 48  # panes between the first counted sample and the newest: fo
 COUNT_MAX: Final = 65_535  # samples beyond that in one pane are not counted
 BINS: Final = 128
 NONE: Final = np.iinfo(np.int64).min
+COPIED: Final = 4096  # places at a time
 
 MEAN, MIN, MAX, STD, COUNT, RATE, DELTA, SLOPE, SHIFT, QUANTILE, ROBUST_Z, EWMA, CUSUM_HIGH, CUSUM_LOW, HELD, AGO = range(16)
 # A seat's state begins with a cache line: newest pane, first counted pane, samples of the panes before the newest (RATE and HELD: what they
@@ -40,8 +41,9 @@ MEAN, MIN, MAX, STD, COUNT, RATE, DELTA, SLOPE, SHIFT, QUANTILE, ROBUST_Z, EWMA,
 # STD has a second line: of the stack of squares the same three, and the centre.
 HEADER: Final = 8
 LAST, OPEN, YOUNG, OLD, MASK, CENTRE = 2, 4, 5, 6, 7, 3
-# Words of a seat's state that lie together, rows of 60 panes as float64, and rows of counts as uint16: of the latter two a pane of all
-# seats lies together, since devices that sample at one time move on to it at one time.
+# Words of a seat's state that lie together, rows of 60 panes as float64, and rows of counts as uint16. Of the latter two a pane of all
+# seats lies together, since devices that sample at one time move on to it at one time. Columns of one shape and pane share a block in
+# which those of a seat stand side by side, since it mostly samples all of them: memory is read from one end to the other.
 SHAPES: Final = {
     MEAN: (HEADER, PANES, PANES),
     MIN: (HEADER, PANES, 0),
@@ -80,26 +82,34 @@ def words(fn: int) -> int:
     return together + wide + small // 4
 
 
-def specification(fn: int, pane_ns: int, first_word: int, width: int, clock: int = 0) -> list[int]:
-    """What `update_column` needs to know of a column whose seats lie from `first_word` on. clock: which place of `pane_at` it uses."""
+def specification(
+    fn: int, pane_ns: int, first_word: int, width: int, clock: int = 0, columns: int = 1, column: int = 0
+) -> list[int]:
+    """What `update_column` needs to know of one of the columns of a block that begins at `first_word`. clock: which place of `pane_at`
+    it uses."""
     together, wide, _ = shape(fn)
+    own, step = first_word + column * together, columns * together
     if fn in SHAPES:
-        wide_at = first_word + together * width
-        return [fn, pane_ns, first_word, together, wide_at, 4 * (wide_at + wide * width), width, clock]
+        places = width * columns
+        wide_at = first_word + together * places
+        return [fn, pane_ns, own, step, wide_at + column, 4 * (wide_at + wide * places) + column, places, clock, columns]
     f, _, i = SIZES[fn]
-    return [fn, pane_ns, first_word, together, HEADER + i, 4 * (HEADER + i + f), 0, clock]
+    return [fn, pane_ns, own, step, HEADER + i, 4 * (HEADER + i + f), 0, clock, columns]
 
 
 class Block:
-    """What a column remembers of all its seats: views into the words of one block. words: (length,) int64, from its beginning on."""
+    """What one of the columns of a block remembers of all its seats: views into the block's words, (length,) int64.
 
-    def __init__(self, words: Array, width: int, shape: tuple[int, int, int]) -> None:
+    Without `columns`: what each *place* remembers, seat by seat, column by column.
+    """
+
+    def __init__(self, words: Array, width: int, shape: tuple[int, int, int], columns: int = 1, column: int = 0) -> None:
         together, wide, small = shape
-        ends = together * width, (together + wide) * width
-        self.words = words[: block_words(width, shape)]
-        self.together = words[: ends[0]].reshape(width, together)
-        self.wide = words[ends[0] : ends[1]].reshape(wide, width)
-        self.small = words[ends[1] :].view(np.uint16)[: small * width].reshape(small, width)
+        places = width * columns
+        ends = together * places, (together + wide) * places
+        self.together = words[: ends[0]].reshape(places, together)[column::columns]
+        self.wide = words[ends[0] : ends[1]].reshape(wide, places)[:, column::columns]
+        self.small = words[ends[1] :].view(np.uint16)[: small * places].reshape(small, places)[:, column::columns]
 
     @property
     def is_new(self) -> NDArray[np.bool_]:
@@ -120,11 +130,18 @@ class Block:
         if len(self.small):
             self.small[:, seats] = np.ascontiguousarray(rows[:, ends[1] :]).view(np.uint16).T
 
+    def copy(self, places: Array, other: "Block", theirs: Array) -> None:
+        """Take over what places of another block of this shape remember; little by little, for the sake of memory."""
+        for k in range(0, len(places), COPIED):
+            self.together[places[k : k + COPIED]] = other.together[theirs[k : k + COPIED]]
+        for mine, its in zip((*self.wide, *self.small), (*other.wide, *other.small), strict=True):
+            mine[places] = its[theirs]
 
-def block_words(width: int, shape: tuple[int, int, int]) -> int:
-    """Length of a block: a whole number of cache lines."""
+
+def block_words(places: int, shape: tuple[int, int, int]) -> int:
+    """Length of a block of so many seats times columns: a whole number of cache lines."""
     together, wide, small = shape
-    return -(-(width * (together + wide) + -(-width * small // 4)) // 8) * 8
+    return -(-(places * (together + wide) + -(-places * small // 4)) // 8) * 8
 
 
 @_compile
@@ -139,7 +156,7 @@ def pane_at(spec: Array, clocks: Array, time_ns: int) -> int:
 
 def clean(fn: int, block: Block) -> None:
     """Set seats to "nothing seen"."""
-    block.words[...] = 0
+    block.together[...] = block.wide[...] = block.small[...] = 0
     state, header = block.together, block.together[:, :HEADER].view(np.float64)
     if fn in (MIN, MAX):
         header[:, OPEN : OLD + 1] = np.inf if fn == MIN else -np.inf
@@ -416,9 +433,10 @@ def update_column(
     """
     fn, io = spec[0], spec[2] + local * spec[3]
     if spec[6]:
+        place = local * spec[8]
         if fn == HELD:
-            return _held(spec, parameter, f, i, io, u, local, time_ns, pane, x)
-        return _on_stacks(spec, f, i, io, u, local, pane, x, decides)
+            return _held(spec, parameter, f, i, io, u, place, time_ns, pane, x)
+        return _on_stacks(spec, f, i, io, u, place, pane, x, decides)
     fo, uo = io + spec[4], 4 * io + spec[5]
     if fn == EWMA:
         return _smooth(parameter, f, fo, i, io, time_ns, x)

@@ -58,12 +58,12 @@ class Column:
         self.parameter = np.zeros(4)
         self.parameter[: len(parameters)] = parameters
         self.clocks = np.zeros(1, np.int64)
-        self.block = panes.Block(np.zeros(panes.block_words(width, panes.shape(fn)), np.int64), width, panes.shape(fn))
+        self.words = np.zeros(panes.block_words(width, panes.shape(fn)), np.int64)
+        self.block = panes.Block(self.words, width, panes.shape(fn))
         panes.clean(fn, self.block)
 
     def take(self, time_ns: int, x: float, *, decides: bool = True, seat: int = 1) -> float:
-        flat = self.block.words
-        views = (flat.view(np.float64), flat, flat.view(np.uint16))
+        views = (self.words.view(np.float64), self.words, self.words.view(np.uint16))
         return float(update(self.spec, self.parameter, self.clocks, *views, seat, time_ns, x, decides))
 
 
