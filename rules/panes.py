@@ -33,6 +33,7 @@ COVERED: Final = 48  # panes between the first counted sample and the newest: fo
 COUNT_MAX: Final = 65_535  # samples beyond that in one pane are not counted
 BINS: Final = 128
 NONE: Final = np.iinfo(np.int64).min
+FAR: Final = 1 << 48  # beyond every memory
 COPIED: Final = 4096  # places at a time
 
 MEAN, MIN, MAX, STD, COUNT, RATE, DELTA, SLOPE, SHIFT, QUANTILE, ROBUST_Z, EWMA, CUSUM_HIGH, CUSUM_LOW, HELD, AGO = range(16)
@@ -142,6 +143,12 @@ def block_words(places: int, shape: tuple[int, int, int]) -> int:
     """Length of a block of so many seats times columns: a whole number of cache lines."""
     together, wide, small = shape
     return -(-(places * (together + wide) + -(-places * small // 4)) // 8) * 8
+
+
+@_compile
+def is_index(k: int) -> bool:
+    """Always true: compiled code then need not ask, each time it uses k, whether that counts from the end."""
+    return 0 <= k < FAR
 
 
 @_compile
@@ -257,9 +264,11 @@ def _add(fn: int, f: Array, h: int, at: int, step: int, mask: int, head: int, pa
 
 
 @_compile
-def _advance_stacked(spec: Array, pane: int, f: Array, i: Array, io: int, u: Array, local: int) -> None:
+def _advance_stacked(fn: int, spec: Array, pane: int, f: Array, i: Array, io: int, u: Array, local: int) -> None:
     """Move the newest pane of a window on two stacks on."""
-    fn, at, step, few = spec[0], spec[4] + local, spec[6], spec[5] + local
+    at, step, few = spec[4] + local, spec[6], spec[5] + local
+    if not (is_index(at) and is_index(few) and is_index(step)):
+        return
     head, mask, counts, squares = i[io], i[io + MASK], fn == MEAN or fn == STD, io + HEADER
     i[io] = pane
     if head == NONE:
@@ -273,7 +282,10 @@ def _advance_stacked(spec: Array, pane: int, f: Array, i: Array, io: int, u: Arr
         if counts:
             i[io + 2], i[io + 3] = 0, 0
         return
-    was, slot = head % PANES, pane % PANES
+    was = head % PANES
+    slot = was + pane - head
+    if slot >= PANES:
+        slot -= PANES
     if i[io + 3] > 0 if counts else f[io + OPEN] != _nothing(fn):
         f[at + was * step] = f[io + OPEN]
         mask |= 1 << was
@@ -298,9 +310,10 @@ def _advance_stacked(spec: Array, pane: int, f: Array, i: Array, io: int, u: Arr
 
 
 @_compile
-def _insert_stacked(spec: Array, head: int, pane: int, x: float, f: Array, i: Array, io: int, u: Array, local: int) -> None:
+def _insert_stacked(
+    fn: int, spec: Array, head: int, pane: int, x: float, f: Array, i: Array, io: int, u: Array, local: int
+) -> None:
     """Count one finite sample in a pane of a window on two stacks."""
-    fn = spec[0]
     if fn == RATE:
         last = f[io + LAST]
         f[io + LAST] = x
@@ -333,11 +346,15 @@ def _insert_stacked(spec: Array, head: int, pane: int, x: float, f: Array, i: Ar
 
 
 @_compile
-def _on_stacks(spec: Array, f: Array, i: Array, io: int, u: Array, local: int, pane: int, x: float, decides: bool) -> float:
+def _on_stacks(
+    fn: int, spec: Array, f: Array, i: Array, io: int, u: Array, local: int, pane: int, x: float, decides: bool
+) -> float:
     """`update_column` of a window on two stacks: what most samples do takes the shortest way."""
-    fn, head = spec[0], i[io]
+    if not (is_index(io) and is_index(local)):
+        return np.nan
+    head = i[io]
     if pane > head:
-        _advance_stacked(spec, pane, f, i, io, u, local)
+        _advance_stacked(fn, spec, pane, f, i, io, u, local)
         head = pane
     first = i[io + 1]
     if np.isfinite(x) and pane > head - PANES:
@@ -347,7 +364,7 @@ def _on_stacks(spec: Array, f: Array, i: Array, io: int, u: Array, local: int, p
             elif first == NONE and fn == RATE:
                 f[io + LAST] = x
             first = i[io + 1] = pane
-        _insert_stacked(spec, head, pane, x, f, i, io, u, local)
+        _insert_stacked(fn, spec, head, pane, x, f, i, io, u, local)
     if not decides or first == NONE or head - first < COVERED:
         return np.nan
     total = _sum(fn, f, io + OPEN)
@@ -436,7 +453,9 @@ def update_column(
         place = local * spec[8]
         if fn == HELD:
             return _held(spec, parameter, f, i, io, u, place, time_ns, pane, x)
-        return _on_stacks(spec, f, i, io, u, place, pane, x, decides)
+        if fn == MEAN:  # a constant: the commonest asks no more which function it is
+            return _on_stacks(MEAN, spec, f, i, io, u, place, pane, x, decides)
+        return _on_stacks(fn, spec, f, i, io, u, place, pane, x, decides)
     fo, uo = io + spec[4], 4 * io + spec[5]
     if fn == EWMA:
         return _smooth(parameter, f, fo, i, io, time_ns, x)
@@ -584,7 +603,7 @@ def _held(
     """For how long a condition was true in the window [ns], against parameter 0 [s]. Parameter 1: longest gap that counts [s]."""
     last_ns, was = i[io + 3], f[io + LAST]
     if pane > i[io]:
-        _advance_stacked(spec, pane, f, i, io, u, local)
+        _advance_stacked(HELD, spec, pane, f, i, io, u, local)
     if was == 1.0 and time_ns > last_ns and time_ns - last_ns <= parameter[1] * 1e9:
         at = max(last_ns, (pane - PANES + 1) * spec[1])
         while at < time_ns:
