@@ -5,6 +5,7 @@ from other seats (linked devices, the area's clock, peers), and virtual columns:
 *instance* is one rule on one seat.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -99,11 +100,29 @@ class Cohort:
         """What names each seat in a snapshot, ascending: the device's number, or the area's place. (width,) int64."""
         return self.number.astype(np.int64) if self.profile is not None else np.arange(self.width)
 
+    def blocks(self) -> list[list[Virtual]]:
+        """Virtual columns that remember something, those together whose memory shares a block: see panes.Block."""
+        found: dict[Any, list[Virtual]] = {}
+        for made in self.virtual:
+            if made.words:
+                found.setdefault((made.shape, made.pane_ns) if made.kind == loop.PANES else made.key, []).append(made)
+        return list(found.values())
+
     def add(self, key: str, level: int) -> int:
         """A new column."""
         number = self.columns[key] = len(self.columns)
         self.levels.append(level)
         return number
+
+
+def blocks(cohorts: list[Cohort]) -> Iterator[tuple[Cohort, list[Virtual], slice]]:
+    """The blocks of all cohorts, and where among all words each lies."""
+    begin = 0
+    for cohort in cohorts:
+        for columns in cohort.blocks():
+            end = begin + panes.block_words(cohort.width * len(columns), columns[0].shape)
+            yield cohort, columns, slice(begin, end)
+            begin = end
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from rules import loop, members, panes
 from rules.book import GROUP_MAX, bind, evidence, level_of
 from rules.calculate import STACK
 from rules.clock import OF_AREA, area_value, clock_values, full_minutes
-from rules.cohort import Cohort, Fault, Rule, Rulebook, Virtual
+from rules.cohort import Cohort, Fault, Rule, Rulebook, Virtual, blocks
 from rules.loop import NEVER, Input, Memory, Output, Work
 from telemetry import quality
 from telemetry.frame import Derived, Flag, Frames, Verdict, join_derived, make_derived
@@ -143,12 +143,11 @@ class Conditions:
             mark_v=np.zeros(sum(c.width * len(c.virtual) for c in book.cohorts), np.int64),
             mark_r=np.zeros(len(book.rules), np.int64), tally=np.array([pool, 0, 1, 0], np.int64),
         )  # fmt: skip
-        for cohort in book.cohorts:
-            for number, made in enumerate(cohort.virtual, self._first_virtual(cohort)):
-                if made.kind == loop.PANES:
-                    panes.clean(made.fn, self._state_of(cohort, number, made))
-                elif made.kind == loop.MEMBERWISE:
-                    members.clean(made.fn, self._state_of(cohort, number, made).together)
+        for _, made, block in self.windows():
+            if made.kind == loop.PANES:
+                panes.clean(made.fn, block)
+            else:
+                members.clean(made.fn, block.together)
         self._is_fresh = True
         derived = max(DERIVED_MIN, 3 * touched) if points else 0  # of one moment
         self._work = Work(
@@ -170,10 +169,6 @@ class Conditions:
         """What the state takes, without the windows'."""
         return sum(column.nbytes for name, column in self._memory._asdict().items() if not name.startswith("pane_"))
 
-    def _state_of(self, cohort: Cohort, number: int, made: Virtual) -> panes.Block:
-        """What virtual column `number` remembers."""
-        return panes.Block(self._memory.pane_i[int(self._book.arrays.v_pane[number, 2]) :], cohort.width, made.shape)
-
     @staticmethod
     def _cells(cohort: Cohort, column: int) -> slice:
         return slice(cohort.cell(column, 0), cohort.cell(column, cohort.width), len(cohort.columns))
@@ -194,10 +189,9 @@ class Conditions:
 
     def windows(self) -> Iterator[tuple[Cohort, Virtual, panes.Block]]:
         """Every function over time of every cohort, with its memory in place."""
-        for cohort in self._book.cohorts:
-            for number, made in enumerate(cohort.virtual, self._first_virtual(cohort)):
-                if made.words:
-                    yield cohort, made, self._state_of(cohort, number, made)
+        for cohort, columns, span in blocks(self._book.cohorts):
+            for number, made in enumerate(columns):
+                yield cohort, made, panes.Block(self._memory.pane_i[span], cohort.width, made.shape, len(columns), number)
 
     def _first_virtual(self, cohort: Cohort) -> int:
         """Number of the cohort's first virtual column."""
@@ -402,6 +396,10 @@ class Conditions:
         return {
             "rules": self._conditions(),
             "cohorts": {cohort.name: self._columns(cohort) for cohort in self._book.cohorts if cohort.columns},
+            "windows": [
+                {"cohort": cohort.name, "columns": [made.key for made in columns], "state": self._memory.pane_i[span]}
+                for cohort, columns, span in blocks(self._book.cohorts)
+            ],
             "blind": self._was_blind, "sight_ns": int(self._memory.tally[SIGHT]), "last_ns": self._last_ns,
             "faulted": sorted(self._faulted), "new_faults": [list(fault) for fault in self._new_faults],
             "withdrawn": [list(one) for one in self._withdrawn],
@@ -438,9 +436,7 @@ class Conditions:
                 saved[made.key]["quality"] = m.quality[self._cells(cohort, made.column)].copy()
             if made.point is not None:
                 saved[made.key] |= {"formula": made.point.formula, **self._said_of(cohort, number)}
-            if made.words:
-                saved[made.key]["state"] = self._state_of(cohort, number, made).words
-            elif made.kind in (loop.STALE, loop.SILENT):
+            if made.kind in (loop.STALE, loop.SILENT):
                 first = int(self._book.arrays.v_timer[number])
                 saved[made.key]["due"] = m.t_due[first : first + cohort.width]
         return {"seats": cohort.seat_keys(), "columns": saved}
@@ -451,6 +447,7 @@ class Conditions:
             old = saved["cohorts"].get(cohort.name)
             if old is not None:
                 self._restore_columns(cohort, old)
+        self._restore_windows(saved)
         for rule in self._book.rules:
             for part in saved["rules"].get(rule.key, []):
                 self._restore_conditions(rule, part)
@@ -462,12 +459,7 @@ class Conditions:
         self._set_ages()
 
     def _restore_columns(self, cohort: Cohort, old: dict[str, Any]) -> None:
-        m, seats = self._memory, cohort.seat_keys()
-        order = np.argsort(old["seats"])
-        place = np.searchsorted(old["seats"], seats, sorter=order) if len(order) else np.zeros(len(seats), np.int64)
-        place = order[np.minimum(place, len(order) - 1)] if len(order) else place
-        known = old["seats"][place] == seats if len(order) else np.zeros(len(seats), np.bool_)
-        to, source = np.flatnonzero(known), place[known]
+        m, (to, source) = self._memory, _same_seats(cohort, old["seats"])
         formulas = {made.key: made.point.formula for made in cohort.virtual if made.point is not None}
         with_members = self._members_of(cohort)
         for key, column in cohort.columns.items():
@@ -491,12 +483,32 @@ class Conditions:
             if made.point is not None and "formula" in kept:
                 for name, said in self._said_of(cohort, number).items():
                     said[to] = kept[name][source]
-            width = len(old["seats"])
-            if made.words and "state" in kept and kept["state"].shape == (panes.block_words(width, made.shape),):
-                self._state_of(cohort, number, made).put(to, panes.Block(kept["state"], width, made.shape).rows(source))
-            elif "due" in kept:
+            if "due" in kept:
                 first = int(self._book.arrays.v_timer[number])
                 m.t_due[first + to] = kept["due"][source]
+
+    def _restore_windows(self, saved: dict[str, Any]) -> None:
+        """Block by block; in older snapshots each column has one of its own."""
+        kept = saved.get("windows") or [
+            {"cohort": name, "columns": [key], "state": column["state"]}
+            for name, old in saved["cohorts"].items()
+            for key, column in old["columns"].items()
+            if "state" in column
+        ]
+        for cohort, columns, span in blocks(self._book.cohorts):
+            shape, place = columns[0].shape, {made.key: number for number, made in enumerate(columns)}
+            block = panes.Block(self._memory.pane_i[span], cohort.width * len(columns), shape)
+            for old in kept:
+                there = [number for number, key in enumerate(old["columns"]) if key in place]
+                if old["cohort"] != cohort.name or not there:
+                    continue
+                seats, count = saved["cohorts"][cohort.name]["seats"], len(old["columns"])
+                if old["state"].shape != (panes.block_words(len(seats) * count, shape),):
+                    continue
+                to, source = (ours[:, np.newaxis] for ours in _same_seats(cohort, seats))
+                mine = to * len(columns) + [place[old["columns"][number]] for number in there]
+                theirs = source * count + there
+                block.copy(mine.reshape(-1), panes.Block(old["state"], len(seats) * count, shape), theirs.reshape(-1))
 
     def _restore_conditions(self, rule: Rule, part: dict[str, Any]) -> None:
         m, cohort = self._memory, rule.cohort
@@ -549,6 +561,16 @@ def frozen(column: Array) -> Array:
     view = np.ascontiguousarray(column).view()
     view.flags.writeable = False
     return view
+
+
+def _same_seats(cohort: Cohort, old: Array) -> tuple[Array, Array]:
+    """Seats of a cohort that a snapshot has, and which of its seats (by key) these are."""
+    seats, order = cohort.seat_keys(), np.argsort(old)
+    if not len(order):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    place = order[np.minimum(np.searchsorted(old, seats, sorter=order), len(order) - 1)]
+    known = old[place] == seats
+    return np.flatnonzero(known), place[known]
 
 
 def _aligned(words: int) -> Array:

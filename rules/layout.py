@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rules import calculate, loop, members, panes
-from rules.cohort import STALE_HEARTBEATS, Cohort, Fault, Rule, Rulebook
+from rules.cohort import STALE_HEARTBEATS, Cohort, Fault, Rule, Rulebook, blocks
 from telemetry.plan import NS_PER_S, Plan
 
 Array = NDArray[Any]
@@ -26,7 +26,7 @@ def lay_out(plan: Plan, cohorts: list[Cohort], rules: list[Rule], constants: lis
     parts: dict[str, Any] = {
         **_seats(plan, cohorts, seats),
         **_columns(cohorts, virtual, rules),
-        **_virtual(virtual, codes),
+        **_virtual(cohorts, virtual, codes),
         **_points(virtual),
         **_rules(rules, codes, constants),
         **_clock(cohorts),
@@ -178,9 +178,9 @@ def _grouped(pairs: list[tuple[int, int]], count: int) -> tuple[Array, Array]:
     return ptr.astype(np.int32), np.array([value for _, value in pairs], np.int32)[order]
 
 
-def _virtual(virtual: list[tuple[Cohort, Any]], codes: _Codes) -> dict[str, Any]:
+def _virtual(cohorts: list[Cohort], virtual: list[tuple[Cohort, Any]], codes: _Codes) -> dict[str, Any]:
     n = len(virtual)
-    spec, parameter = np.zeros((n, 8), np.int64), np.zeros((n, 4))
+    spec, parameter = np.zeros((n, 9), np.int64), np.zeros((n, 4))
     code, start, group, timer = (
         np.zeros((n, 2), np.int32),
         np.zeros(n, np.int64),
@@ -190,17 +190,20 @@ def _virtual(virtual: list[tuple[Cohort, Any]], codes: _Codes) -> dict[str, Any]
     group_ptr, group_cells = [0], list[int]()
     timer_v, timer_seat = list[int](), list[int]()
     words, instance, clocks = 0, 0, dict[int, int]()
+    place = dict[int, tuple[int, int, int]]()  # of a column by id: first word of its block, columns there, which of these
+    for _, columns, span in blocks(cohorts):
+        place |= {id(made): (span.start, len(columns), number) for number, made in enumerate(columns)}
+        words = span.stop
     for k, (cohort, made) in enumerate(virtual):
         start[k] = instance
         instance += cohort.width
         code[k] = codes.add(cohort, made.code)
         parameter[k, : len(made.parameters)] = made.parameters
         spec[k, 0] = made.fn
-        first_word = words
-        words += panes.block_words(cohort.width, made.shape)
+        first_word, *among = place.get(id(made), (0, 1, 0))
         if made.kind == loop.PANES:
             spec[k] = panes.specification(
-                made.fn, made.pane_ns, first_word, cohort.width, clocks.setdefault(made.pane_ns, len(clocks))
+                made.fn, made.pane_ns, first_word, cohort.width, clocks.setdefault(made.pane_ns, len(clocks)), *among
             )
         elif made.kind == loop.MEMBERS:
             spec[k, 4] = made.members

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rules import calculate, members
 from rules.calculate import evaluate
-from rules.panes import pane_at, update_column
+from rules.panes import is_index, pane_at, update_column
 from telemetry import quality
 
 Array = NDArray[Any]
@@ -79,7 +79,7 @@ class Book(NamedTuple):
     v_start: Array  # (v,) int64 first instance
     v_length: Array  # (v,) int64 ns
     v_live_only: Array  # uint8
-    v_pane: Array  # (v, 8) int64: see rules/panes.py and rules/members.py
+    v_pane: Array  # (v, 9) int64: see rules/panes.py and rules/members.py
     v_parameter: Array  # (v, 4) float64
     v_group: Array  # (v,) int64 into group_ptr, -1
     v_timer: Array  # (v,) int64 first timer, -1
@@ -326,11 +326,7 @@ def _is_news(b: Book, m: Memory, column: int, cell: int, x: float) -> bool:
 @_compile
 def _fill(b: Book, m: Memory, w: Work, seat: int, column: int, value: float) -> None:
     """A virtual column has a value of this moment, perhaps the same as before: what remembers a series counts it again."""
-    _put(b, m, w, seat, column, _own_cell(b, column, b.cohort_of[seat], b.local_of[seat]), value)
-
-
-@_compile
-def _put(b: Book, m: Memory, w: Work, seat: int, column: int, cell: int, value: float) -> None:
+    cell = _own_cell(b, column, b.cohort_of[seat], b.local_of[seat])
     m.latest[cell] = value
     if _is_news(b, m, column, cell, value):
         _touch(b, m, w, seat, column)
@@ -778,6 +774,7 @@ def _count(b: Book, m: Memory, i: Input, w: Work, f: int, seat: int, decides: bo
     """Samples of a frame into the windows over their points. A late one only where it may be counted, and it decides nothing."""
     cohort, local, ts_ns = b.cohort_of[seat], b.local_of[seat], i.ts_ns[f]
     own = b.base[cohort] + local * b.stride[cohort]
+    is_exporting = b.export_ptr[seat + 1] > b.export_ptr[seat]
     for s in range(i.offsets[f], i.offsets[f + 1]):
         column = b.column_of_point[i.point[s]] if i.point[s] >= 0 else -1
         if column < 0:
@@ -785,14 +782,20 @@ def _count(b: Book, m: Memory, i: Input, w: Work, f: int, seat: int, decides: bo
         x = i.value[s]
         for k in range(b.window_ptr[column], b.window_ptr[column + 1]):
             v = b.window_v[k]
-            if b.v_live_only[v] and not decides:
+            out = b.v_out[v] if is_index(v) else -1
+            cell = own + out
+            if not (is_index(out) and is_index(cell)) or (b.v_live_only[v] and not decides):
                 continue
-            spec, out = b.v_pane[v], b.v_out[v]
+            spec = b.v_pane[v]
             pane = pane_at(spec, w.pane, ts_ns)
             value = update_column(spec, b.v_parameter[v], m.pane_f, m.pane_i, m.pane_u, local, ts_ns, pane, x, decides)
             if decides:
                 _weigh(b, m, v, cohort, local, value)
-                _put(b, m, w, seat, out, own + out, value)
+                m.latest[cell] = value
+                if _is_news(b, m, out, cell, value):
+                    _touch(b, m, w, seat, out)
+                if is_exporting:
+                    _export(b, m, w, seat, out)
 
 
 @_entry

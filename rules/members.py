@@ -36,7 +36,7 @@ def words(fn: int, members: int) -> int:
 
 def specification(fn: int, length_ns: int, first_word: int, members: int, gap_ns: int) -> list[int]:
     """What `update` needs to know of a column whose seats lie from `first_word` on; begins as that of rules/panes.py."""
-    return [fn, length_ns if fn == HELD else length_ns // PANES, first_word, words(fn, members), members, gap_ns, 0, 0]
+    return [fn, length_ns if fn == HELD else length_ns // PANES, first_word, words(fn, members), members, gap_ns, 0, 0, 0]
 
 
 def clean(fn: int, state: Array) -> None:

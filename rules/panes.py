@@ -33,6 +33,8 @@ COVERED: Final = 48  # panes between the first counted sample and the newest: fo
 COUNT_MAX: Final = 65_535  # samples beyond that in one pane are not counted
 BINS: Final = 128
 NONE: Final = np.iinfo(np.int64).min
+FAR: Final = 1 << 48  # beyond every memory
+COPIED: Final = 4096  # places at a time
 
 MEAN, MIN, MAX, STD, COUNT, RATE, DELTA, SLOPE, SHIFT, QUANTILE, ROBUST_Z, EWMA, CUSUM_HIGH, CUSUM_LOW, HELD, AGO = range(16)
 # A seat's state begins with a cache line: newest pane, first counted pane, samples of the panes before the newest (RATE and HELD: what they
@@ -40,8 +42,9 @@ MEAN, MIN, MAX, STD, COUNT, RATE, DELTA, SLOPE, SHIFT, QUANTILE, ROBUST_Z, EWMA,
 # STD has a second line: of the stack of squares the same three, and the centre.
 HEADER: Final = 8
 LAST, OPEN, YOUNG, OLD, MASK, CENTRE = 2, 4, 5, 6, 7, 3
-# Words of a seat's state that lie together, rows of 60 panes as float64, and rows of counts as uint16: of the latter two a pane of all
-# seats lies together, since devices that sample at one time move on to it at one time.
+# Words of a seat's state that lie together, rows of 60 panes as float64, and rows of counts as uint16. Of the latter two a pane of all
+# seats lies together, since devices that sample at one time move on to it at one time. Columns of one shape and pane share a block in
+# which those of a seat stand side by side, since it mostly samples all of them: memory is read from one end to the other.
 SHAPES: Final = {
     MEAN: (HEADER, PANES, PANES),
     MIN: (HEADER, PANES, 0),
@@ -80,26 +83,34 @@ def words(fn: int) -> int:
     return together + wide + small // 4
 
 
-def specification(fn: int, pane_ns: int, first_word: int, width: int, clock: int = 0) -> list[int]:
-    """What `update_column` needs to know of a column whose seats lie from `first_word` on. clock: which place of `pane_at` it uses."""
+def specification(
+    fn: int, pane_ns: int, first_word: int, width: int, clock: int = 0, columns: int = 1, column: int = 0
+) -> list[int]:
+    """What `update_column` needs to know of one of the columns of a block that begins at `first_word`. clock: which place of `pane_at`
+    it uses."""
     together, wide, _ = shape(fn)
+    own, step = first_word + column * together, columns * together
     if fn in SHAPES:
-        wide_at = first_word + together * width
-        return [fn, pane_ns, first_word, together, wide_at, 4 * (wide_at + wide * width), width, clock]
+        places = width * columns
+        wide_at = first_word + together * places
+        return [fn, pane_ns, own, step, wide_at + column, 4 * (wide_at + wide * places) + column, places, clock, columns]
     f, _, i = SIZES[fn]
-    return [fn, pane_ns, first_word, together, HEADER + i, 4 * (HEADER + i + f), 0, clock]
+    return [fn, pane_ns, own, step, HEADER + i, 4 * (HEADER + i + f), 0, clock, columns]
 
 
 class Block:
-    """What a column remembers of all its seats: views into the words of one block. words: (length,) int64, from its beginning on."""
+    """What one of the columns of a block remembers of all its seats: views into the block's words, (length,) int64.
 
-    def __init__(self, words: Array, width: int, shape: tuple[int, int, int]) -> None:
+    Without `columns`: what each *place* remembers, seat by seat, column by column.
+    """
+
+    def __init__(self, words: Array, width: int, shape: tuple[int, int, int], columns: int = 1, column: int = 0) -> None:
         together, wide, small = shape
-        ends = together * width, (together + wide) * width
-        self.words = words[: block_words(width, shape)]
-        self.together = words[: ends[0]].reshape(width, together)
-        self.wide = words[ends[0] : ends[1]].reshape(wide, width)
-        self.small = words[ends[1] :].view(np.uint16)[: small * width].reshape(small, width)
+        places = width * columns
+        ends = together * places, (together + wide) * places
+        self.together = words[: ends[0]].reshape(places, together)[column::columns]
+        self.wide = words[ends[0] : ends[1]].reshape(wide, places)[:, column::columns]
+        self.small = words[ends[1] :].view(np.uint16)[: small * places].reshape(small, places)[:, column::columns]
 
     @property
     def is_new(self) -> NDArray[np.bool_]:
@@ -120,11 +131,24 @@ class Block:
         if len(self.small):
             self.small[:, seats] = np.ascontiguousarray(rows[:, ends[1] :]).view(np.uint16).T
 
+    def copy(self, places: Array, other: "Block", theirs: Array) -> None:
+        """Take over what places of another block of this shape remember; little by little, for the sake of memory."""
+        for k in range(0, len(places), COPIED):
+            self.together[places[k : k + COPIED]] = other.together[theirs[k : k + COPIED]]
+        for mine, its in zip((*self.wide, *self.small), (*other.wide, *other.small), strict=True):
+            mine[places] = its[theirs]
 
-def block_words(width: int, shape: tuple[int, int, int]) -> int:
-    """Length of a block: a whole number of cache lines."""
+
+def block_words(places: int, shape: tuple[int, int, int]) -> int:
+    """Length of a block of so many seats times columns: a whole number of cache lines."""
     together, wide, small = shape
-    return -(-(width * (together + wide) + -(-width * small // 4)) // 8) * 8
+    return -(-(places * (together + wide) + -(-places * small // 4)) // 8) * 8
+
+
+@_compile
+def is_index(k: int) -> bool:
+    """Always true: compiled code then need not ask, each time it uses k, whether that counts from the end."""
+    return 0 <= k < FAR
 
 
 @_compile
@@ -139,7 +163,7 @@ def pane_at(spec: Array, clocks: Array, time_ns: int) -> int:
 
 def clean(fn: int, block: Block) -> None:
     """Set seats to "nothing seen"."""
-    block.words[...] = 0
+    block.together[...] = block.wide[...] = block.small[...] = 0
     state, header = block.together, block.together[:, :HEADER].view(np.float64)
     if fn in (MIN, MAX):
         header[:, OPEN : OLD + 1] = np.inf if fn == MIN else -np.inf
@@ -240,9 +264,11 @@ def _add(fn: int, f: Array, h: int, at: int, step: int, mask: int, head: int, pa
 
 
 @_compile
-def _advance_stacked(spec: Array, pane: int, f: Array, i: Array, io: int, u: Array, local: int) -> None:
+def _advance_stacked(fn: int, spec: Array, pane: int, f: Array, i: Array, io: int, u: Array, local: int) -> None:
     """Move the newest pane of a window on two stacks on."""
-    fn, at, step, few = spec[0], spec[4] + local, spec[6], spec[5] + local
+    at, step, few = spec[4] + local, spec[6], spec[5] + local
+    if not (is_index(at) and is_index(few) and is_index(step)):
+        return
     head, mask, counts, squares = i[io], i[io + MASK], fn == MEAN or fn == STD, io + HEADER
     i[io] = pane
     if head == NONE:
@@ -256,7 +282,10 @@ def _advance_stacked(spec: Array, pane: int, f: Array, i: Array, io: int, u: Arr
         if counts:
             i[io + 2], i[io + 3] = 0, 0
         return
-    was, slot = head % PANES, pane % PANES
+    was = head % PANES
+    slot = was + pane - head
+    if slot >= PANES:
+        slot -= PANES
     if i[io + 3] > 0 if counts else f[io + OPEN] != _nothing(fn):
         f[at + was * step] = f[io + OPEN]
         mask |= 1 << was
@@ -281,9 +310,10 @@ def _advance_stacked(spec: Array, pane: int, f: Array, i: Array, io: int, u: Arr
 
 
 @_compile
-def _insert_stacked(spec: Array, head: int, pane: int, x: float, f: Array, i: Array, io: int, u: Array, local: int) -> None:
+def _insert_stacked(
+    fn: int, spec: Array, head: int, pane: int, x: float, f: Array, i: Array, io: int, u: Array, local: int
+) -> None:
     """Count one finite sample in a pane of a window on two stacks."""
-    fn = spec[0]
     if fn == RATE:
         last = f[io + LAST]
         f[io + LAST] = x
@@ -316,11 +346,15 @@ def _insert_stacked(spec: Array, head: int, pane: int, x: float, f: Array, i: Ar
 
 
 @_compile
-def _on_stacks(spec: Array, f: Array, i: Array, io: int, u: Array, local: int, pane: int, x: float, decides: bool) -> float:
+def _on_stacks(
+    fn: int, spec: Array, f: Array, i: Array, io: int, u: Array, local: int, pane: int, x: float, decides: bool
+) -> float:
     """`update_column` of a window on two stacks: what most samples do takes the shortest way."""
-    fn, head = spec[0], i[io]
+    if not (is_index(io) and is_index(local)):
+        return np.nan
+    head = i[io]
     if pane > head:
-        _advance_stacked(spec, pane, f, i, io, u, local)
+        _advance_stacked(fn, spec, pane, f, i, io, u, local)
         head = pane
     first = i[io + 1]
     if np.isfinite(x) and pane > head - PANES:
@@ -330,7 +364,7 @@ def _on_stacks(spec: Array, f: Array, i: Array, io: int, u: Array, local: int, p
             elif first == NONE and fn == RATE:
                 f[io + LAST] = x
             first = i[io + 1] = pane
-        _insert_stacked(spec, head, pane, x, f, i, io, u, local)
+        _insert_stacked(fn, spec, head, pane, x, f, i, io, u, local)
     if not decides or first == NONE or head - first < COVERED:
         return np.nan
     total = _sum(fn, f, io + OPEN)
@@ -416,9 +450,12 @@ def update_column(
     """
     fn, io = spec[0], spec[2] + local * spec[3]
     if spec[6]:
+        place = local * spec[8]
         if fn == HELD:
-            return _held(spec, parameter, f, i, io, u, local, time_ns, pane, x)
-        return _on_stacks(spec, f, i, io, u, local, pane, x, decides)
+            return _held(spec, parameter, f, i, io, u, place, time_ns, pane, x)
+        if fn == MEAN:  # a constant: the commonest asks no more which function it is
+            return _on_stacks(MEAN, spec, f, i, io, u, place, pane, x, decides)
+        return _on_stacks(fn, spec, f, i, io, u, place, pane, x, decides)
     fo, uo = io + spec[4], 4 * io + spec[5]
     if fn == EWMA:
         return _smooth(parameter, f, fo, i, io, time_ns, x)
@@ -566,7 +603,7 @@ def _held(
     """For how long a condition was true in the window [ns], against parameter 0 [s]. Parameter 1: longest gap that counts [s]."""
     last_ns, was = i[io + 3], f[io + LAST]
     if pane > i[io]:
-        _advance_stacked(spec, pane, f, i, io, u, local)
+        _advance_stacked(HELD, spec, pane, f, i, io, u, local)
     if was == 1.0 and time_ns > last_ns and time_ns - last_ns <= parameter[1] * 1e9:
         at = max(last_ns, (pane - PANES + 1) * spec[1])
         while at < time_ns:

@@ -2,18 +2,21 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from app.wiring import build_engine
 from ingest.decode import Directory, Gather
+from rules import panes
+from rules.condition import Conditions
 from rules.engine import Engine
 from store.snapshot import read_snapshot, write_snapshot
 from telemetry.decision import Decision
 from telemetry.frame import Entries, slice_entries
-from telemetry.record import Event, Request, Start
-from telemetry.site import RuleSpec
+from telemetry.record import Config, Event, Request, Start
+from telemetry.site import AreaSpec, DeviceSpec, PointSpec, Profile, RuleSpec, SiteConfig
 from tests.unit.rules.histories import T0, S, Story, record_of, site
 
 
@@ -207,3 +210,79 @@ def test_an_unknown_device_leaves_a_reject_and_no_decision() -> None:
     gather = Gather(Directory(build_engine().plan))
     gather.take("fl/s/d/telemetry", b'{"p":{"x":1}}', False, T0)
     assert decide(gather.build(0, T0, 0)) == []
+
+
+WINDOWS = (
+    "mean(a, 1 min)",
+    "std(b, 1 min)",
+    "mean(b, 1 min)",
+    "max(a, 1 min)",
+    "slope(b, 1 min)",
+    "mean(a, 2 min)",
+    "rate(b, 1 min)",
+)
+
+
+def with_windows(windows: tuple[str, ...], devices: int) -> Config:
+    rules = [RuleSpec(id=f"R{k}", when=f"{text} > 50", priority="P3") for k, text in enumerate(windows)]
+    points = [PointSpec(name=name, unit="C", low=-50, high=150) for name in "ab"]
+    made = SiteConfig(
+        site="s", areas=[AreaSpec(name="a")], devices=[DeviceSpec(name="d", profile="p", area="a", count=devices)],
+        profiles={"p": Profile(name="p", points=points, rules=rules)},
+    )  # fmt: skip
+    return Config("s", made.sha256(), made.canonical())
+
+
+def after_samples(config: Config) -> Engine:
+    """An engine in which three devices have sent two minutes of samples, the last of them half as many."""
+    engine, rng = build_engine(), np.random.default_rng(4)
+    gather = Gather(Directory(engine.plan))
+    for record in (Start(1), config, Event("drained")):
+        gather.add(record, T0)
+    engine.step(gather.build(0, T0, 0))
+    gather.directory = Directory(engine.plan)
+    for k in range(120):
+        now = T0 + k * S
+        for number, device in enumerate(engine.plan.devices[: 3 - k % 2]):
+            body = json.dumps({"ts": now // 1_000_000, "p": {"a": rng.normal(50, 1), "b": float(k + number)}}).encode()
+            gather.take(f"fl/s/{device.name}/telemetry", body, False, now)
+    engine.step(gather.build(engine.position + 1, now, 0))
+    return engine
+
+
+def memories(engine: Engine, seats: int) -> dict[str, Any]:
+    stage = next(stage for stage in engine.stages if isinstance(stage, Conditions))
+    return {made.key: block.rows(np.arange(seats)).tolist() for _, made, block in stage.windows()}
+
+
+def test_windows_keep_their_memory_when_others_come_and_go() -> None:
+    engine = after_samples(with_windows(WINDOWS, 3))
+    before = memories(engine, 3)
+    gather = Gather(Directory(engine.plan))
+    gather.add(with_windows(("mean(b, 1 min)", "min(b, 1 min)", *WINDOWS[3:], WINDOWS[0]), 4), T0 + 200 * S)
+    engine.step(gather.build(engine.position + 1, T0 + 200 * S, 0))
+    after = memories(engine, 4)
+    assert set(before) - set(after) == {"std(b, 1 min)"}
+    for key in set(before) & set(after):
+        assert after[key][:3] == before[key]
+        assert after[key][3][0] == panes.NONE  # the new device has seen nothing
+    assert [row[0] for row in after["min(b, 1 min)"]] == [panes.NONE] * 4
+
+
+def test_windows_of_an_older_snapshot_are_read() -> None:
+    """There each column had a block of its own."""
+    engine = after_samples(with_windows(WINDOWS, 3))
+    at, stage = next((k, stage) for k, stage in enumerate(engine.stages) if isinstance(stage, Conditions))
+    saved = stage.snapshot()
+    del saved["windows"]
+    for cohort, made, block in stage.windows():
+        words = np.zeros(panes.block_words(cohort.width, made.shape), np.int64)
+        panes.Block(words, cohort.width, made.shape).copy(np.arange(3), block, np.arange(3))
+        saved["cohorts"][cohort.name]["columns"][made.key]["state"] = words
+    other = build_engine()
+    gather = Gather(Directory(other.plan))
+    gather.add(with_windows(WINDOWS, 3), T0)
+    other.step(gather.build(0, T0, 0))
+    other.stages[at].restore(saved)
+    assert memories(other, 3) == memories(engine, 3)
+    assert all(row[0] != panes.NONE for rows in memories(other, 3).values() for row in rows)

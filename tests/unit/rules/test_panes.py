@@ -58,12 +58,12 @@ class Column:
         self.parameter = np.zeros(4)
         self.parameter[: len(parameters)] = parameters
         self.clocks = np.zeros(1, np.int64)
-        self.block = panes.Block(np.zeros(panes.block_words(width, panes.shape(fn)), np.int64), width, panes.shape(fn))
+        self.words = np.zeros(panes.block_words(width, panes.shape(fn)), np.int64)
+        self.block = panes.Block(self.words, width, panes.shape(fn))
         panes.clean(fn, self.block)
 
     def take(self, time_ns: int, x: float, *, decides: bool = True, seat: int = 1) -> float:
-        flat = self.block.words
-        views = (flat.view(np.float64), flat, flat.view(np.uint16))
+        views = (self.words.view(np.float64), self.words, self.words.view(np.uint16))
         return float(update(self.spec, self.parameter, self.clocks, *views, seat, time_ns, x, decides))
 
 
@@ -341,3 +341,23 @@ def test_a_changed_layout_has_a_new_number() -> None:
             column.take(T0 + k * 7 * PANE_NS // 10, float(k % 2) if fn == HELD else float(k * 37 % 101) - 50)
         log.update(column.block.rows(np.array([1])).tobytes())
     assert (panes.LAYOUT, log.hexdigest()[:16]) == (3, "672f10d74c982e91")
+
+
+@pytest.mark.parametrize("fn", FUNCTIONS)
+def test_columns_of_a_block_do_not_know_of_each_other(fn: int) -> None:
+    """Two columns of three seats in one block; of each a seat that the other leaves alone, and one that both use."""
+    parameters, shape = PARAMETERS.get(fn, ()), panes.shape(fn)
+    apart, among = ([Column(fn, parameters) for _ in range(2)] for _ in range(2))
+    words = np.zeros(panes.block_words(6, shape), np.int64)
+    for number, column in enumerate(among):
+        column.words, column.block = words, panes.Block(words, 3, shape, 2, number)
+        column.spec = np.array(panes.specification(fn, PANE_NS, 0, 3, 0, 2, number), np.int64)
+        panes.clean(fn, column.block)
+    for given in zip(samples(8, 400), samples(9, 400), strict=True):
+        for number, (time_ns, x) in enumerate(given):
+            for seat in (1 + number, 0):
+                said = apart[number].take(time_ns, x, seat=seat)
+                assert np.array_equal(among[number].take(time_ns, x, seat=seat), said, equal_nan=True)
+    for one, other in zip(among, apart, strict=True):
+        assert np.array_equal(one.block.rows(np.arange(3)), other.block.rows(np.arange(3)))
+    assert [column.block.is_new.tolist() for column in among] == [[False, False, True], [False, True, False]]
