@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from simulators.multispan import AIR_J_M3_K, KG_M3_PER_PPM, VAPORISATION_J_KG, held, vapour_density_kg_m3
+from simulators.multispan import AIR_J_M3_K, KG_M3_PER_PPM, VAPORISATION_J_KG, held, held_together, limits, vapour_density_kg_m3
 from telemetry import psychrometrics
 from telemetry.crops import CROPS, thermal_time_rate_c
 
@@ -111,13 +111,9 @@ class Outside(NamedTuple):
 
 
 # What is no position 0..1; beyond these it is held, but a crop that is none is refused.
-_BOUNDS: Final = {
-    "crop": (0.0, float(len(CROPS) - 1)),
-    "trays": (0.0, 10_000.0),
-    "temp_c": (-60.0, 60.0),
-    "rh_pct": (0.0, 100.0),
-    "co2_ppm": (0.0, 50_000.0),
-}
+_INPUT_LIMITS: Final = limits(Inputs, {})
+_OUTSIDE_LIMITS: Final = limits(Outside, {"temp_c": (-60.0, 60.0), "rh_pct": (0.0, 100.0), "co2_ppm": (0.0, 50_000.0)})
+_TRAYS_MAX: Final = 10_000.0
 
 
 def initial_state(
@@ -247,7 +243,8 @@ def final_share(temp_c: ArrayLike, crop: ArrayLike) -> Any:
     [-]. Tomato at 25 C: 0.97; lettuce at 30 C: 0.12 (thermodormancy).
     """
     number = np.asarray(crop, np.int64)
-    place = np.clip((np.asarray(temp_c, float) - _FINAL_FROM_C) / _FINAL_BY_K, 0.0, _FINAL_SHARE.shape[1] - 1.0)
+    place = (np.asarray(temp_c, float) - _FINAL_FROM_C) / _FINAL_BY_K
+    place = np.minimum(np.maximum(place, 0.0), _FINAL_SHARE.shape[1] - 1.0)
     left = np.minimum(place.astype(np.int64), _FINAL_SHARE.shape[1] - 2)
     low, high = _FINAL_SHARE[number, left], _FINAL_SHARE[number, left + 1]
     return low + (place - left) * (high - low)
@@ -292,7 +289,12 @@ def respiration_kg_s(tray_c: ArrayLike, emerged: ArrayLike, trays: ArrayLike, pa
     p = parameters
     awake = p.resting_share + (1.0 - p.resting_share) * np.asarray(emerged, float)
     by_temp = p.respiration_q10 ** ((np.asarray(tray_c, float) - 25.0) / 10.0)
-    return p.respiration_kg_s * by_temp * np.sum(np.asarray(trays, float) * awake, axis=-1)
+    return p.respiration_kg_s * by_temp * _of_room(np.asarray(trays, float) * awake)
+
+
+def _of_room(of_batches: Any) -> Any:
+    # Batches are few: adding them one by one is faster than a reduction.
+    return sum(of_batches.T)
 
 
 def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, parameters: Parameters) -> State:
@@ -304,10 +306,11 @@ def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, para
         or 1.
     """
     assert dt_s >= 0.0
-    if not np.isin(inputs.crop, np.arange(len(CROPS))).all():
+    crop = np.asarray(inputs.crop, float)
+    if np.count_nonzero((crop == np.floor(crop)) & (crop >= 0.0) & (crop < len(CROPS))) < crop.size:
         raise ValueError(f"crop is not a number of CROPS: give a whole number of 0 to {len(CROPS) - 1}, as CROP_NUMBER has it")
-    inputs = Inputs(*(held(name, v, *_BOUNDS.get(name, (0.0, 1.0))) for name, v in zip(Inputs._fields, inputs, strict=True)))
-    outside = Outside(*(held(name, v, *_BOUNDS[name]) for name, v in zip(Outside._fields, outside, strict=True)))
+    trays, outside = held("trays", inputs.trays, 0.0, _TRAYS_MAX), held_together(outside, _OUTSIDE_LIMITS)
+    inputs = held_together(inputs._replace(crop=0.0, trays=0.0), _INPUT_LIMITS)._replace(crop=crop, trays=trays)
     room = _room(state, inputs, outside, parameters)
     steps = int(np.ceil(dt_s / STEP_S_MAX))
     for _ in range(steps):
@@ -337,8 +340,9 @@ class _Room(NamedTuple):
 
 
 def _room(state: State, inputs: Inputs, outside: Outside, p: Parameters) -> _Room:
-    crop, trays = (np.broadcast_to(v, state.emerged.shape) for v in (inputs.crop, inputs.trays))
-    number, mixed = trays.sum(axis=-1), mixing(inputs.circulation_fan, p)
+    none = np.zeros(state.emerged.shape)
+    crop, trays = none + inputs.crop, none + inputs.trays
+    number, mixed = _of_room(trays), mixing(inputs.circulation_fan, p)
     return _Room(
         outside.temp_c,
         vapour_density_kg_m3(outside.temp_c, outside.rh_pct),
@@ -347,7 +351,7 @@ def _room(state: State, inputs: Inputs, outside: Outside, p: Parameters) -> _Roo
         loss_w_k(inputs, p),
         mixed,
         _heater_w(inputs, p),
-        p.fan_w * np.asarray(inputs.circulation_fan, float) ** 3 + p.lamp_w * np.asarray(inputs.lamp, float),
+        p.fan_w * np.asarray(inputs.circulation_fan, float) ** 3.0 + p.lamp_w * np.asarray(inputs.lamp, float),
         np.asarray(inputs.cooler, float) * mixed,
         np.asarray(inputs.fog, float) * p.fog_kg_s,
         np.asarray(inputs.reset, float) > 0.5,
@@ -365,10 +369,10 @@ def _heater_w(inputs: Inputs, p: Parameters) -> Any:
 
 def _euler(state: State, dt_s: float, room: _Room, p: Parameters) -> State:
     cut_out = (state.air_c >= p.cut_out_c) | ((state.cut_out > 0.0) & ~room.reset)
-    heater = np.where(cut_out, 0.0, room.heater_w)
+    heater = room.heater_w * ~cut_out
     saturated = vapour_density_kg_m3(state.air_c)
     # Droplets find room up to 95 %; beyond it ever more of them fall.
-    taken_up = room.fog_kg_s * np.clip((saturated - state.vapour_kg_m3) / (0.05 * saturated), 0.0, 1.0)
+    taken_up = room.fog_kg_s * np.minimum(np.maximum((saturated - state.vapour_kg_m3) / (0.05 * saturated), 0.0), 1.0)
     from_trays = tray_evaporation_kg_s(state.tray_c, state.vapour_kg_m3, room.tray_m2, p.tray_transfer_m_s * room.mixing)
     to_coil_w, to_coil = coil(state.air_c, state.vapour_kg_m3, room.duty, p)
     to_wall = wall_condensation_kg_s(state.vapour_kg_m3, wall_c(state.air_c, room.hall_c, p), p)
@@ -398,7 +402,7 @@ def _euler(state: State, dt_s: float, room: _Room, p: Parameters) -> State:
 def _mist_kg_m3(air_c: Any, vapour_kg_m3: Any) -> Any:
     # What exceeds saturation falls out and warms the air, which then holds more: one Newton step, that ends just below saturation.
     saturated = vapour_density_kg_m3(air_c)
-    slope = saturated * (17.27 * 237.3 / (air_c + 237.3) ** 2 - 1.0 / (air_c + psychrometrics.ZERO_C_K))
+    slope = saturated * (17.27 * 237.3 / np.square(air_c + 237.3) - 1.0 / (air_c + psychrometrics.ZERO_C_K))
     return np.maximum(0.0, vapour_kg_m3 - saturated) / (1.0 + VAPORISATION_J_KG / AIR_J_M3_K * slope)
 
 
@@ -406,8 +410,8 @@ def _germinate(state: State, dt_s: float, room: _Room, p: Parameters) -> tuple[A
     # Seeds whose time comes emerge in the share that the temperature of this hour allows; the others are lost.
     seed_c = state.tray_c[:, None]
     later = state.thermal_time_c_d + dt_s / DAY_S * thermal_time_rate_c(seed_c, room.crop)
-    ripe = germinated_share(later, room.crop, p.emergence_cv) - germinated_share(state.thermal_time_c_d, room.crop, p.emergence_cv)
-    return later, state.emerged + final_share(seed_c, room.crop) * ripe
+    before, after = germinated_share(np.array([state.thermal_time_c_d, later]), room.crop, p.emergence_cv)
+    return later, state.emerged + final_share(seed_c, room.crop) * (after - before)
 
 
 def _normal(z: Any) -> Any:

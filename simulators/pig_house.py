@@ -38,13 +38,6 @@ AMMONIA_AGE_S: Final = 6 * 3600.0
 AMMONIA_AGE_S_MAX: Final = 24 * 3600.0  # by then the floor is covered
 # The air of a room is changed once in 48 s at full ventilation; Euler is stable below twice that.
 STEP_S_MAX: Final = 5.0
-_BOUNDS: Final = {
-    "heat_20_w": (0.0, 10_000.0),
-    "animals": (0.0, 100.0),
-    "temp_c": (-60.0, 60.0),
-    "rh_pct": (0.0, 100.0),
-    "wind_m_s": (0.0, 75.0),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +115,10 @@ class Outside(NamedTuple):
     temp_c: ArrayLike
     rh_pct: ArrayLike
     wind_m_s: ArrayLike
+
+
+_INPUT_LIMITS: Final = multispan.limits(Inputs, {"heat_20_w": (0.0, 10_000.0), "animals": (0.0, 100.0)})
+_OUTSIDE_LIMITS: Final = multispan.limits(Outside, {"temp_c": (-60.0, 60.0), "rh_pct": (0.0, 100.0), "wind_m_s": (0.0, 75.0)})
 
 
 class Supply(NamedTuple):
@@ -261,10 +258,10 @@ def animal_heat_w(heat_20_w: ArrayLike, temp_c: ArrayLike) -> tuple[Any, Any, An
     -------
     [W] three times. 224 W at 20 C: 224, 137, 87.
     """
-    at_20, temp = np.asarray(heat_20_w, float) / 1000.0, np.clip(np.asarray(temp_c, float), 0.0, BODY_C)
-    by_temp = 1000.0 + 12.0 * (20.0 - temp)
+    at_20, temp = np.asarray(heat_20_w, float) / 1000.0, np.minimum(np.maximum(np.asarray(temp_c, float), 0.0), BODY_C)
+    by_temp = 1240.0 - 12.0 * temp
     total = at_20 * by_temp
-    sensible = at_20 * np.maximum(0.0, 0.62 * by_temp - 1.15e-7 * temp**6)
+    sensible = at_20 * np.maximum(0.0, 0.62 * by_temp - 1.15e-7 * np.square(temp * temp * temp))
     return total, sensible, total - sensible
 
 
@@ -379,8 +376,8 @@ def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, para
     """
     assert dt_s >= 0.0
     steps = int(np.ceil(dt_s / STEP_S_MAX))
-    inputs = Inputs(*(multispan.held(name, v, *_BOUNDS.get(name, (0.0, 1.0))) for name, v in inputs._asdict().items()))
-    outside = Outside(*(multispan.held(name, v, *_BOUNDS[name]) for name, v in outside._asdict().items()))
+    inputs = multispan.held_together(inputs, _INPUT_LIMITS)
+    outside = multispan.held_together(outside, _OUTSIDE_LIMITS)
     drawn = supply(inputs, outside, parameters)
     for _ in range(steps):
         state = _euler(state, dt_s / steps, drawn, inputs, outside, parameters)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from simulators import multispan
-from simulators.multispan import AIR_J_M3_K, KG_M3_PER_PPM, OUTSIDE_BOUNDS, OUTSIDE_CO2_KG_M3, VAPORISATION_J_KG, Outside, held
+from simulators.multispan import AIR_J_M3_K, KG_M3_PER_PPM, OUTSIDE_CO2_KG_M3, OUTSIDE_LIMITS, VAPORISATION_J_KG, Outside, held_together, limits
 from telemetry import psychrometrics
 
 # The air follows within 6-15 min, its vapour within 90 s at open vents.
@@ -88,6 +88,9 @@ class Inputs(NamedTuple):
     co2_valve: ArrayLike = 0.0
     snow: ArrayLike = 0.0  # part of the light that snow on the film keeps out
     torn: ArrayLike = 0.0  # 1 = `torn_air_changes_h` through the holes
+
+
+_INPUT_LIMITS: Final = limits(Inputs, {})
 
 
 def initial_state(
@@ -179,8 +182,7 @@ def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, para
     ValueError : where a position or the weather is no number. Positions beyond 0..1 count as 0 or 1.
     """
     assert dt_s >= 0.0
-    inputs = Inputs(*(held(name, values) for name, values in zip(Inputs._fields, inputs, strict=True)))
-    outside = Outside(*(held(name, v, *OUTSIDE_BOUNDS[name]) for name, v in zip(Outside._fields, outside, strict=True)))
+    inputs, outside = held_together(inputs, _INPUT_LIMITS), held_together(outside, OUTSIDE_LIMITS)
     around = _Around(
         outside.temp_c,
         multispan.vapour_density_kg_m3(outside.temp_c, outside.rh_pct),
@@ -232,7 +234,7 @@ def _euler(state: State, dt_s: float, inputs: Inputs, around: _Around, p: Parame
 def transpired_kg_m2_s(state: State, solar_w_m2: ArrayLike, parameters: Parameters) -> Any:
     """Water that the crop gives to the air now [kg/(m2 s)], by MS1's stomata in the light that came in [W/m2] [1]."""
     vapour_pa = multispan.vapour_pressure_pa(state)
-    deficit = np.maximum(0.0, psychrometrics.saturation_vapour_pressure_pa(state.air_c) - vapour_pa)
+    deficit = np.maximum(0.0, psychrometrics.saturation_pa(state.air_c) - vapour_pa)
     latent = multispan.transpiration_w_m2(parameters.leaf_area_index, solar_w_m2, multispan.co2_ppm(state), deficit)
     return latent / VAPORISATION_J_KG
 
