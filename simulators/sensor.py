@@ -94,7 +94,8 @@ class Sensors:
             self._share = -np.expm1(-dt_s / np.maximum(self._tau_s * self.slowness, AT_ONCE_S))
             self._share_of = dt_s
         moved = self._filtered + (truth - self._filtered) * self._share
-        self._filtered = np.where(np.isnan(self._filtered), truth, moved)
+        unknown = np.isnan(self._filtered)
+        self._filtered = np.where(unknown, truth, moved) if np.count_nonzero(unknown) else moved
 
     def slow_down(self, instrument: int, house: int, factor: float) -> None:
         """A clogged sensor follows `factor` times as slowly; 1 = as it should."""
@@ -105,5 +106,6 @@ class Sensors:
         """Readings with this standard normal noise; NaN = says nothing."""
         true = self._filtered
         value = true * (1.0 + self.gain + self._drift_fraction * self._age_s) + self.bias + self._drift * self._age_s
-        value = np.clip(value + np.hypot(self._sigma, self._sigma_fraction * true) * noise, self._low, self._high)
+        value = value + np.hypot(self._sigma, self._sigma_fraction * true) * noise
+        value = np.minimum(np.maximum(value, self._low), self._high)
         return np.where(self._quantum > 0, np.rint(value / self._step) * self._quantum, value)

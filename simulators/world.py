@@ -98,7 +98,7 @@ class Group:
         if not self._measured:
             return np.zeros((0, len(self._random)))
         truth = self.houses.truth(positions)
-        return np.stack([truth[point] for point in self._measured])
+        return np.array([truth[point] for point in self._measured])
 
     def read(self, house: Any = slice(None)) -> Array:
         """What the points say now: (points,) of one house, or (points, houses) of all; NaN = nothing."""
