@@ -315,13 +315,14 @@ def fans_m3_s(variable: ArrayLike, staged: ArrayLike, area_m2: ArrayLike, parame
     slope = slow / np.maximum(speed, 1e-3) * (speed > 0.0)
     root = _suction_root(slow * speed + others, slope + others, conductance, parameters.fan_pa)
     overpowered = root**2 > parameters.fan_pa * speed**2 * (1.0 + 1e-9)
-    root = np.where(overpowered, _suction_root(others, others, conductance, parameters.fan_pa), root)
+    if np.count_nonzero(overpowered):
+        root = np.where(overpowered, _suction_root(others, others, conductance, parameters.fan_pa), root)
     return conductance * root, root**2
 
 
 def _suction_root(free: Any, slope: Any, conductance: Any, fan_pa: float) -> Any:
     # Root of slope / P0 x^2 + conductance x - free = 0 with x = sqrt(P), in the form that knows no 0/0 without fans.
-    return 2.0 * free / np.maximum(conductance + np.sqrt(conductance**2 + 4.0 * slope * free / fan_pa), 1e-12)
+    return 2.0 * free / np.maximum(conductance + np.sqrt(conductance * conductance + 4.0 / fan_pa * slope * free), 1e-12)
 
 
 def natural_m3_s(
@@ -367,8 +368,10 @@ def supply(inputs: Inputs, outside: Outside, parameters: Parameters) -> Supply:
     return Supply(air, static, np.asarray(outside.temp_c, float) - colder, dry + AIR_J_M3_K * colder / VAPORISATION_J_KG)
 
 
-def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, parameters: Parameters) -> State:
-    """The state `dt_s` later, in Euler steps of at most 5 s with inputs and weather held.
+def advance(
+    state: State, dt_s: float, *, inputs: Inputs, outside: Outside, parameters: Parameters, drawn: Supply | None = None
+) -> State:
+    """The state `dt_s` later, in Euler steps of at most 5 s with inputs and weather held; `drawn` where `supply` is known already.
 
     Raises
     ------
@@ -378,7 +381,7 @@ def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, para
     steps = int(np.ceil(dt_s / STEP_S_MAX))
     inputs = multispan.held_together(inputs, _INPUT_LIMITS)
     outside = multispan.held_together(outside, _OUTSIDE_LIMITS)
-    drawn = supply(inputs, outside, parameters)
+    drawn = supply(inputs, outside, parameters) if drawn is None else drawn
     for _ in range(steps):
         state = _euler(state, dt_s / steps, drawn, inputs, outside, parameters)
     return state
@@ -419,12 +422,12 @@ def _euler(state: State, dt_s: float, drawn: Supply, inputs: Inputs, outside: Ou
 
 def _manure(state: State, dt_s: float, air: Any, inputs: Inputs, p: Parameters) -> tuple[Any, Any, Any, Any]:
     """NH3 and H2S of the air [ppm], age of the manure [s] and gas held by the slurry [mg] a step later."""
-    ammonia = psychrometrics.ppm_from_mg_m3(ammonia_mg_s(inputs.animals, state.air_c, air, state.manure_age_s, p), "nh3")
+    ammonia = ammonia_mg_s(inputs.animals, state.air_c, air, state.manure_age_s, p) / psychrometrics.MG_M3_PER_PPM["nh3"]
     released = np.asarray(inputs.slurry, float) * state.slurry_h2s_mg / p.slurry_release_s
-    sulphide = psychrometrics.ppm_from_mg_m3(p.h2s_mg_h / 3600.0 + released, "h2s")
+    sulphide = (p.h2s_mg_h / 3600.0 + released) / psychrometrics.MG_M3_PER_PPM["h2s"]
     return (
         state.nh3_ppm + dt_s / p.volume_m3 * (ammonia - air * state.nh3_ppm),
         state.h2s_ppm + dt_s / p.volume_m3 * (sulphide - air * state.h2s_ppm),
-        np.where(np.asarray(inputs.scraper, float) > 0.0, 0.0, state.manure_age_s + dt_s),
+        (np.asarray(inputs.scraper, float) <= 0.0) * (state.manure_age_s + dt_s),
         state.slurry_h2s_mg + dt_s * ((p.slurry_h2s_mg - state.slurry_h2s_mg) / p.slurry_fill_s - released),
     )
