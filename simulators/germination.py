@@ -14,13 +14,24 @@ References
 .. [5] Incropera, DeWitt: Fundamentals of Heat and Mass Transfer, analogy of heat and mass transfer: k = alpha / (rho cp).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from simulators.multispan import AIR_J_M3_K, KG_M3_PER_PPM, VAPORISATION_J_KG, held, held_together, limits, vapour_density_kg_m3
+from simulators.multispan import (
+    AIR_J_M3_K,
+    KG_M3_PER_PPM,
+    VAPORISATION_J_KG,
+    each_alone,
+    held,
+    held_together,
+    limits,
+    real,
+    vapour_density_kg_m3,
+)
 from telemetry import psychrometrics
 from telemetry.crops import CROPS, thermal_time_rate_c
 
@@ -36,7 +47,7 @@ _THETA50_C_D: Final = np.array([crop.theta50_c_d for crop in CROPS])
 _FINAL_SHARE: Final = np.array([crop.final_share for crop in CROPS])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Parameters:
     """A room of 6 x 4 x 2.5 m for 150 trays. Units in the names; defaults as in the handbook."""
 
@@ -143,9 +154,9 @@ def air_flow_m3_s(inputs: Inputs, parameters: Parameters) -> Any:
     [m3/s]. Shut: 0.00333; door open: 0.333.
     """
     p = parameters
-    door = np.asarray(inputs.door, float)
+    door = real(inputs.door)
     changes = p.closed_air_changes_h * (1.0 - door) + p.door_air_changes_h * door
-    changes = changes + p.damper_air_changes_h * np.asarray(inputs.fresh_air_damper, float)
+    changes = changes + p.damper_air_changes_h * real(inputs.fresh_air_damper)
     return changes * p.volume_m3 / 3600.0
 
 
@@ -156,13 +167,13 @@ def loss_w_k(inputs: Inputs, parameters: Parameters) -> Any:
 
 def mixing(circulation_fan: ArrayLike, parameters: Parameters) -> Any:
     """Air movement as a part of that at full fan [-]: a fifth is left without it."""
-    return parameters.still_share + (1.0 - parameters.still_share) * np.asarray(circulation_fan, float)
+    return parameters.still_share + (1.0 - parameters.still_share) * real(circulation_fan)
 
 
 def wall_c(air_c: ArrayLike, hall_c: ArrayLike, parameters: Parameters) -> Any:
     """Temperature of the wall's inner face, Ta - U / hi (Ta - To) [C]. 28 C in a hall of 10 C: 27.3."""
-    air = np.asarray(air_c, float)
-    return air - parameters.envelope_w_m2_k / parameters.wall_inside_w_m2_k * (air - np.asarray(hall_c, float))
+    air = real(air_c)
+    return air - parameters.envelope_w_m2_k / parameters.wall_inside_w_m2_k * (air - real(hall_c))
 
 
 def wall_condensation_kg_s(vapour_kg_m3: ArrayLike, surface_c: ArrayLike, parameters: Parameters) -> Any:
@@ -177,7 +188,7 @@ def wall_condensation_kg_s(vapour_kg_m3: ArrayLike, surface_c: ArrayLike, parame
     -------
     [kg/s], not below 0
     """
-    above = np.asarray(vapour_kg_m3, float) - vapour_density_kg_m3(surface_c)
+    above = real(vapour_kg_m3) - vapour_density_kg_m3(surface_c)
     return parameters.wall_transfer_m_s * parameters.envelope_m2 * np.maximum(0.0, above)
 
 
@@ -195,8 +206,8 @@ def tray_evaporation_kg_s(tray_c: ArrayLike, vapour_kg_m3: ArrayLike, area_m2: A
     -------
     [kg/s]. 22.5 m2 at 25 C in air of 95 %, 0.003 m/s: 7.8e-5 (280 g/h).
     """
-    drier = vapour_density_kg_m3(tray_c) - np.asarray(vapour_kg_m3, float)
-    return np.asarray(k_m_s, float) * np.asarray(area_m2, float) * drier
+    drier = vapour_density_kg_m3(tray_c) - real(vapour_kg_m3)
+    return real(k_m_s) * real(area_m2) * drier
 
 
 def coil(air_c: ArrayLike, vapour_kg_m3: ArrayLike, duty: ArrayLike, parameters: Parameters) -> tuple[Any, Any]:
@@ -212,9 +223,9 @@ def coil(air_c: ArrayLike, vapour_kg_m3: ArrayLike, duty: ArrayLike, parameters:
     -------
     Neither below 0. 25 C and 95 % over a coil of 8 C: 1360 W and 9.1e-4 kg/s. Mass transfer by [5].
     """
-    transfer = parameters.coil_w_k * np.asarray(duty, float)
-    sensible = transfer * np.maximum(0.0, np.asarray(air_c, float) - parameters.coil_c)
-    above = np.maximum(0.0, np.asarray(vapour_kg_m3, float) - vapour_density_kg_m3(parameters.coil_c))
+    transfer = parameters.coil_w_k * real(duty)
+    sensible = transfer * np.maximum(0.0, real(air_c) - parameters.coil_c)
+    above = np.maximum(0.0, real(vapour_kg_m3) - vapour_density_kg_m3(parameters.coil_c))
     return sensible, transfer / AIR_J_M3_K * above
 
 
@@ -243,7 +254,7 @@ def final_share(temp_c: ArrayLike, crop: ArrayLike) -> Any:
     [-]. Tomato at 25 C: 0.97; lettuce at 30 C: 0.12 (thermodormancy).
     """
     number = np.asarray(crop, np.int64)
-    place = (np.asarray(temp_c, float) - _FINAL_FROM_C) / _FINAL_BY_K
+    place = (real(temp_c) - _FINAL_FROM_C) / _FINAL_BY_K
     place = np.minimum(np.maximum(place, 0.0), _FINAL_SHARE.shape[1] - 1.0)
     left = np.minimum(place.astype(np.int64), _FINAL_SHARE.shape[1] - 2)
     low, high = _FINAL_SHARE[number, left], _FINAL_SHARE[number, left + 1]
@@ -264,7 +275,7 @@ def germinated_share(thermal_time_c_d: ArrayLike, crop: ArrayLike, cv: float = 0
     [-]. At theta50: 0.5.
     """
     theta = _THETA50_C_D[np.asarray(crop, np.int64)]
-    return _normal((np.asarray(thermal_time_c_d, float) - theta) / (cv * theta))
+    return _normal((real(thermal_time_c_d) - theta) / (cv * theta))
 
 
 def days_to_half(temp_c: ArrayLike, crop: ArrayLike) -> Any:
@@ -287,14 +298,14 @@ def respiration_kg_s(tray_c: ArrayLike, emerged: ArrayLike, trays: ArrayLike, pa
     (n,) [kg/s]. 150 trays that have emerged, at 25 C: 9.75e-6, which makes some 2,000 ppm in a shut room.
     """
     p = parameters
-    awake = p.resting_share + (1.0 - p.resting_share) * np.asarray(emerged, float)
-    by_temp = p.respiration_q10 ** ((np.asarray(tray_c, float) - 25.0) / 10.0)
-    return p.respiration_kg_s * by_temp * _of_room(np.asarray(trays, float) * awake)
+    awake = p.resting_share + (1.0 - p.resting_share) * real(emerged)
+    by_temp = p.respiration_q10 ** ((real(tray_c) - 25.0) / 10.0)
+    return p.respiration_kg_s * by_temp * _of_room(real(trays) * awake)
 
 
 def _of_room(of_batches: Any) -> Any:
     # Batches are few: adding them one by one is faster than a reduction.
-    return sum(of_batches.T)
+    return of_batches if isinstance(of_batches, float) else sum(of_batches.T)
 
 
 def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, parameters: Parameters) -> State:
@@ -311,11 +322,26 @@ def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, para
         raise ValueError(f"crop is not a number of CROPS: give a whole number of 0 to {len(CROPS) - 1}, as CROP_NUMBER has it")
     trays, outside = held("trays", inputs.trays, 0.0, _TRAYS_MAX), held_together(outside, _OUTSIDE_LIMITS)
     inputs = held_together(inputs._replace(crop=0.0, trays=0.0), _INPUT_LIMITS)._replace(crop=crop, trays=trays)
-    room = _room(state, inputs, outside, parameters)
-    steps = int(np.ceil(dt_s / STEP_S_MAX))
-    for _ in range(steps):
-        state = _euler(state, dt_s / steps, room, parameters)
-    return state
+    steps = math.ceil(dt_s / STEP_S_MAX)
+
+    def live(state: State, inputs: Inputs, outside: Outside, p: Parameters) -> State:
+        room = _room(state, inputs, outside, p)
+        for _ in range(steps):
+            state = _euler(state, dt_s / steps, room, p)
+        return state
+
+    if steps and all(np.shape(v)[1:] in ((), (1,)) for v in (state.emerged, crop, trays)):
+        # One batch: its numbers are those of the room.
+        of_room = inputs._replace(crop=_of_one(crop), trays=_of_one(trays))
+        one = state._replace(thermal_time_c_d=_of_one(state.thermal_time_c_d), emerged=_of_one(state.emerged))
+        alone = each_alone(live, one, of_room, outside, parameters=parameters)
+        if alone is not None:
+            return alone._replace(thermal_time_c_d=alone.thermal_time_c_d[:, None], emerged=alone.emerged[:, None])
+    return live(state, inputs, outside, parameters)
+
+
+def _of_one(of_batches: Any) -> Any:
+    return of_batches[:, 0] if np.ndim(of_batches) == 2 else of_batches
 
 
 class _Room(NamedTuple):
@@ -331,7 +357,7 @@ class _Room(NamedTuple):
     other_w: Any  # fan and lamp
     duty: Any
     fog_kg_s: Any
-    reset: Any
+    stays_cut: Any  # nobody resets the cut-out
     crop: Any
     trays: Any
     tray_m2: Any
@@ -340,22 +366,21 @@ class _Room(NamedTuple):
 
 
 def _room(state: State, inputs: Inputs, outside: Outside, p: Parameters) -> _Room:
-    none = np.zeros(state.emerged.shape)
-    crop, trays = none + inputs.crop, none + inputs.trays
+    crop, trays = 0.0 * state.emerged + inputs.crop, 0.0 * state.emerged + inputs.trays
     number, mixed = _of_room(trays), mixing(inputs.circulation_fan, p)
     return _Room(
         outside.temp_c,
         vapour_density_kg_m3(outside.temp_c, outside.rh_pct),
-        np.asarray(outside.co2_ppm, float) * KG_M3_PER_PPM,
+        outside.co2_ppm * KG_M3_PER_PPM,
         air_flow_m3_s(inputs, p),
         loss_w_k(inputs, p),
         mixed,
         _heater_w(inputs, p),
-        p.fan_w * np.asarray(inputs.circulation_fan, float) ** 3.0 + p.lamp_w * np.asarray(inputs.lamp, float),
-        np.asarray(inputs.cooler, float) * mixed,
-        np.asarray(inputs.fog, float) * p.fog_kg_s,
-        np.asarray(inputs.reset, float) > 0.5,
-        crop.astype(np.int64),
+        p.fan_w * inputs.circulation_fan ** 3.0 + p.lamp_w * inputs.lamp,
+        inputs.cooler * mixed,
+        inputs.fog * p.fog_kg_s,
+        inputs.reset <= 0.5,
+        np.asarray(crop).astype(np.int64),
         trays,
         number * p.tray_m2,
         (p.panels_w_k + number * p.tray_w_k) * mixed,
@@ -364,12 +389,12 @@ def _room(state: State, inputs: Inputs, outside: Outside, p: Parameters) -> _Roo
 
 
 def _heater_w(inputs: Inputs, p: Parameters) -> Any:
-    return p.heater_stage_w * sum(np.asarray(stage, float) for stage in (inputs.heater_1, inputs.heater_2, inputs.heater_3))
+    return p.heater_stage_w * sum(stage for stage in (inputs.heater_1, inputs.heater_2, inputs.heater_3))
 
 
 def _euler(state: State, dt_s: float, room: _Room, p: Parameters) -> State:
-    cut_out = (state.air_c >= p.cut_out_c) | ((state.cut_out > 0.0) & ~room.reset)
-    heater = room.heater_w * ~cut_out
+    cut_out = (state.air_c >= p.cut_out_c) | ((state.cut_out > 0.0) & room.stays_cut)
+    heater = room.heater_w * (1.0 - cut_out)
     saturated = vapour_density_kg_m3(state.air_c)
     # Droplets find room up to 95 %; beyond it ever more of them fall.
     taken_up = room.fog_kg_s * np.minimum(np.maximum((saturated - state.vapour_kg_m3) / (0.05 * saturated), 0.0), 1.0)
@@ -391,7 +416,7 @@ def _euler(state: State, dt_s: float, room: _Room, p: Parameters) -> State:
         state.tray_c - dt_s * (warming + VAPORISATION_J_KG * from_trays) / room.tray_j_k,
         thermal_time,
         emerged,
-        cut_out.astype(np.float64),
+        1.0 * cut_out,
         state.tray_water_kg + dt_s * (room.fog_kg_s - taken_up - from_trays) + mist * p.volume_m3,
         state.condensed_kg + dt_s * (to_coil + to_wall),
         state.fog_kg + dt_s * room.fog_kg_s,
@@ -402,22 +427,22 @@ def _euler(state: State, dt_s: float, room: _Room, p: Parameters) -> State:
 def _mist_kg_m3(air_c: Any, vapour_kg_m3: Any) -> Any:
     # What exceeds saturation falls out and warms the air, which then holds more: one Newton step, that ends just below saturation.
     saturated = vapour_density_kg_m3(air_c)
-    slope = saturated * (17.27 * 237.3 / np.square(air_c + 237.3) - 1.0 / (air_c + psychrometrics.ZERO_C_K))
+    slope = saturated * (17.27 * 237.3 / (air_c + 237.3) ** 2 - 1.0 / (air_c + psychrometrics.ZERO_C_K))
     return np.maximum(0.0, vapour_kg_m3 - saturated) / (1.0 + VAPORISATION_J_KG / AIR_J_M3_K * slope)
 
 
 def _germinate(state: State, dt_s: float, room: _Room, p: Parameters) -> tuple[Any, Any]:
     # Seeds whose time comes emerge in the share that the temperature of this hour allows; the others are lost.
-    seed_c = state.tray_c[:, None]
+    seed_c = state.tray_c if isinstance(state.tray_c, float) else state.tray_c[:, None]
     later = state.thermal_time_c_d + dt_s / DAY_S * thermal_time_rate_c(seed_c, room.crop)
-    before, after = germinated_share(np.array([state.thermal_time_c_d, later]), room.crop, p.emergence_cv)
-    return later, state.emerged + final_share(seed_c, room.crop) * (after - before)
+    ripe = germinated_share(later, room.crop, p.emergence_cv) - germinated_share(state.thermal_time_c_d, room.crop, p.emergence_cv)
+    return later, state.emerged + final_share(seed_c, room.crop) * ripe
 
 
 def _normal(z: Any) -> Any:
     # Phi(z), error below 8e-8 [4].
-    x = np.abs(z) / np.sqrt(2.0)
+    x = abs(z) / math.sqrt(2.0)
     t = 1.0 / (1.0 + 0.3275911 * x)
     polynomial = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
     tail = 0.5 * polynomial * np.exp(-x * x)
-    return np.where(z > 0.0, 1.0 - tail, tail)
+    return tail + (z > 0.0) * (1.0 - 2.0 * tail)

@@ -11,6 +11,7 @@ References
 .. [2] Handbook of this project, model SG1: lumped wall, soil and film; its figures are defaults of practice, not measurements.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -18,14 +19,25 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from simulators import multispan
-from simulators.multispan import AIR_J_M3_K, KG_M3_PER_PPM, OUTSIDE_CO2_KG_M3, OUTSIDE_LIMITS, VAPORISATION_J_KG, Outside, held_together, limits
+from simulators.multispan import (
+    AIR_J_M3_K,
+    KG_M3_PER_PPM,
+    OUTSIDE_CO2_KG_M3,
+    OUTSIDE_LIMITS,
+    VAPORISATION_J_KG,
+    Outside,
+    each_alone,
+    held_together,
+    limits,
+    real,
+)
 from telemetry import psychrometrics
 
 # The air follows within 6-15 min, its vapour within 90 s at open vents.
 STEP_S_MAX: Final = 10.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Parameters:
     """A house of 80 x 9 m. Units in the names; defaults as in the handbook, per m2 of floor unless said otherwise."""
 
@@ -130,14 +142,14 @@ def solar_gain_w_m2(inputs: Inputs, rad_w_m2: ArrayLike, parameters: Parameters)
     -------
     [W/m2]. 94 W/m2 on bare film: 85.5, what opening the blanket costs at 20 K between inside and outside.
     """
-    bare = np.asarray(inputs.blanket_open, float) * (1.0 - np.asarray(inputs.snow, float))
-    net = 1.0 - parameters.shade_cut * np.asarray(inputs.shade_net, float)
-    return parameters.tilt_gain * parameters.transmission * bare * net * np.asarray(rad_w_m2, float)
+    bare = real(inputs.blanket_open) * (1.0 - real(inputs.snow))
+    net = 1.0 - parameters.shade_cut * real(inputs.shade_net)
+    return parameters.tilt_gain * parameters.transmission * bare * net * real(rad_w_m2)
 
 
 def film_w_m2_k(blanket_open: ArrayLike, parameters: Parameters) -> Any:
     """Heat transfer of the film, U = 5.0 (1 - bl) + 1.3 bl per m2 of film [W/(m2 K)] [2]; bl = 1 - `blanket_open`."""
-    bare = np.asarray(blanket_open, float)
+    bare = real(blanket_open)
     return parameters.open_w_m2_k * bare + parameters.covered_w_m2_k * (1.0 - bare)
 
 
@@ -147,9 +159,9 @@ def film_c(blanket_open: ArrayLike, air_c: ArrayLike, outside_c: ArrayLike, para
     Bare, it stands as MS1's cover does, 0.45 of the way from outside to inside; under the blanket it falls short of the air by less,
     as the heat through it is less. Outside -10 C, air 15 C: 1.25 bare, 11.4 under the blanket.
     """
-    air = np.asarray(air_c, float)
+    air = real(air_c)
     short = 0.55 * film_w_m2_k(blanket_open, parameters) / parameters.open_w_m2_k
-    return air - short * (air - np.asarray(outside_c, float))
+    return air - short * (air - real(outside_c))
 
 
 def air_flow_m_s(inputs: Inputs, wind_m_s: ArrayLike, parameters: Parameters) -> Any:
@@ -166,11 +178,11 @@ def air_flow_m_s(inputs: Inputs, wind_m_s: ArrayLike, parameters: Parameters) ->
     -------
     [m3 per m2 floor and s]. Bare and shut: 4.83e-4; top vent open: 0.0166.
     """
-    bare = np.asarray(inputs.blanket_open, float)
+    bare = real(inputs.blanket_open)
     cracks = parameters.open_air_changes_h * bare + parameters.covered_air_changes_h * (1.0 - bare)
-    vents = parameters.top_vent_air_changes_h * np.asarray(inputs.vent_top, float)
-    vents = vents + parameters.bottom_vent_air_changes_h * np.asarray(inputs.vent_bottom, float)
-    holes = parameters.torn_air_changes_h * np.asarray(inputs.torn, float) * np.asarray(wind_m_s, float) / 3.0
+    vents = parameters.top_vent_air_changes_h * real(inputs.vent_top)
+    vents = vents + parameters.bottom_vent_air_changes_h * real(inputs.vent_bottom)
+    holes = parameters.torn_air_changes_h * real(inputs.torn) * real(wind_m_s) / 3.0
     return (cracks + bare * vents + holes) * parameters.height_m / 3600.0
 
 
@@ -183,17 +195,22 @@ def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, para
     """
     assert dt_s >= 0.0
     inputs, outside = held_together(inputs, _INPUT_LIMITS), held_together(outside, OUTSIDE_LIMITS)
-    around = _Around(
-        outside.temp_c,
-        multispan.vapour_density_kg_m3(outside.temp_c, outside.rh_pct),
-        solar_gain_w_m2(inputs, outside.rad_w_m2, parameters),
-        air_flow_m_s(inputs, outside.wind_m_s, parameters),
-        np.asarray(inputs.heater, float) * parameters.heater_w_m2 + np.asarray(inputs.lamp, float) * parameters.lamp_w_m2,
-    )
-    steps = int(np.ceil(dt_s / STEP_S_MAX))
-    for _ in range(steps):
-        state = _euler(state, dt_s / steps, inputs, around, parameters)
-    return state
+    steps = math.ceil(dt_s / STEP_S_MAX)
+
+    def live(state: State, inputs: Inputs, outside: Outside, p: Parameters) -> State:
+        around = _Around(
+            outside.temp_c,
+            multispan.vapour_density_kg_m3(outside.temp_c, outside.rh_pct),
+            solar_gain_w_m2(inputs, outside.rad_w_m2, p),
+            air_flow_m_s(inputs, outside.wind_m_s, p),
+            real(inputs.heater) * p.heater_w_m2 + real(inputs.lamp) * p.lamp_w_m2,
+        )
+        for _ in range(steps):
+            state = _euler(state, dt_s / steps, inputs, around, p)
+        return state
+
+    alone = state if steps == 0 else each_alone(live, state, inputs, outside, parameters=parameters)
+    return live(state, inputs, outside, parameters) if alone is None else alone
 
 
 class _Around(NamedTuple):
@@ -264,5 +281,5 @@ def _co2(state: State, dt_s: float, inputs: Inputs, around: _Around, p: Paramete
     # MS1's uptake knows the sun outside a house of usual transmission; here that is the sun that would give the same light inside.
     sun = around.solar_w_m2 / p.transmission
     uptake = multispan.co2_uptake_kg_m2_s(state.air_c, state.co2_kg_m3, sun, multispan.canopy_cover(p.leaf_area_index))
-    source = np.asarray(inputs.co2_valve, float) * p.co2_kg_m2_s + p.soil_co2_kg_m2_s
+    source = inputs.co2_valve * p.co2_kg_m2_s + p.soil_co2_kg_m2_s
     return state.co2_kg_m3 + dt_s * (source - uptake - around.flow_m_s * (state.co2_kg_m3 - OUTSIDE_CO2_KG_M3)) / p.height_m
