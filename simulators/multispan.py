@@ -170,6 +170,8 @@ def held_together(given: Tuple, between: Array) -> Tuple:
     ValueError : as `held`
     """
     values: tuple[Any, ...] = tuple(given)
+    if all(isinstance(value, float) for value in values) and math.isfinite(sum(values)):
+        return type(given)(*(min(max(value, low), high) for value, low, high in zip(values, *between.tolist(), strict=True)))
     block = np.empty((len(values), *np.broadcast(*values).shape))
     for row, value in enumerate(values):
         block[row] = value
@@ -215,6 +217,9 @@ def each_alone(live: Callable[..., Tuple], state: Tuple, *acting: tuple[Any, ...
         return None
     columns = []
     for given in (state, *acting):
+        if all(isinstance(value, float) for value in given):
+            columns.append([given] * shape[0])
+            continue
         block = np.empty((len(given), *shape))
         for row, value in enumerate(given):
             block[row] = value

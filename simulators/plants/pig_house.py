@@ -79,7 +79,7 @@ class PigHouses:
     """Rooms of fattening pigs, each with a herd, a feed line and a character of its own."""
 
     PROFILE: Final = "pig_house"
-    STEP_S: Final = pig_house.STEP_S_MAX
+    STEP_S: Final = 10.0  # the climate goes on in steps of its own within it
     SENSORS: Final[Mapping[str, str]] = {
         "room_temp_c": "air_temp_c",
         "room_temp_2_c": "air_temp_c",
@@ -209,12 +209,10 @@ class PigHouses:
 
     def advance(self, unix_s: float, dt_s: float, drives: Mapping[str, Array]) -> None:
         """Climate, herd, feed line, scraper and power `dt_s` later."""
-        self._unix_s = unix_s
+        self._unix_s, self._air = unix_s, None
+        air, power = self._acting(drives), self.power
         self.dark_s = ~self._sound.mains * (self.dark_s + dt_s)
-        power = self.power
         self.unlit_s = ~power * (self.unlit_s + dt_s)
-        self._air = None
-        air = self._acting(drives)
         turning = (np.asarray(air.inputs.fan_variable) > 0.0) | (np.asarray(air.inputs.fan_staged) > 0.0)
         self.still_s = ~turning * (self.still_s + dt_s)
         self.state = pig_house.advance(
