@@ -122,9 +122,8 @@ class Outside(NamedTuple):
 
 
 # What is no position 0..1; beyond these it is held, but a crop that is none is refused.
-_INPUT_LIMITS: Final = limits(Inputs, {})
+_INPUT_LIMITS: Final = limits(Inputs, {"crop": (0.0, len(CROPS) - 1.0), "trays": (0.0, 10_000.0)})
 _OUTSIDE_LIMITS: Final = limits(Outside, {"temp_c": (-60.0, 60.0), "rh_pct": (0.0, 100.0), "co2_ppm": (0.0, 50_000.0)})
-_TRAYS_MAX: Final = 10_000.0
 
 
 def initial_state(
@@ -320,8 +319,6 @@ def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, para
     crop = np.asarray(inputs.crop, float)
     if np.count_nonzero((crop == np.floor(crop)) & (crop >= 0.0) & (crop < len(CROPS))) < crop.size:
         raise ValueError(f"crop is not a number of CROPS: give a whole number of 0 to {len(CROPS) - 1}, as CROP_NUMBER has it")
-    trays, outside = held("trays", inputs.trays, 0.0, _TRAYS_MAX), held_together(outside, _OUTSIDE_LIMITS)
-    inputs = held_together(inputs._replace(crop=0.0, trays=0.0), _INPUT_LIMITS)._replace(crop=crop, trays=trays)
     steps = math.ceil(dt_s / STEP_S_MAX)
 
     def live(state: State, inputs: Inputs, outside: Outside, p: Parameters) -> State:
@@ -330,14 +327,16 @@ def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, para
             state = _euler(state, dt_s / steps, room, p)
         return state
 
-    if steps and all(np.shape(v)[1:] in ((), (1,)) for v in (state.emerged, crop, trays)):
+    if steps and all(np.shape(v)[1:] in ((), (1,)) for v in (state.emerged, crop, inputs.trays)):
         # One batch: its numbers are those of the room.
-        of_room = inputs._replace(crop=_of_one(crop), trays=_of_one(trays))
+        of_room = inputs._replace(crop=_of_one(crop), trays=_of_one(inputs.trays))
         one = state._replace(thermal_time_c_d=_of_one(state.thermal_time_c_d), emerged=_of_one(state.emerged))
-        alone = each_alone(live, one, of_room, outside, parameters=parameters)
+        alone = each_alone(live, one, (of_room, _INPUT_LIMITS), (outside, _OUTSIDE_LIMITS), parameters=parameters)
         if alone is not None:
             return alone._replace(thermal_time_c_d=alone.thermal_time_c_d[:, None], emerged=alone.emerged[:, None])
-    return live(state, inputs, outside, parameters)
+    trays = held("trays", inputs.trays, *_INPUT_LIMITS[:, -1])
+    inputs = held_together(inputs._replace(crop=0.0, trays=0.0), _INPUT_LIMITS)._replace(crop=crop, trays=trays)
+    return live(state, inputs, held_together(outside, _OUTSIDE_LIMITS), parameters)
 
 
 def _of_one(of_batches: Any) -> Any:

@@ -100,6 +100,7 @@ class State(NamedTuple):
     co2_kg_m3: Any
     pipe_c: Any
     heat_j_m2: Any  # given to the pipes since the start, a counter
+    transpired_kg_m2: Any  # by the crop since the start, a counter
 
 
 class Inputs(NamedTuple):
@@ -140,7 +141,8 @@ def initial_state(air_c: ArrayLike, rh_pct: ArrayLike, mass_c: ArrayLike, *, co2
     co2_ppm : [ppm]
     """
     air, humidity, mass, co2 = np.broadcast_arrays(*(np.atleast_1d(np.asarray(v, float)) for v in (air_c, rh_pct, mass_c, co2_ppm)))
-    return State(air.copy(), vapour_density_kg_m3(air, humidity), mass.copy(), co2 * KG_M3_PER_PPM, air.copy(), np.zeros_like(air))
+    vapour, zero = vapour_density_kg_m3(air, humidity), np.zeros_like(air)
+    return State(air.copy(), vapour, mass.copy(), co2 * KG_M3_PER_PPM, air.copy(), zero, zero)
 
 
 def held(name: str, values: ArrayLike, low: float = 0.0, high: float = 1.0) -> Any:
@@ -170,8 +172,6 @@ def held_together(given: Tuple, between: Array) -> Tuple:
     ValueError : as `held`
     """
     values: tuple[Any, ...] = tuple(given)
-    if all(isinstance(value, float) for value in values) and math.isfinite(sum(values)):
-        return type(given)(*(min(max(value, low), high) for value, low, high in zip(values, *between.tolist(), strict=True)))
     block = np.empty((len(values), *np.broadcast(*values).shape))
     for row, value in enumerate(values):
         block[row] = value
@@ -202,30 +202,54 @@ def some(where: Any) -> bool:
     return np.count_nonzero(where) > 0 if isinstance(where, np.ndarray) else bool(where)
 
 
-def each_alone(live: Callable[..., Tuple], state: Tuple, *acting: tuple[Any, ...], parameters: Any) -> Tuple | None:
-    """The states of at most FEW houses after `live(state, *acting, parameters)` of each as numbers; None where there are more.
+def each_alone(
+    live: Callable[..., Tuple], state: Tuple, *acting: tuple[tuple[Any, ...], Array | None], parameters: Any
+) -> Tuple | None:
+    """The states of at most FEW houses after `live(state, *acting, parameters)` of each as numbers.
 
     Parameters
     ----------
     live : works for one house on numbers as for many on arrays
-    state, acting : named tuples whose fields are numbers or of shape (n,)
+    state : named tuple whose fields are of shape (n,)
+    acting : named tuples whose fields are numbers or of shape (n,), and the `limits` they are held to, None where they are known
     parameters : a dataclass whose fields are numbers or of shape (n,)
+
+    Returns
+    -------
+    None where this is not the way: more houses, other shapes, or an input that is no number.
     """
-    rooms, houses = _alone(parameters)
-    shape = np.broadcast(*state, *acting[0]).shape
-    if len(shape) != 1 or shape[0] > FEW or rooms not in (1, shape[0]):
+    n, (rooms, houses) = len(state[0]), _alone(parameters)
+    if n > FEW or rooms not in (1, n):
         return None
-    columns = []
-    for given in (state, *acting):
-        if all(isinstance(value, float) for value in given):
-            columns.append([given] * shape[0])
-            continue
-        block = np.empty((len(given), *shape))
-        for row, value in enumerate(given):
-            block[row] = value
-        columns.append([type(given)(*of_house) for of_house in block.T.tolist()])
-    lived = [live(*one, houses[k % rooms]) for k, one in enumerate(zip(*columns, strict=True))]
-    return type(state)(*np.array(lived).T)
+    columns = [_numbers(given, n, between) for given, between in ((state, None), *acting)]
+    if any(column is None for column in columns):
+        return None
+    lived = [live(*one, houses[k % rooms]) for k, one in enumerate(zip(*columns, strict=True))]  # type: ignore[arg-type]
+    return type(state)(*map(np.array, zip(*lived, strict=True)))
+
+
+def _numbers(given: tuple[Any, ...], n: int, between: Array | None) -> list[Any] | None:
+    """A named tuple for each of n houses."""
+    rows = []
+    for values in given:
+        if isinstance(values, float):
+            rows.append([values] * n)
+        elif np.shape(values) == (n,):
+            rows.append(np.asarray(values).tolist())
+        elif np.size(values) == 1:
+            rows.append([float(np.asarray(values).item())] * n)
+        else:
+            return None
+    houses = list(zip(*rows, strict=True))
+    if between is not None:
+        if not all(math.isfinite(sum(house)) for house in houses):
+            return None
+        low_high = list(zip(*between.tolist(), strict=True))
+        houses = [
+            tuple([low if x < low else high if x > high else x for x, (low, high) in zip(house, low_high, strict=True)])
+            for house in houses
+        ]
+    return [type(given)(*house) for house in houses]
 
 
 @lru_cache(maxsize=32)
@@ -418,8 +442,7 @@ def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, para
     ValueError : where a position or the weather is no number, or a crop is none. Positions beyond 0..1 count as 0 or 1.
     """
     assert dt_s >= 0.0
-    inputs, outside = held_together(inputs, _INPUT_LIMITS), held_together(outside, OUTSIDE_LIMITS)
-    held("leaf_area_index", parameters.leaf_area_index, 0.0, 20.0)
+    _check(parameters)
     steps = math.ceil(dt_s / STEP_S_MAX)
 
     def live(state: State, inputs: Inputs, outside: Outside, p: Parameters) -> State:
@@ -428,8 +451,15 @@ def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, para
             state = _euler(state, dt_s / steps, inputs, around, p)
         return state
 
-    alone = state if steps == 0 else each_alone(live, state, inputs, outside, parameters=parameters)
-    return live(state, inputs, outside, parameters) if alone is None else alone
+    alone = each_alone(live, state, (inputs, _INPUT_LIMITS), (outside, OUTSIDE_LIMITS), parameters=parameters) if steps else None
+    if alone is not None:
+        return alone
+    return live(state, held_together(inputs, _INPUT_LIMITS), held_together(outside, OUTSIDE_LIMITS), parameters)
+
+
+@lru_cache(maxsize=32)
+def _check(parameters: Parameters) -> None:
+    held("leaf_area_index", parameters.leaf_area_index, 0.0, 20.0)
 
 
 class _Around(NamedTuple):
@@ -502,14 +532,8 @@ def _euler(state: State, dt_s: float, inputs: Inputs, around: _Around, p: Parame
     exchange = (flow + around.fan_m_s) * (state.co2_kg_m3 - OUTSIDE_CO2_KG_M3)
     co2 = state.co2_kg_m3 + dt_s * (around.dose_kg_m2_s - uptake - exchange) / p.height_m
     pipe = state.pipe_c + dt_s * (boiler_heat - pipe_heat) / _water_j_m2_k(p)
-    return State(air, vapour, mass, co2, pipe, state.heat_j_m2 + dt_s * boiler_heat)
-
-
-def transpired_kg_m2_s(state: State, inputs: Inputs, outside: Outside, parameters: Parameters) -> Any:
-    """Water that the crop takes from its substrate now [kg/(m2 s)]."""
-    deficit = np.maximum(0.0, psychrometrics.saturation_pa(state.air_c) - vapour_pressure_pa(state))
-    light = sum(_light_w_m2(inputs, outside, parameters))
-    return transpiration_w_m2(parameters.leaf_area_index, light, co2_ppm(state), deficit) / VAPORISATION_J_KG
+    transpired = state.transpired_kg_m2 + dt_s * latent / VAPORISATION_J_KG
+    return State(air, vapour, mass, co2, pipe, state.heat_j_m2 + dt_s * boiler_heat, transpired)
 
 
 def _light_w_m2(inputs: Inputs, outside: Outside, p: Parameters) -> tuple[Any, Any]:

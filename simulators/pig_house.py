@@ -381,17 +381,22 @@ def advance(
     """
     assert dt_s >= 0.0
     steps = math.ceil(dt_s / STEP_S_MAX)
-    inputs = multispan.held_together(inputs, _INPUT_LIMITS)
-    outside = multispan.held_together(outside, _OUTSIDE_LIMITS)
-    drawn = supply(inputs, outside, parameters) if drawn is None else drawn
 
     def live(state: State, inputs: Inputs, drawn: Supply, outside: Outside, p: Parameters) -> State:
         for _ in range(steps):
             state = _euler(state, dt_s / steps, drawn, inputs, outside, p)
         return state
 
-    alone = state if steps == 0 else each_alone(live, state, inputs, drawn, outside, parameters=parameters)
-    return live(state, inputs, drawn, outside, parameters) if alone is None else alone
+    if drawn is not None and steps:
+        alone = each_alone(
+            live, state, (inputs, _INPUT_LIMITS), (drawn, None), (outside, _OUTSIDE_LIMITS), parameters=parameters
+        )
+        if alone is not None:
+            return alone
+    inputs = multispan.held_together(inputs, _INPUT_LIMITS)
+    outside = multispan.held_together(outside, _OUTSIDE_LIMITS)
+    drawn = supply(inputs, outside, parameters) if drawn is None else drawn
+    return live(state, inputs, drawn, outside, parameters)
 
 
 def _euler(state: State, dt_s: float, drawn: Supply, inputs: Inputs, outside: Outside, p: Parameters) -> State:

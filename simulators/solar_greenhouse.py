@@ -86,6 +86,7 @@ class State(NamedTuple):
     deep_soil_c: Any
     condensed_kg_m2: Any  # on the film and as mist since the start, a counter
     heat_j_m2: Any  # of heater and lamps since the start, a counter
+    given_kg_m2: Any  # water from crop and soil to the air since the start, a counter
 
 
 class Inputs(NamedTuple):
@@ -127,7 +128,8 @@ def initial_state(
         v.copy() for v in np.broadcast_arrays(*(np.atleast_1d(np.asarray(v, float)) for v in values))
     )
     vapour = multispan.vapour_density_kg_m3(air, humidity)
-    return State(air, vapour, co2 * KG_M3_PER_PPM, wall, top, deep, np.zeros_like(air), np.zeros_like(air))
+    zero = np.zeros_like(air)
+    return State(air, vapour, co2 * KG_M3_PER_PPM, wall, top, deep, zero, zero, zero)
 
 
 def solar_gain_w_m2(inputs: Inputs, rad_w_m2: ArrayLike, parameters: Parameters) -> Any:
@@ -194,7 +196,6 @@ def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, para
     ValueError : where a position or the weather is no number. Positions beyond 0..1 count as 0 or 1.
     """
     assert dt_s >= 0.0
-    inputs, outside = held_together(inputs, _INPUT_LIMITS), held_together(outside, OUTSIDE_LIMITS)
     steps = math.ceil(dt_s / STEP_S_MAX)
 
     def live(state: State, inputs: Inputs, outside: Outside, p: Parameters) -> State:
@@ -209,8 +210,10 @@ def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, para
             state = _euler(state, dt_s / steps, inputs, around, p)
         return state
 
-    alone = state if steps == 0 else each_alone(live, state, inputs, outside, parameters=parameters)
-    return live(state, inputs, outside, parameters) if alone is None else alone
+    alone = each_alone(live, state, (inputs, _INPUT_LIMITS), (outside, OUTSIDE_LIMITS), parameters=parameters) if steps else None
+    if alone is not None:
+        return alone
+    return live(state, held_together(inputs, _INPUT_LIMITS), held_together(outside, OUTSIDE_LIMITS), parameters)
 
 
 class _Around(NamedTuple):
@@ -235,7 +238,8 @@ def _euler(state: State, dt_s: float, inputs: Inputs, around: _Around, p: Parame
     top_heat = p.to_soil * around.solar_w_m2 - from_soil - to_deep
     deep_heat = to_deep - p.deep_subsoil_w_m2_k * (state.deep_soil_c - p.subsoil_c)
     air = state.air_c + dt_s * air_heat / (p.height_m * AIR_J_M3_K + p.furnishing_j_m2_k)
-    vapour, condensed = _vapour(state, air, dt_s, inputs, around, p)
+    given = transpired_kg_m2_s(state, around.solar_w_m2, p) + evaporated_kg_m2_s(state, p)
+    vapour, condensed = _vapour(state, air, given, dt_s, inputs, around, p)
     return State(
         air,
         vapour,
@@ -245,6 +249,7 @@ def _euler(state: State, dt_s: float, inputs: Inputs, around: _Around, p: Parame
         state.deep_soil_c + dt_s * deep_heat / p.deep_soil_j_m2_k,
         state.condensed_kg_m2 + condensed,
         state.heat_j_m2 + dt_s * around.heat_w_m2,
+        state.given_kg_m2 + dt_s * given,
     )
 
 
@@ -265,12 +270,13 @@ def evaporated_kg_m2_s(state: State, parameters: Parameters) -> Any:
     return parameters.soil_vapour_m_s * np.maximum(0.0, drier)
 
 
-def _vapour(state: State, air_c: Any, dt_s: float, inputs: Inputs, around: _Around, p: Parameters) -> tuple[Any, Any]:
+def _vapour(
+    state: State, air_c: Any, given: Any, dt_s: float, inputs: Inputs, around: _Around, p: Parameters
+) -> tuple[Any, Any]:
     """Vapour after the step [kg/m3] and what condensed in it [kg/m2]."""
     film = film_c(inputs.blanket_open, state.air_c, around.temp_c, p)
     on_film = p.film_area * multispan.condensation_kg_m2_s(multispan.vapour_pressure_pa(state), film)
     vented = around.flow_m_s * (state.vapour_kg_m3 - around.vapour_kg_m3)
-    given = transpired_kg_m2_s(state, around.solar_w_m2, p) + evaporated_kg_m2_s(state, p)
     vapour = state.vapour_kg_m3 + dt_s * (given - vented - on_film) / p.height_m
     # What exceeds saturation is mist that falls out within a step.
     mist = np.maximum(0.0, vapour - multispan.vapour_density_kg_m3(air_c))

@@ -116,8 +116,9 @@ class Compartments:
         """Let `dt_s` pass up to `unix_s`: climate, trays, meters and contacts."""
         self._now = self._weather.at(unix_s)
         inputs, outside = self._inputs(drives), _outside(self._now)
-        self.state = multispan.advance(self.state, dt_s, inputs=inputs, outside=outside, parameters=self._parameters)
-        self._irrigate(dt_s, drives, multispan.transpired_kg_m2_s(self.state, inputs, outside, self._parameters))
+        before = self.state
+        self.state = multispan.advance(before, dt_s, inputs=inputs, outside=outside, parameters=self._parameters)
+        self._irrigate(dt_s, drives, (self.state.transpired_kg_m2 - before.transpired_kg_m2) / dt_s)
         self._elec_j_m2 = self._elec_j_m2 + dt_s * sum(watts * drives[name] for name, watts in POWER_W_M2.items())
         self._co2_kg_m2 = self._co2_kg_m2 + dt_s * drives["co2_valve"] * self._parameters.co2_kg_m2_s
         is_dark = self._now.rad_w_m2 <= 0.0

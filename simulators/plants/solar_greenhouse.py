@@ -100,9 +100,11 @@ class SolarGreenhouses:
         self._vents = {name: drives[name] for name in self._vents}
         outside = Outside(self._now.temp_c, self._now.rh_pct, self._now.rad_w_m2, self._now.wind_m_s)
         self._acting = None
-        inputs, solar_w_m2 = self._acts(drives)
-        self.state = solar_greenhouse.advance(self.state, dt_s, inputs=inputs, outside=outside, parameters=self.parameters)
-        self.soil = self._watered(dt_s, drives["irrigation_valve"] * (self._faults["mains_lost"] == 0.0), solar_w_m2)
+        inputs, _ = self._acts(drives)
+        before = self.state
+        self.state = solar_greenhouse.advance(before, dt_s, inputs=inputs, outside=outside, parameters=self.parameters)
+        valve = drives["irrigation_valve"] * (self._faults["mains_lost"] == 0.0)
+        self.soil = self._watered(dt_s, valve, (self.state.given_kg_m2 - before.given_kg_m2) / dt_s)
 
     def truth(self, drives: Mapping[str, Array]) -> dict[str, Array]:
         """What the instruments stand in."""
@@ -197,10 +199,9 @@ class SolarGreenhouses:
             self._acting = drives, inputs, solar_greenhouse.solar_gain_w_m2(inputs, self._now.rad_w_m2, self.parameters)
         return self._acting[1:]
 
-    def _watered(self, dt_s: float, valve: Array, solar_w_m2: Array) -> Soil:
+    def _watered(self, dt_s: float, valve: Array, given: Array) -> Soil:
         """The root zone after a step: drip in, what crop and surface give to the air out, the rest drains above field capacity."""
-        p, water = self.parameters, self.soil.water_mm
-        given = solar_greenhouse.transpired_kg_m2_s(self.state, solar_w_m2, p) + solar_greenhouse.evaporated_kg_m2_s(self.state, p)
+        water = self.soil.water_mm
         drained = np.maximum(0.0, water - FIELD_CAPACITY_PCT / 100.0 * ROOT_MM) * DRAIN_PER_S
         strength = self.soil.salts / np.maximum(water, 1.0)
         salts = self.soil.salts + dt_s * (valve * DRIP_MM_S * WATER_MS_CM - drained * strength)
