@@ -99,26 +99,26 @@ class State(NamedTuple):
 class Inputs(NamedTuple):
     """True positions 0..1 of what acts on a room, and the batches that stand in it."""
 
-    heater_1: ArrayLike = 0.0
-    heater_2: ArrayLike = 0.0
-    heater_3: ArrayLike = 0.0
-    cooler: ArrayLike = 0.0
-    fog: ArrayLike = 0.0
-    circulation_fan: ArrayLike = 1.0
-    fresh_air_damper: ArrayLike = 0.0
-    door: ArrayLike = 0.0
-    lamp: ArrayLike = 0.0
-    reset: ArrayLike = 0.0  # somebody presses the cut-out's button; in vain while it is too warm
-    crop: ArrayLike = 0.0  # (n, b), number in CROPS
-    trays: ArrayLike = 150.0  # (n, b), of each batch; 0 where there is none
+    heater_1: Any = 0.0
+    heater_2: Any = 0.0
+    heater_3: Any = 0.0
+    cooler: Any = 0.0
+    fog: Any = 0.0
+    circulation_fan: Any = 1.0
+    fresh_air_damper: Any = 0.0
+    door: Any = 0.0
+    lamp: Any = 0.0
+    reset: Any = 0.0  # somebody presses the cut-out's button; in vain while it is too warm
+    crop: Any = 0.0  # (n, b), number in CROPS
+    trays: Any = 150.0  # (n, b), of each batch; 0 where there is none
 
 
 class Outside(NamedTuple):
     """Climate of the hall."""
 
-    temp_c: ArrayLike
-    rh_pct: ArrayLike
-    co2_ppm: ArrayLike = 420.0
+    temp_c: Any
+    rh_pct: Any
+    co2_ppm: Any = 420.0
 
 
 # What is no position 0..1; beyond these it is held, but a crop that is none is refused.
@@ -375,7 +375,7 @@ def _room(state: State, inputs: Inputs, outside: Outside, p: Parameters) -> _Roo
         loss_w_k(inputs, p),
         mixed,
         _heater_w(inputs, p),
-        p.fan_w * inputs.circulation_fan ** 3.0 + p.lamp_w * inputs.lamp,
+        p.fan_w * inputs.circulation_fan**3.0 + p.lamp_w * inputs.lamp,
         inputs.cooler * mixed,
         inputs.fog * p.fog_kg_s,
         inputs.reset <= 0.5,

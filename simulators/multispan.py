@@ -106,28 +106,28 @@ class State(NamedTuple):
 class Inputs(NamedTuple):
     """True positions 0..1 of what acts on a compartment; `heat_w_m2` is heat that comes by another way than the pipes."""
 
-    vent_lee: ArrayLike = 0.0
-    vent_wind: ArrayLike = 0.0
-    mixing_valve: ArrayLike = 0.0
-    pump: ArrayLike = 0.0
-    thermal_screen: ArrayLike = 0.0
-    shade_screen: ArrayLike = 0.0
-    co2_valve: ArrayLike = 0.0
-    fog: ArrayLike = 0.0
-    exhaust_fan: ArrayLike = 0.0
-    pad_pump: ArrayLike = 0.0
-    lamp: ArrayLike = 0.0
-    boiler: ArrayLike = 1.0
-    heat_w_m2: ArrayLike = 0.0
+    vent_lee: Any = 0.0
+    vent_wind: Any = 0.0
+    mixing_valve: Any = 0.0
+    pump: Any = 0.0
+    thermal_screen: Any = 0.0
+    shade_screen: Any = 0.0
+    co2_valve: Any = 0.0
+    fog: Any = 0.0
+    exhaust_fan: Any = 0.0
+    pad_pump: Any = 0.0
+    lamp: Any = 0.0
+    boiler: Any = 1.0
+    heat_w_m2: Any = 0.0
 
 
 class Outside(NamedTuple):
     """Weather at the house."""
 
-    temp_c: ArrayLike
-    rh_pct: ArrayLike
-    rad_w_m2: ArrayLike
-    wind_m_s: ArrayLike
+    temp_c: Any
+    rh_pct: Any
+    rad_w_m2: Any
+    wind_m_s: Any
 
 
 def initial_state(air_c: ArrayLike, rh_pct: ArrayLike, mass_c: ArrayLike, *, co2_ppm: ArrayLike = 420.0) -> State:
@@ -199,7 +199,7 @@ def real(values: ArrayLike) -> Any:
 
 def some(where: Any) -> bool:
     """Whether a condition holds for a number, or anywhere in an array."""
-    return np.count_nonzero(where) > 0 if isinstance(where, np.ndarray) else bool(where)
+    return bool(np.count_nonzero(where) if isinstance(where, np.ndarray) else where)
 
 
 def each_alone(
@@ -221,10 +221,11 @@ def each_alone(
     n, (rooms, houses) = len(state[0]), _alone(parameters)
     if n > FEW or rooms not in (1, n):
         return None
-    columns = [_numbers(given, n, between) for given, between in ((state, None), *acting)]
+    given: list[tuple[tuple[Any, ...], Array | None]] = [(state, None), *acting]
+    columns = [_numbers(values, n, between) for values, between in given]
     if any(column is None for column in columns):
         return None
-    lived = [live(*one, houses[k % rooms]) for k, one in enumerate(zip(*columns, strict=True))]  # type: ignore[arg-type]
+    lived = [live(*one, houses[k % rooms]) for k, one in enumerate(zip(*columns, strict=True))]
     return type(state)(*map(np.array, zip(*lived, strict=True)))
 
 
@@ -232,10 +233,10 @@ def _numbers(given: tuple[Any, ...], n: int, between: Array | None) -> list[Any]
     """A named tuple for each of n houses."""
     rows = []
     for values in given:
-        if isinstance(values, float):
+        if isinstance(values, np.ndarray) and values.shape == (n,):
+            rows.append(values.tolist())
+        elif isinstance(values, float):
             rows.append([values] * n)
-        elif np.shape(values) == (n,):
-            rows.append(np.asarray(values).tolist())
         elif np.size(values) == 1:
             rows.append([float(np.asarray(values).item())] * n)
         else:
@@ -244,11 +245,8 @@ def _numbers(given: tuple[Any, ...], n: int, between: Array | None) -> list[Any]
     if between is not None:
         if not all(math.isfinite(sum(house)) for house in houses):
             return None
-        low_high = list(zip(*between.tolist(), strict=True))
-        houses = [
-            tuple([low if x < low else high if x > high else x for x, (low, high) in zip(house, low_high, strict=True)])
-            for house in houses
-        ]
+        lows, highs = between.tolist()
+        houses = [tuple(map(min, map(max, house, lows), highs)) for house in houses]
     return [type(given)(*house) for house in houses]
 
 
@@ -331,7 +329,7 @@ def pipe_heat_w_m2(pipe_c: ArrayLike, air_c: ArrayLike, parameters: Parameters) 
     return convection + area * parameters.pipe_emissivity * STEFAN_BOLTZMANN * kelvin4
 
 
-def pad_cooling_k(temp_c: ArrayLike, rh_pct: ArrayLike, wet: ArrayLike) -> Any:
+def pad_cooling_k(temp_c: Any, rh_pct: Any, wet: ArrayLike) -> Any:
     """How much colder air leaves a pad that brings it by `wet` (0..1) of the way to its wet bulb.
 
     Parameters

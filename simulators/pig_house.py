@@ -96,27 +96,27 @@ class Inputs(NamedTuple):
     heater, pump or sprinkler works, whatever its own input says.
     """
 
-    heat_20_w: ArrayLike = 0.0
-    animals: ArrayLike = 0.0
-    fan_variable: ArrayLike = 0.0
-    fan_staged: ArrayLike = 0.0
-    inlets: ArrayLike = 0.0
-    tunnel: ArrayLike = 0.0
-    emergency: ArrayLike = 0.0
-    heater: ArrayLike = 0.0
-    pad_pump: ArrayLike = 0.0
-    sprinkler: ArrayLike = 0.0
-    scraper: ArrayLike = 0.0
-    slurry: ArrayLike = 0.0
-    power: ArrayLike = 1.0
+    heat_20_w: Any = 0.0
+    animals: Any = 0.0
+    fan_variable: Any = 0.0
+    fan_staged: Any = 0.0
+    inlets: Any = 0.0
+    tunnel: Any = 0.0
+    emergency: Any = 0.0
+    heater: Any = 0.0
+    pad_pump: Any = 0.0
+    sprinkler: Any = 0.0
+    scraper: Any = 0.0
+    slurry: Any = 0.0
+    power: Any = 1.0
 
 
 class Outside(NamedTuple):
     """Weather at the house."""
 
-    temp_c: ArrayLike
-    rh_pct: ArrayLike
-    wind_m_s: ArrayLike
+    temp_c: Any
+    rh_pct: Any
+    wind_m_s: Any
 
 
 _INPUT_LIMITS: Final = multispan.limits(Inputs, {"heat_20_w": (0.0, 10_000.0), "animals": (0.0, 100.0)})
@@ -223,9 +223,7 @@ def dry_sow_heat_w(mass_kg: ArrayLike, pregnant_d: ArrayLike, gain_kg_d: ArrayLi
     -------
     [W]. 200 kg, 80 d: 299.
     """
-    return (
-        4.85 * real(mass_kg) ** 0.75 + 8e-5 * real(pregnant_d) ** 3 + 76.0 * real(gain_kg_d)
-    )
+    return 4.85 * real(mass_kg) ** 0.75 + 8e-5 * real(pregnant_d) ** 3 + 76.0 * real(gain_kg_d)
 
 
 def lactating_sow_heat_w(mass_kg: ArrayLike, milk_kg_d: ArrayLike) -> Any:
@@ -388,9 +386,7 @@ def advance(
         return state
 
     if drawn is not None and steps:
-        alone = each_alone(
-            live, state, (inputs, _INPUT_LIMITS), (drawn, None), (outside, _OUTSIDE_LIMITS), parameters=parameters
-        )
+        alone = each_alone(live, state, (inputs, _INPUT_LIMITS), (drawn, None), (outside, _OUTSIDE_LIMITS), parameters=parameters)
         if alone is not None:
             return alone
     inputs = multispan.held_together(inputs, _INPUT_LIMITS)
@@ -414,9 +410,7 @@ def _euler(state: State, dt_s: float, drawn: Supply, inputs: Inputs, outside: Ou
     co2_in = 1e6 * (CO2_M3_J * total + p.unvented * FLUE_CO2_M3_J * heater)
     co2 = state.co2_ppm + dt_s / p.volume_m3 * (co2_in - air * (state.co2_ppm - OUTSIDE_CO2_PPM))
     nh3, h2s, age, slurry = _manure(state, dt_s, air, inputs, p)
-    wetted = state.skin_kg + dt_s * (
-        inputs.sprinkler * inputs.power * p.sprinkler_kg_s - skin
-    )
+    wetted = state.skin_kg + dt_s * (inputs.sprinkler * inputs.power * p.sprinkler_kg_s - skin)
     return State(
         temp,
         state.structure_c + dt_s * to_structure / p.structure_j_k,

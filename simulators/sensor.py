@@ -79,7 +79,8 @@ class Sensors:
         self.gain = own[:, 1].T * column("gain_sd")
         self.slowness = np.ones_like(self.bias)  # how many times as slow as they should be: dust on them
         self._tau_s, self._quantum = column("tau_s"), column("quantum")
-        self._step = np.where(self._quantum > 0, self._quantum, 1.0)
+        self._is_stepped = self._quantum > 0
+        self._step = np.where(self._is_stepped, self._quantum, 1.0)
         self._sigma, self._sigma_fraction = column("sigma"), column("sigma_fraction")
         self._low, self._high = column("low"), column("high")
         self._drift, self._drift_fraction = column("drift_per_year") / YEAR_S, column("drift_fraction_per_year") / YEAR_S
@@ -108,4 +109,4 @@ class Sensors:
         value = true * (1.0 + self.gain + self._drift_fraction * self._age_s) + self.bias + self._drift * self._age_s
         value = value + np.hypot(self._sigma, self._sigma_fraction * true) * noise
         value = np.minimum(np.maximum(value, self._low), self._high)
-        return np.where(self._quantum > 0, np.rint(value / self._step) * self._quantum, value)
+        return np.where(self._is_stepped, np.rint(value / self._step) * self._quantum, value)

@@ -92,15 +92,15 @@ class State(NamedTuple):
 class Inputs(NamedTuple):
     """True positions 0..1 of what acts on a house, and how much of two mishaps there is."""
 
-    blanket_open: ArrayLike = 0.0  # 0 = the film lies under the blanket, 1 = it is rolled up
-    vent_top: ArrayLike = 0.0
-    vent_bottom: ArrayLike = 0.0
-    shade_net: ArrayLike = 0.0
-    lamp: ArrayLike = 0.0
-    heater: ArrayLike = 0.0
-    co2_valve: ArrayLike = 0.0
-    snow: ArrayLike = 0.0  # part of the light that snow on the film keeps out
-    torn: ArrayLike = 0.0  # 1 = `torn_air_changes_h` through the holes
+    blanket_open: Any = 0.0  # 0 = the film lies under the blanket, 1 = it is rolled up
+    vent_top: Any = 0.0
+    vent_bottom: Any = 0.0
+    shade_net: Any = 0.0
+    lamp: Any = 0.0
+    heater: Any = 0.0
+    co2_valve: Any = 0.0
+    snow: Any = 0.0  # part of the light that snow on the film keeps out
+    torn: Any = 0.0  # 1 = `torn_air_changes_h` through the holes
 
 
 _INPUT_LIMITS: Final = limits(Inputs, {})
@@ -270,9 +270,7 @@ def evaporated_kg_m2_s(state: State, parameters: Parameters) -> Any:
     return parameters.soil_vapour_m_s * np.maximum(0.0, drier)
 
 
-def _vapour(
-    state: State, air_c: Any, given: Any, dt_s: float, inputs: Inputs, around: _Around, p: Parameters
-) -> tuple[Any, Any]:
+def _vapour(state: State, air_c: Any, given: Any, dt_s: float, inputs: Inputs, around: _Around, p: Parameters) -> tuple[Any, Any]:
     """Vapour after the step [kg/m3] and what condensed in it [kg/m2]."""
     film = film_c(inputs.blanket_open, state.air_c, around.temp_c, p)
     on_film = p.film_area * multispan.condensation_kg_m2_s(multispan.vapour_pressure_pa(state), film)
