@@ -129,6 +129,8 @@ class MemoryLink:
 
     def pump(self) -> int:
         """Deliver one batch, as far as the window allows; its size."""
+        if not self._queue:
+            return 0
         batch: list[Delivery] = []
         now_ns = self._broker.clock.now_ns()
         while self._can_deliver() and len(batch) < BATCH_MAX:

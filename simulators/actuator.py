@@ -21,6 +21,7 @@ DEAD_ZONE_FRACTION: Final = 0.01  # of the range: drives do not start for less
 POT_NOISE_FRACTION: Final = 0.0015
 POT_OFFSET_FRACTION: Final = 0.003
 AT_ONCE_S: Final = 1e-9
+ARRIVED_S: Final = 1e-3  # after its time a drive has arrived, whatever rounding says
 Mode = Literal["AUTO", "LOCAL", "OFF"]
 MODES: Final[tuple[Mode, ...]] = ("AUTO", "LOCAL", "OFF")
 
@@ -51,6 +52,8 @@ class Drives:
         self.powered = np.ones(self.target.shape, bool)
         self._goal, self._from = self.target.copy(), self.target.copy()
         self._since_s = np.full_like(self.target, now_s)
+        self._rest_s: float | None = None  # when all have arrived; None: not known
+        self._at_rest: Mapping[str, Array] | None = None  # their fractions from then on
         own = np.array([generator.standard_normal(len(specs)) for generator in random]).reshape(len(random), len(specs))
         self._offset = POT_OFFSET_FRACTION * self._range * own.T
 
@@ -60,13 +63,17 @@ class Drives:
         way = self._goal[at] - self._from[at]
         return np.where(np.abs(way) <= reach, self._goal[at], self._from[at] + np.sign(way) * reach)
 
-    def fraction(self) -> Array:
-        """True positions 0..1 of their ranges: what the physics sees."""
-        return np.asarray((self.position() - self._low) / self._range)
-
-    def fractions(self) -> dict[str, Array]:
-        """The same by actuator, (houses,) each."""
-        return dict(zip(self.numbers, self.fraction(), strict=True))
+    def fractions(self) -> Mapping[str, Array]:
+        """True positions 0..1 of their ranges by actuator, (houses,) each: what the physics sees."""
+        if self._at_rest is not None:
+            return self._at_rest
+        if self._rest_s is None:
+            takes_s = np.abs(self._goal - self._from) / self._rate
+            self._rest_s = float(np.max(self._since_s + takes_s, initial=-np.inf)) + ARRIVED_S
+        shares = dict(zip(self.numbers, (self.position() - self._low) / self._range, strict=True))
+        if self.now_s >= self._rest_s:
+            self._at_rest = shares
+        return shares
 
     def measured(self, noise: Any, at: Any = np.s_[:, :]) -> Any:
         """What feedback says, with this standard normal noise: a potentiometer's reading, or the contact of a switch."""
@@ -91,7 +98,7 @@ class Drives:
     def force(self, name: str, targets: Array) -> None:
         """What the panel forces whoever commands; NaN = nothing any more. It does not wait for minimum times."""
         number = self.numbers[name]
-        if not np.array_equal(self.forced[number], targets, equal_nan=True):
+        if self.forced[number].tobytes() != targets.tobytes():  # NaN is equal to itself here
             self.forced[number] = targets
             self.aim(np.s_[number, :])
 
@@ -128,6 +135,7 @@ class Drives:
         self._from[at] = np.where(is_new, position, self._from[at])
         self._since_s[at] = np.where(is_new, self.now_s, self._since_s[at])
         self._goal[at] = goal
+        self._rest_s = self._at_rest = None
 
 
 class Actuator:

@@ -14,13 +14,24 @@ References
 .. [5] Incropera, DeWitt: Fundamentals of Heat and Mass Transfer, analogy of heat and mass transfer: k = alpha / (rho cp).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from simulators.multispan import AIR_J_M3_K, KG_M3_PER_PPM, VAPORISATION_J_KG, held, vapour_density_kg_m3
+from simulators.multispan import (
+    AIR_J_M3_K,
+    KG_M3_PER_PPM,
+    VAPORISATION_J_KG,
+    each_alone,
+    held,
+    held_together,
+    limits,
+    real,
+    vapour_density_kg_m3,
+)
 from telemetry import psychrometrics
 from telemetry.crops import CROPS, thermal_time_rate_c
 
@@ -36,7 +47,7 @@ _THETA50_C_D: Final = np.array([crop.theta50_c_d for crop in CROPS])
 _FINAL_SHARE: Final = np.array([crop.final_share for crop in CROPS])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Parameters:
     """A room of 6 x 4 x 2.5 m for 150 trays. Units in the names; defaults as in the handbook."""
 
@@ -88,36 +99,31 @@ class State(NamedTuple):
 class Inputs(NamedTuple):
     """True positions 0..1 of what acts on a room, and the batches that stand in it."""
 
-    heater_1: ArrayLike = 0.0
-    heater_2: ArrayLike = 0.0
-    heater_3: ArrayLike = 0.0
-    cooler: ArrayLike = 0.0
-    fog: ArrayLike = 0.0
-    circulation_fan: ArrayLike = 1.0
-    fresh_air_damper: ArrayLike = 0.0
-    door: ArrayLike = 0.0
-    lamp: ArrayLike = 0.0
-    reset: ArrayLike = 0.0  # somebody presses the cut-out's button; in vain while it is too warm
-    crop: ArrayLike = 0.0  # (n, b), number in CROPS
-    trays: ArrayLike = 150.0  # (n, b), of each batch; 0 where there is none
+    heater_1: Any = 0.0
+    heater_2: Any = 0.0
+    heater_3: Any = 0.0
+    cooler: Any = 0.0
+    fog: Any = 0.0
+    circulation_fan: Any = 1.0
+    fresh_air_damper: Any = 0.0
+    door: Any = 0.0
+    lamp: Any = 0.0
+    reset: Any = 0.0  # somebody presses the cut-out's button; in vain while it is too warm
+    crop: Any = 0.0  # (n, b), number in CROPS
+    trays: Any = 150.0  # (n, b), of each batch; 0 where there is none
 
 
 class Outside(NamedTuple):
     """Climate of the hall."""
 
-    temp_c: ArrayLike
-    rh_pct: ArrayLike
-    co2_ppm: ArrayLike = 420.0
+    temp_c: Any
+    rh_pct: Any
+    co2_ppm: Any = 420.0
 
 
 # What is no position 0..1; beyond these it is held, but a crop that is none is refused.
-_BOUNDS: Final = {
-    "crop": (0.0, float(len(CROPS) - 1)),
-    "trays": (0.0, 10_000.0),
-    "temp_c": (-60.0, 60.0),
-    "rh_pct": (0.0, 100.0),
-    "co2_ppm": (0.0, 50_000.0),
-}
+_INPUT_LIMITS: Final = limits(Inputs, {"crop": (0.0, len(CROPS) - 1.0), "trays": (0.0, 10_000.0)})
+_OUTSIDE_LIMITS: Final = limits(Outside, {"temp_c": (-60.0, 60.0), "rh_pct": (0.0, 100.0), "co2_ppm": (0.0, 50_000.0)})
 
 
 def initial_state(
@@ -147,9 +153,9 @@ def air_flow_m3_s(inputs: Inputs, parameters: Parameters) -> Any:
     [m3/s]. Shut: 0.00333; door open: 0.333.
     """
     p = parameters
-    door = np.asarray(inputs.door, float)
+    door = real(inputs.door)
     changes = p.closed_air_changes_h * (1.0 - door) + p.door_air_changes_h * door
-    changes = changes + p.damper_air_changes_h * np.asarray(inputs.fresh_air_damper, float)
+    changes = changes + p.damper_air_changes_h * real(inputs.fresh_air_damper)
     return changes * p.volume_m3 / 3600.0
 
 
@@ -160,13 +166,13 @@ def loss_w_k(inputs: Inputs, parameters: Parameters) -> Any:
 
 def mixing(circulation_fan: ArrayLike, parameters: Parameters) -> Any:
     """Air movement as a part of that at full fan [-]: a fifth is left without it."""
-    return parameters.still_share + (1.0 - parameters.still_share) * np.asarray(circulation_fan, float)
+    return parameters.still_share + (1.0 - parameters.still_share) * real(circulation_fan)
 
 
 def wall_c(air_c: ArrayLike, hall_c: ArrayLike, parameters: Parameters) -> Any:
     """Temperature of the wall's inner face, Ta - U / hi (Ta - To) [C]. 28 C in a hall of 10 C: 27.3."""
-    air = np.asarray(air_c, float)
-    return air - parameters.envelope_w_m2_k / parameters.wall_inside_w_m2_k * (air - np.asarray(hall_c, float))
+    air = real(air_c)
+    return air - parameters.envelope_w_m2_k / parameters.wall_inside_w_m2_k * (air - real(hall_c))
 
 
 def wall_condensation_kg_s(vapour_kg_m3: ArrayLike, surface_c: ArrayLike, parameters: Parameters) -> Any:
@@ -181,7 +187,7 @@ def wall_condensation_kg_s(vapour_kg_m3: ArrayLike, surface_c: ArrayLike, parame
     -------
     [kg/s], not below 0
     """
-    above = np.asarray(vapour_kg_m3, float) - vapour_density_kg_m3(surface_c)
+    above = real(vapour_kg_m3) - vapour_density_kg_m3(surface_c)
     return parameters.wall_transfer_m_s * parameters.envelope_m2 * np.maximum(0.0, above)
 
 
@@ -199,8 +205,8 @@ def tray_evaporation_kg_s(tray_c: ArrayLike, vapour_kg_m3: ArrayLike, area_m2: A
     -------
     [kg/s]. 22.5 m2 at 25 C in air of 95 %, 0.003 m/s: 7.8e-5 (280 g/h).
     """
-    drier = vapour_density_kg_m3(tray_c) - np.asarray(vapour_kg_m3, float)
-    return np.asarray(k_m_s, float) * np.asarray(area_m2, float) * drier
+    drier = vapour_density_kg_m3(tray_c) - real(vapour_kg_m3)
+    return real(k_m_s) * real(area_m2) * drier
 
 
 def coil(air_c: ArrayLike, vapour_kg_m3: ArrayLike, duty: ArrayLike, parameters: Parameters) -> tuple[Any, Any]:
@@ -216,9 +222,9 @@ def coil(air_c: ArrayLike, vapour_kg_m3: ArrayLike, duty: ArrayLike, parameters:
     -------
     Neither below 0. 25 C and 95 % over a coil of 8 C: 1360 W and 9.1e-4 kg/s. Mass transfer by [5].
     """
-    transfer = parameters.coil_w_k * np.asarray(duty, float)
-    sensible = transfer * np.maximum(0.0, np.asarray(air_c, float) - parameters.coil_c)
-    above = np.maximum(0.0, np.asarray(vapour_kg_m3, float) - vapour_density_kg_m3(parameters.coil_c))
+    transfer = parameters.coil_w_k * real(duty)
+    sensible = transfer * np.maximum(0.0, real(air_c) - parameters.coil_c)
+    above = np.maximum(0.0, real(vapour_kg_m3) - vapour_density_kg_m3(parameters.coil_c))
     return sensible, transfer / AIR_J_M3_K * above
 
 
@@ -247,7 +253,8 @@ def final_share(temp_c: ArrayLike, crop: ArrayLike) -> Any:
     [-]. Tomato at 25 C: 0.97; lettuce at 30 C: 0.12 (thermodormancy).
     """
     number = np.asarray(crop, np.int64)
-    place = np.clip((np.asarray(temp_c, float) - _FINAL_FROM_C) / _FINAL_BY_K, 0.0, _FINAL_SHARE.shape[1] - 1.0)
+    place = (real(temp_c) - _FINAL_FROM_C) / _FINAL_BY_K
+    place = np.minimum(np.maximum(place, 0.0), _FINAL_SHARE.shape[1] - 1.0)
     left = np.minimum(place.astype(np.int64), _FINAL_SHARE.shape[1] - 2)
     low, high = _FINAL_SHARE[number, left], _FINAL_SHARE[number, left + 1]
     return low + (place - left) * (high - low)
@@ -267,7 +274,7 @@ def germinated_share(thermal_time_c_d: ArrayLike, crop: ArrayLike, cv: float = 0
     [-]. At theta50: 0.5.
     """
     theta = _THETA50_C_D[np.asarray(crop, np.int64)]
-    return _normal((np.asarray(thermal_time_c_d, float) - theta) / (cv * theta))
+    return _normal((real(thermal_time_c_d) - theta) / (cv * theta))
 
 
 def days_to_half(temp_c: ArrayLike, crop: ArrayLike) -> Any:
@@ -290,9 +297,14 @@ def respiration_kg_s(tray_c: ArrayLike, emerged: ArrayLike, trays: ArrayLike, pa
     (n,) [kg/s]. 150 trays that have emerged, at 25 C: 9.75e-6, which makes some 2,000 ppm in a shut room.
     """
     p = parameters
-    awake = p.resting_share + (1.0 - p.resting_share) * np.asarray(emerged, float)
-    by_temp = p.respiration_q10 ** ((np.asarray(tray_c, float) - 25.0) / 10.0)
-    return p.respiration_kg_s * by_temp * np.sum(np.asarray(trays, float) * awake, axis=-1)
+    awake = p.resting_share + (1.0 - p.resting_share) * real(emerged)
+    by_temp = p.respiration_q10 ** ((real(tray_c) - 25.0) / 10.0)
+    return p.respiration_kg_s * by_temp * _of_room(real(trays) * awake)
+
+
+def _of_room(of_batches: Any) -> Any:
+    # Batches are few: adding them one by one is faster than a reduction.
+    return of_batches if isinstance(of_batches, float) else sum(of_batches.T)
 
 
 def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, parameters: Parameters) -> State:
@@ -304,15 +316,31 @@ def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, para
         or 1.
     """
     assert dt_s >= 0.0
-    if not np.isin(inputs.crop, np.arange(len(CROPS))).all():
+    crop = np.asarray(inputs.crop, float)
+    if np.count_nonzero((crop == np.floor(crop)) & (crop >= 0.0) & (crop < len(CROPS))) < crop.size:
         raise ValueError(f"crop is not a number of CROPS: give a whole number of 0 to {len(CROPS) - 1}, as CROP_NUMBER has it")
-    inputs = Inputs(*(held(name, v, *_BOUNDS.get(name, (0.0, 1.0))) for name, v in zip(Inputs._fields, inputs, strict=True)))
-    outside = Outside(*(held(name, v, *_BOUNDS[name]) for name, v in zip(Outside._fields, outside, strict=True)))
-    room = _room(state, inputs, outside, parameters)
-    steps = int(np.ceil(dt_s / STEP_S_MAX))
-    for _ in range(steps):
-        state = _euler(state, dt_s / steps, room, parameters)
-    return state
+    steps = math.ceil(dt_s / STEP_S_MAX)
+
+    def live(state: State, inputs: Inputs, outside: Outside, p: Parameters) -> State:
+        room = _room(state, inputs, outside, p)
+        for _ in range(steps):
+            state = _euler(state, dt_s / steps, room, p)
+        return state
+
+    if steps and all(np.shape(v)[1:] in ((), (1,)) for v in (state.emerged, crop, inputs.trays)):
+        # One batch: its numbers are those of the room.
+        of_room = inputs._replace(crop=_of_one(crop), trays=_of_one(inputs.trays))
+        one = state._replace(thermal_time_c_d=_of_one(state.thermal_time_c_d), emerged=_of_one(state.emerged))
+        alone = each_alone(live, one, (of_room, _INPUT_LIMITS), (outside, _OUTSIDE_LIMITS), parameters=parameters)
+        if alone is not None:
+            return alone._replace(thermal_time_c_d=alone.thermal_time_c_d[:, None], emerged=alone.emerged[:, None])
+    trays = held("trays", inputs.trays, *_INPUT_LIMITS[:, -1])
+    inputs = held_together(inputs._replace(crop=0.0, trays=0.0), _INPUT_LIMITS)._replace(crop=crop, trays=trays)
+    return live(state, inputs, held_together(outside, _OUTSIDE_LIMITS), parameters)
+
+
+def _of_one(of_batches: Any) -> Any:
+    return of_batches[:, 0] if np.ndim(of_batches) == 2 else of_batches
 
 
 class _Room(NamedTuple):
@@ -328,7 +356,7 @@ class _Room(NamedTuple):
     other_w: Any  # fan and lamp
     duty: Any
     fog_kg_s: Any
-    reset: Any
+    stays_cut: Any  # nobody resets the cut-out
     crop: Any
     trays: Any
     tray_m2: Any
@@ -337,21 +365,21 @@ class _Room(NamedTuple):
 
 
 def _room(state: State, inputs: Inputs, outside: Outside, p: Parameters) -> _Room:
-    crop, trays = (np.broadcast_to(v, state.emerged.shape) for v in (inputs.crop, inputs.trays))
-    number, mixed = trays.sum(axis=-1), mixing(inputs.circulation_fan, p)
+    crop, trays = 0.0 * state.emerged + inputs.crop, 0.0 * state.emerged + inputs.trays
+    number, mixed = _of_room(trays), mixing(inputs.circulation_fan, p)
     return _Room(
         outside.temp_c,
         vapour_density_kg_m3(outside.temp_c, outside.rh_pct),
-        np.asarray(outside.co2_ppm, float) * KG_M3_PER_PPM,
+        outside.co2_ppm * KG_M3_PER_PPM,
         air_flow_m3_s(inputs, p),
         loss_w_k(inputs, p),
         mixed,
         _heater_w(inputs, p),
-        p.fan_w * np.asarray(inputs.circulation_fan, float) ** 3 + p.lamp_w * np.asarray(inputs.lamp, float),
-        np.asarray(inputs.cooler, float) * mixed,
-        np.asarray(inputs.fog, float) * p.fog_kg_s,
-        np.asarray(inputs.reset, float) > 0.5,
-        crop.astype(np.int64),
+        p.fan_w * inputs.circulation_fan**3.0 + p.lamp_w * inputs.lamp,
+        inputs.cooler * mixed,
+        inputs.fog * p.fog_kg_s,
+        inputs.reset <= 0.5,
+        np.asarray(crop).astype(np.int64),
         trays,
         number * p.tray_m2,
         (p.panels_w_k + number * p.tray_w_k) * mixed,
@@ -360,15 +388,15 @@ def _room(state: State, inputs: Inputs, outside: Outside, p: Parameters) -> _Roo
 
 
 def _heater_w(inputs: Inputs, p: Parameters) -> Any:
-    return p.heater_stage_w * sum(np.asarray(stage, float) for stage in (inputs.heater_1, inputs.heater_2, inputs.heater_3))
+    return p.heater_stage_w * sum(stage for stage in (inputs.heater_1, inputs.heater_2, inputs.heater_3))
 
 
 def _euler(state: State, dt_s: float, room: _Room, p: Parameters) -> State:
-    cut_out = (state.air_c >= p.cut_out_c) | ((state.cut_out > 0.0) & ~room.reset)
-    heater = np.where(cut_out, 0.0, room.heater_w)
+    cut_out = (state.air_c >= p.cut_out_c) | ((state.cut_out > 0.0) & room.stays_cut)
+    heater = room.heater_w * (1.0 - cut_out)
     saturated = vapour_density_kg_m3(state.air_c)
     # Droplets find room up to 95 %; beyond it ever more of them fall.
-    taken_up = room.fog_kg_s * np.clip((saturated - state.vapour_kg_m3) / (0.05 * saturated), 0.0, 1.0)
+    taken_up = room.fog_kg_s * np.minimum(np.maximum((saturated - state.vapour_kg_m3) / (0.05 * saturated), 0.0), 1.0)
     from_trays = tray_evaporation_kg_s(state.tray_c, state.vapour_kg_m3, room.tray_m2, p.tray_transfer_m_s * room.mixing)
     to_coil_w, to_coil = coil(state.air_c, state.vapour_kg_m3, room.duty, p)
     to_wall = wall_condensation_kg_s(state.vapour_kg_m3, wall_c(state.air_c, room.hall_c, p), p)
@@ -387,7 +415,7 @@ def _euler(state: State, dt_s: float, room: _Room, p: Parameters) -> State:
         state.tray_c - dt_s * (warming + VAPORISATION_J_KG * from_trays) / room.tray_j_k,
         thermal_time,
         emerged,
-        cut_out.astype(np.float64),
+        1.0 * cut_out,
         state.tray_water_kg + dt_s * (room.fog_kg_s - taken_up - from_trays) + mist * p.volume_m3,
         state.condensed_kg + dt_s * (to_coil + to_wall),
         state.fog_kg + dt_s * room.fog_kg_s,
@@ -404,7 +432,7 @@ def _mist_kg_m3(air_c: Any, vapour_kg_m3: Any) -> Any:
 
 def _germinate(state: State, dt_s: float, room: _Room, p: Parameters) -> tuple[Any, Any]:
     # Seeds whose time comes emerge in the share that the temperature of this hour allows; the others are lost.
-    seed_c = state.tray_c[:, None]
+    seed_c = state.tray_c if isinstance(state.tray_c, float) else state.tray_c[:, None]
     later = state.thermal_time_c_d + dt_s / DAY_S * thermal_time_rate_c(seed_c, room.crop)
     ripe = germinated_share(later, room.crop, p.emergence_cv) - germinated_share(state.thermal_time_c_d, room.crop, p.emergence_cv)
     return later, state.emerged + final_share(seed_c, room.crop) * ripe
@@ -412,8 +440,8 @@ def _germinate(state: State, dt_s: float, room: _Room, p: Parameters) -> tuple[A
 
 def _normal(z: Any) -> Any:
     # Phi(z), error below 8e-8 [4].
-    x = np.abs(z) / np.sqrt(2.0)
+    x = abs(z) / math.sqrt(2.0)
     t = 1.0 / (1.0 + 0.3275911 * x)
     polynomial = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
     tail = 0.5 * polynomial * np.exp(-x * x)
-    return np.where(z > 0.0, 1.0 - tail, tail)
+    return tail + (z > 0.0) * (1.0 - 2.0 * tail)

@@ -14,6 +14,7 @@ References
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -232,7 +233,12 @@ def feed_course(hour: ArrayLike, parameters: Parameters) -> Any:
 
 def _peak(hour: ArrayLike, at_h: float, sharpness: float) -> Any:
     angle = 2.0 * np.pi * (np.asarray(hour, float) - at_h) / 24.0
-    return np.exp(sharpness * np.cos(angle)) / np.i0(sharpness)
+    return np.exp(sharpness * np.cos(angle)) / _bessel(sharpness)
+
+
+@cache
+def _bessel(sharpness: float) -> float:
+    return float(np.i0(sharpness))
 
 
 def water_course(hour: ArrayLike, swing: ArrayLike) -> Any:

@@ -5,6 +5,7 @@ for all kinds. So a kind writes down its equations once, for one house as for a 
 """
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
@@ -81,3 +82,16 @@ class Maker(Protocol):
 
 
 NONE: Final = np.nan  # no order
+
+
+@cache
+def no_order(n: int) -> Array:
+    """NONE for n houses, not to be written to."""
+    none = np.full(n, NONE)
+    none.flags.writeable = False
+    return none
+
+
+def order_where(where: NDArray[np.bool_], target: Any) -> Array:
+    """`target` (n,) or one for all where (n,) says so, NONE elsewhere."""
+    return np.where(where, target, NONE) if np.count_nonzero(where) else no_order(len(where))

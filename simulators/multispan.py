@@ -11,8 +11,11 @@ References
    (2003), doi:10.1016/S1537-5110(03)00068-0.
 """
 
-from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Protocol
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from telemetry import psychrometrics
 
 Array = NDArray[np.float64]
+Tuple = TypeVar("Tuple", bound=tuple[Any, ...])
 
 VAPORISATION_J_KG: Final = 2.45e6
 AIR_J_M3_K: Final = 1200.0
@@ -29,14 +33,11 @@ KG_M3_PER_PPM: Final = 1.83e-6  # CO2 at 20 C
 OUTSIDE_CO2_KG_M3: Final = 7.4e-4
 # Euler is stable below 110 s (vapour at the 64 air changes an hour of open vents and all fans).
 STEP_S_MAX: Final = 10.0
-# What weather may be; beyond it is held (a pyranometer shows -3 W/m2 at night).
-OUTSIDE_BOUNDS: Final = {"temp_c": (-60.0, 60.0), "rh_pct": (0.0, 100.0), "rad_w_m2": (0.0, 1500.0), "wind_m_s": (0.0, 100.0)}
+FEW: Final = 4  # houses that are faster one after the other
 _PAR_SHARE: Final = 0.5  # of the sun's energy
-# Beyond 0..1: a bypass or another heater.
-_INPUT_BOUNDS: Final = {"heat_w_m2": (-1000.0, 1000.0)}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Parameters:
     """A compartment. Units in the names; defaults as in the handbook, per m2 of floor. Those of type Any may be arrays, one a house."""
 
@@ -99,33 +100,34 @@ class State(NamedTuple):
     co2_kg_m3: Any
     pipe_c: Any
     heat_j_m2: Any  # given to the pipes since the start, a counter
+    transpired_kg_m2: Any  # by the crop since the start, a counter
 
 
 class Inputs(NamedTuple):
     """True positions 0..1 of what acts on a compartment; `heat_w_m2` is heat that comes by another way than the pipes."""
 
-    vent_lee: ArrayLike = 0.0
-    vent_wind: ArrayLike = 0.0
-    mixing_valve: ArrayLike = 0.0
-    pump: ArrayLike = 0.0
-    thermal_screen: ArrayLike = 0.0
-    shade_screen: ArrayLike = 0.0
-    co2_valve: ArrayLike = 0.0
-    fog: ArrayLike = 0.0
-    exhaust_fan: ArrayLike = 0.0
-    pad_pump: ArrayLike = 0.0
-    lamp: ArrayLike = 0.0
-    boiler: ArrayLike = 1.0
-    heat_w_m2: ArrayLike = 0.0
+    vent_lee: Any = 0.0
+    vent_wind: Any = 0.0
+    mixing_valve: Any = 0.0
+    pump: Any = 0.0
+    thermal_screen: Any = 0.0
+    shade_screen: Any = 0.0
+    co2_valve: Any = 0.0
+    fog: Any = 0.0
+    exhaust_fan: Any = 0.0
+    pad_pump: Any = 0.0
+    lamp: Any = 0.0
+    boiler: Any = 1.0
+    heat_w_m2: Any = 0.0
 
 
 class Outside(NamedTuple):
     """Weather at the house."""
 
-    temp_c: ArrayLike
-    rh_pct: ArrayLike
-    rad_w_m2: ArrayLike
-    wind_m_s: ArrayLike
+    temp_c: Any
+    rh_pct: Any
+    rad_w_m2: Any
+    wind_m_s: Any
 
 
 def initial_state(air_c: ArrayLike, rh_pct: ArrayLike, mass_c: ArrayLike, *, co2_ppm: ArrayLike = 420.0) -> State:
@@ -139,7 +141,8 @@ def initial_state(air_c: ArrayLike, rh_pct: ArrayLike, mass_c: ArrayLike, *, co2
     co2_ppm : [ppm]
     """
     air, humidity, mass, co2 = np.broadcast_arrays(*(np.atleast_1d(np.asarray(v, float)) for v in (air_c, rh_pct, mass_c, co2_ppm)))
-    return State(air.copy(), vapour_density_kg_m3(air, humidity), mass.copy(), co2 * KG_M3_PER_PPM, air.copy(), np.zeros_like(air))
+    vapour, zero = vapour_density_kg_m3(air, humidity), np.zeros_like(air)
+    return State(air.copy(), vapour, mass.copy(), co2 * KG_M3_PER_PPM, air.copy(), zero, zero)
 
 
 def held(name: str, values: ArrayLike, low: float = 0.0, high: float = 1.0) -> Any:
@@ -150,15 +153,120 @@ def held(name: str, values: ArrayLike, low: float = 0.0, high: float = 1.0) -> A
     ValueError : where a value is no number; it names the field and the first such house
     """
     array = np.asarray(values, float)
-    if not np.isfinite(array).all():
+    if np.count_nonzero(np.isfinite(array)) < array.size:
         house = int(np.argwhere(~np.isfinite(np.atleast_1d(array)))[0][0])
         raise ValueError(f"{name} of house {house} is not a number: give a value of {low:g} to {high:g}")
     return np.minimum(np.maximum(array, low), high)
 
 
-def vapour_density_kg_m3(temp_c: ArrayLike, rh_pct: ArrayLike = 100.0) -> Any:
-    """Vapour in air of a temperature [C] and relative humidity [%] [kg/m3]; saturation where no humidity is given."""
-    return psychrometrics.abs_humidity_g_m3(temp_c, rh_pct) / 1000.0
+def limits(of: type[Any], bounds: Mapping[str, tuple[float, float]]) -> Array:
+    """(2, fields) lowest and highest value of each field of a named tuple, 0 and 1 where none are named."""
+    return np.array([bounds.get(name, (0.0, 1.0)) for name in of._fields]).T
+
+
+def held_together(given: Tuple, between: Array) -> Tuple:
+    """A named tuple whose every field is `held` to its `limits`, as arrays of one shape: one check instead of one a field.
+
+    Raises
+    ------
+    ValueError : as `held`
+    """
+    values: tuple[Any, ...] = tuple(given)
+    block = np.empty((len(values), *np.broadcast(*values).shape))
+    for row, value in enumerate(values):
+        block[row] = value
+    if np.count_nonzero(np.isfinite(block)) < block.size:
+        for name, value, low, high in zip(given._fields, values, *between.tolist(), strict=True):  # type: ignore[attr-defined]
+            held(name, value, low, high)
+    low_high = between.reshape(*between.shape, *[1] * (block.ndim - 1))
+    np.maximum(block, low_high[0], out=block)
+    np.minimum(block, low_high[1], out=block)
+    return type(given)(*block)
+
+
+# Beyond 0..1: a bypass or another heater.
+_INPUT_LIMITS: Final = limits(Inputs, {"heat_w_m2": (-1000.0, 1000.0)})
+# What weather may be; beyond it is held (a pyranometer shows -3 W/m2 at night).
+OUTSIDE_LIMITS: Final = limits(
+    Outside, {"temp_c": (-60.0, 60.0), "rh_pct": (0.0, 100.0), "rad_w_m2": (0.0, 1500.0), "wind_m_s": (0.0, 100.0)}
+)
+
+
+def real(values: ArrayLike) -> Any:
+    """Numbers and arrays as they are, all else as an array: what is done to a number costs a tenth of what is done to an array."""
+    return values if isinstance(values, float | np.ndarray) else np.asarray(values, float)
+
+
+def some(where: Any) -> bool:
+    """Whether a condition holds for a number, or anywhere in an array."""
+    return bool(np.count_nonzero(where) if isinstance(where, np.ndarray) else where)
+
+
+def each_alone(
+    live: Callable[..., Tuple], state: Tuple, *acting: tuple[tuple[Any, ...], Array | None], parameters: Any
+) -> Tuple | None:
+    """The states of at most FEW houses after `live(state, *acting, parameters)` of each as numbers.
+
+    Parameters
+    ----------
+    live : works for one house on numbers as for many on arrays
+    state : named tuple whose fields are of shape (n,)
+    acting : named tuples whose fields are numbers or of shape (n,), and the `limits` they are held to, None where they are known
+    parameters : a dataclass whose fields are numbers or of shape (n,)
+
+    Returns
+    -------
+    None where this is not the way: more houses, other shapes, or an input that is no number.
+    """
+    n, (rooms, houses) = len(state[0]), _alone(parameters)
+    if n > FEW or rooms not in (1, n):
+        return None
+    given: list[tuple[tuple[Any, ...], Array | None]] = [(state, None), *acting]
+    columns = [_numbers(values, n, between) for values, between in given]
+    if any(column is None for column in columns):
+        return None
+    lived = [live(*one, houses[k % rooms]) for k, one in enumerate(zip(*columns, strict=True))]
+    return type(state)(*map(np.array, zip(*lived, strict=True)))
+
+
+def _numbers(given: tuple[Any, ...], n: int, between: Array | None) -> list[Any] | None:
+    """A named tuple for each of n houses."""
+    rows = []
+    for values in given:
+        if isinstance(values, np.ndarray) and values.shape == (n,):
+            rows.append(values.tolist())
+        elif isinstance(values, float):
+            rows.append([values] * n)
+        elif np.size(values) == 1:
+            rows.append([float(np.asarray(values).item())] * n)
+        else:
+            return None
+    houses = list(zip(*rows, strict=True))
+    if between is not None:
+        if not all(math.isfinite(sum(house)) for house in houses):
+            return None
+        lows, highs = between.tolist()
+        houses = [tuple(map(min, map(max, house, lows), highs)) for house in houses]
+    return [type(given)(*house) for house in houses]
+
+
+@lru_cache(maxsize=32)
+def _alone(parameters: Any) -> tuple[int, list[Any]]:
+    """How many houses parameters are of, and those of each."""
+    arrays = {field.name: value for field in fields(parameters) if np.ndim(value := getattr(parameters, field.name))}
+    houses = np.broadcast(*arrays.values(), 0.0).size
+    each = [{name: float(np.broadcast_to(value, houses)[k]) for name, value in arrays.items()} for k in range(min(houses, FEW + 1))]
+    return houses, [replace(parameters, **own) for own in each]
+
+
+def vapour_density_kg_m3(temp_c: ArrayLike, rh_pct: ArrayLike | None = None) -> Any:
+    """Vapour in air of a temperature [C] and relative humidity [%] [kg/m3]; saturation where no humidity is given.
+
+    The ideal gas law of vapour, X = ea / (R_v T), as `psychrometrics.abs_humidity_g_m3`.
+    """
+    temp = real(temp_c)
+    saturated = psychrometrics.saturation_pa(temp) / (psychrometrics.GAS_CONSTANT_VAPOUR * (temp + psychrometrics.ZERO_C_K))
+    return saturated if rh_pct is None else saturated * real(rh_pct) / 100.0
 
 
 def vapour_pressure_pa(state: MoistAir) -> Any:
@@ -168,7 +276,7 @@ def vapour_pressure_pa(state: MoistAir) -> Any:
 
 def relative_humidity_pct(state: MoistAir) -> Any:
     """Relative humidity of the inside air [%]."""
-    return psychrometrics.relative_humidity_pct(state.air_c, vapour_pressure_pa(state))
+    return 100.0 * vapour_pressure_pa(state) / psychrometrics.saturation_pa(state.air_c)
 
 
 def co2_ppm(state: Air) -> Any:
@@ -190,15 +298,15 @@ def vent_flow_m_s(opening: ArrayLike, inside_c: ArrayLike, outside_c: ArrayLike,
     -------
     [m3 per m2 floor and s]. Fully open, dT 5 K, wind 3 m/s: 0.0349 (29.9 air changes an hour at 4.2 m).
     """
-    inside, outside, wind = np.asarray(inside_c, float), np.asarray(outside_c, float), np.asarray(wind_m_s, float)
+    inside, outside, wind = real(inside_c), real(outside_c), real(wind_m_s)
     mean_k = (inside + outside) / 2.0 + psychrometrics.ZERO_C_K
-    buoyancy = 9.81 * 0.68 * np.abs(inside - outside) / (2.0 * mean_k)
-    return np.asarray(opening, float) * area * 0.75 / 2.0 * np.sqrt(buoyancy + 0.09 * wind**2)
+    buoyancy = 9.81 * 0.68 * abs(inside - outside) / (2.0 * mean_k)
+    return real(opening) * area * 0.75 / 2.0 * np.sqrt(buoyancy + 0.09 * wind * wind)
 
 
 def leakage_m_s(wind_m_s: ArrayLike) -> Any:
     """Air through cracks, 1e-4 max(0.25, w) [m3 per m2 floor and s] [1]."""
-    return 1e-4 * np.maximum(0.25, np.asarray(wind_m_s, float))
+    return 1e-4 * np.maximum(0.25, real(wind_m_s))
 
 
 def pipe_heat_w_m2(pipe_c: ArrayLike, air_c: ArrayLike, parameters: Parameters) -> Any:
@@ -212,14 +320,16 @@ def pipe_heat_w_m2(pipe_c: ArrayLike, air_c: ArrayLike, parameters: Parameters) 
     -------
     [W/m2]. Pipe 60 C in air of 20 C: 77.9 convection + 73.9 radiation.
     """
-    pipe, air = np.asarray(pipe_c, float), np.asarray(air_c, float)
+    pipe, air = real(pipe_c), real(air_c)
     area = np.pi * parameters.pipe_diameter_m * parameters.pipe_length_m_m2
-    convection = 1.99 * area * np.sign(pipe - air) * np.abs(pipe - air) ** 1.32
-    kelvin = (pipe + psychrometrics.ZERO_C_K) ** 4 - (air + psychrometrics.ZERO_C_K) ** 4
-    return convection + area * parameters.pipe_emissivity * STEFAN_BOLTZMANN * kelvin
+    warmer = pipe - air
+    convection = 1.99 * area * warmer * abs(warmer) ** 0.32
+    pipe2, air2 = (pipe + psychrometrics.ZERO_C_K) ** 2, (air + psychrometrics.ZERO_C_K) ** 2
+    kelvin4 = pipe2 * pipe2 - air2 * air2
+    return convection + area * parameters.pipe_emissivity * STEFAN_BOLTZMANN * kelvin4
 
 
-def pad_cooling_k(temp_c: ArrayLike, rh_pct: ArrayLike, wet: ArrayLike) -> Any:
+def pad_cooling_k(temp_c: Any, rh_pct: Any, wet: ArrayLike) -> Any:
     """How much colder air leaves a pad that brings it by `wet` (0..1) of the way to its wet bulb.
 
     Parameters
@@ -230,10 +340,17 @@ def pad_cooling_k(temp_c: ArrayLike, rh_pct: ArrayLike, wet: ArrayLike) -> Any:
     -------
     [K]. 35 C, 40 %, 0.68: 7.5.
     """
-    wetness = np.asarray(wet, float)
-    if not np.any(wetness > 0.0):  # the wet bulb is solved by steps: not where it is not asked for
+    wetness = real(wet)
+    if not some(wetness > 0.0):  # the wet bulb is solved by steps: not where it is not asked for
         return 0.0 * wetness
-    return wetness * (np.asarray(temp_c, float) - psychrometrics.wet_bulb_c(temp_c, rh_pct))
+    is_one = isinstance(temp_c, float) and isinstance(rh_pct, float)
+    return wetness * (real(temp_c) - (_wet_bulb_c if is_one else psychrometrics.wet_bulb_c)(temp_c, rh_pct))
+
+
+@lru_cache(maxsize=8)
+def _wet_bulb_c(temp_c: float, rh_pct: float) -> float:
+    # All houses of a place stand in the same weather.
+    return float(psychrometrics.wet_bulb_c(temp_c, rh_pct))
 
 
 def transpiration_w_m2(leaf_area_index: ArrayLike, canopy_w_m2: ArrayLike, co2: ArrayLike, vpd_pa: ArrayLike) -> Any:
@@ -250,12 +367,12 @@ def transpiration_w_m2(leaf_area_index: ArrayLike, canopy_w_m2: ArrayLike, co2: 
     -------
     [W/m2]. LAI 2, 300 W/m2, 400 ppm, 1000 Pa: 100.5.
     """
-    light, vpd = np.asarray(canopy_w_m2, float), np.asarray(vpd_pa, float)
-    day = light > 5.0
-    by_co2 = np.minimum(1.5, 1.0 + np.where(day, 6.1e-7, 1.1e-11) * (np.asarray(co2, float) - 200.0) ** 2)
-    by_vpd = np.minimum(5.8, 1.0 + np.where(day, 4.3e-6, 5.2e-6) * vpd**2)
+    light, vpd = real(canopy_w_m2), real(vpd_pa)
+    day, above = light > 5.0, real(co2) - 200.0
+    by_co2 = np.minimum(1.5, 1.0 + (1.1e-11 + (6.1e-7 - 1.1e-11) * day) * above * above)
+    by_vpd = np.minimum(5.8, 1.0 + (5.2e-6 + (4.3e-6 - 5.2e-6) * day) * vpd * vpd)
     stomata = 82.0 * (light + 4.3) / (light + 0.54) * by_co2 * by_vpd
-    return 2.0 * AIR_J_M3_K * np.asarray(leaf_area_index, float) * vpd / (PSYCHROMETRIC_PA_K * (275.0 + stomata))
+    return 2.0 * AIR_J_M3_K * real(leaf_area_index) * vpd / (PSYCHROMETRIC_PA_K * (275.0 + stomata))
 
 
 def photosynthesis_kg_m2_s(temp_c: ArrayLike, co2_kg_m3: ArrayLike, rad_w_m2: ArrayLike) -> Any:
@@ -271,16 +388,16 @@ def photosynthesis_kg_m2_s(temp_c: ArrayLike, co2_kg_m3: ArrayLike, rad_w_m2: Ar
     -------
     [kg/(m2 s)]. 20 C, 7.2e-4 kg/m3, 300 W/m2: 0.583e-6; 0 in the dark.
     """
-    temp = np.clip(np.asarray(temp_c, float), 6.0, 35.0)
-    by_light = 3.55e-9 * np.maximum(0.0, np.asarray(rad_w_m2, float))
-    by_co2 = (-5.11e-6 * temp**2 + 2.3e-4 * temp - 6.29e-4) * np.maximum(0.0, np.asarray(co2_kg_m3, float) - 5.2e-5)
+    temp = np.minimum(np.maximum(real(temp_c), 6.0), 35.0)
+    by_light = 3.55e-9 * np.maximum(0.0, real(rad_w_m2))
+    by_co2 = (-5.11e-6 * temp * temp + 2.3e-4 * temp - 6.29e-4) * np.maximum(0.0, real(co2_kg_m3) - 5.2e-5)
     total = by_light + by_co2
-    return np.where(total > 0.0, by_light * by_co2 / np.where(total > 0.0, total, 1.0), 0.0)
+    return by_light * by_co2 / np.maximum(total, 1e-30)  # 0 where both are
 
 
 def canopy_cover(leaf_area_index: ArrayLike) -> Any:
     """Part of the floor that leaves shade, 1 - exp(-0.7 LAI) [-]; LAI 1: 0.503."""
-    return 1.0 - np.exp(-0.7 * np.asarray(leaf_area_index, float))
+    return 1.0 - np.exp(-0.7 * real(leaf_area_index))
 
 
 def co2_uptake_kg_m2_s(temp_c: ArrayLike, co2_kg_m3: ArrayLike, rad_w_m2: ArrayLike, cover: ArrayLike) -> Any:
@@ -295,8 +412,8 @@ def co2_uptake_kg_m2_s(temp_c: ArrayLike, co2_kg_m3: ArrayLike, rad_w_m2: ArrayL
     -------
     [kg/(m2 s)], negative in the dark
     """
-    light = np.asarray(rad_w_m2, float)
-    return np.asarray(cover, float) * np.where(light > 0.0, photosynthesis_kg_m2_s(temp_c, co2_kg_m3, light), -8e-8)
+    light = real(rad_w_m2)
+    return real(cover) * (photosynthesis_kg_m2_s(temp_c, co2_kg_m3, light) - 8e-8 * (light <= 0.0))
 
 
 def condensation_kg_m2_s(vapour_pa: ArrayLike, cover_c: ArrayLike) -> Any:
@@ -311,8 +428,8 @@ def condensation_kg_m2_s(vapour_pa: ArrayLike, cover_c: ArrayLike) -> Any:
     -------
     [kg/(m2 s)], not below 0. Air of 20 C and 80 % (1871 Pa) on a cover of 8.75 C: 2.38e-5.
     """
-    saturation_pa = psychrometrics.saturation_vapour_pressure_pa(cover_c)
-    return np.maximum(0.0, 6.4e-9 * 5.0 * (np.asarray(vapour_pa, float) - saturation_pa))
+    saturation_pa = psychrometrics.saturation_pa(real(cover_c))
+    return np.maximum(0.0, 6.4e-9 * 5.0 * (real(vapour_pa) - saturation_pa))
 
 
 def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, parameters: Parameters) -> State:
@@ -323,14 +440,24 @@ def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, para
     ValueError : where a position or the weather is no number, or a crop is none. Positions beyond 0..1 count as 0 or 1.
     """
     assert dt_s >= 0.0
-    inputs = Inputs(*(held(name, v, *_INPUT_BOUNDS.get(name, (0.0, 1.0))) for name, v in zip(Inputs._fields, inputs, strict=True)))
-    outside = Outside(*(held(name, v, *OUTSIDE_BOUNDS[name]) for name, v in zip(Outside._fields, outside, strict=True)))
+    _check(parameters)
+    steps = math.ceil(dt_s / STEP_S_MAX)
+
+    def live(state: State, inputs: Inputs, outside: Outside, p: Parameters) -> State:
+        around = _around(inputs, outside, p)
+        for _ in range(steps):
+            state = _euler(state, dt_s / steps, inputs, around, p)
+        return state
+
+    alone = each_alone(live, state, (inputs, _INPUT_LIMITS), (outside, OUTSIDE_LIMITS), parameters=parameters) if steps else None
+    if alone is not None:
+        return alone
+    return live(state, held_together(inputs, _INPUT_LIMITS), held_together(outside, OUTSIDE_LIMITS), parameters)
+
+
+@lru_cache(maxsize=32)
+def _check(parameters: Parameters) -> None:
     held("leaf_area_index", parameters.leaf_area_index, 0.0, 20.0)
-    around = _around(inputs, outside, parameters)
-    steps = int(np.ceil(dt_s / STEP_S_MAX))
-    for _ in range(steps):
-        state = _euler(state, dt_s / steps, inputs, around, parameters)
-    return state
 
 
 class _Around(NamedTuple):
@@ -355,28 +482,28 @@ class _Around(NamedTuple):
 
 
 def _around(inputs: Inputs, outside: Outside, p: Parameters) -> _Around:
-    outside_c, vapour = np.asarray(outside.temp_c, float), vapour_density_kg_m3(outside.temp_c, outside.rh_pct)
-    fan = np.asarray(inputs.exhaust_fan, float) * p.fan_m_s
-    wet = np.asarray(inputs.pad_pump, float) * p.pad_efficiency
+    outside_c, vapour = outside.temp_c, vapour_density_kg_m3(outside.temp_c, outside.rh_pct)
+    fan = inputs.exhaust_fan * p.fan_m_s
+    wet = inputs.pad_pump * p.pad_efficiency
     colder = pad_cooling_k(outside_c, outside.rh_pct, wet * (fan > 0.0))
     absorbed, lamp_light = _light_w_m2(inputs, outside, p)
     return _Around(
         outside_c,
         vapour,
         outside.wind_m_s,
-        (np.asarray(inputs.vent_lee, float) + np.asarray(inputs.vent_wind, float)) / 2.0,
+        (inputs.vent_lee + inputs.vent_wind) / 2.0,
         leakage_m_s(outside.wind_m_s),
         absorbed,
         absorbed + lamp_light,
         absorbed / (p.transmission * (1.0 - p.albedo)) + lamp_light / (p.transmission * _PAR_SHARE),
         canopy_cover(p.leaf_area_index),
-        np.asarray(inputs.heat_w_m2, float) + np.asarray(inputs.lamp, float) * p.lamp_w_m2,
-        p.cover_w_m2_k * (1.0 - p.screen_saving * np.asarray(inputs.thermal_screen, float)),
-        np.asarray(inputs.fog, float) * p.fog_kg_m2_s,
+        inputs.heat_w_m2 + inputs.lamp * p.lamp_w_m2,
+        p.cover_w_m2_k * (1.0 - p.screen_saving * inputs.thermal_screen),
+        inputs.fog * p.fog_kg_m2_s,
         fan,
         outside_c - colder,
         vapour + AIR_J_M3_K * colder / VAPORISATION_J_KG,
-        np.asarray(inputs.co2_valve, float) * p.co2_kg_m2_s,
+        inputs.co2_valve * p.co2_kg_m2_s,
     )
 
 
@@ -384,7 +511,7 @@ def _euler(state: State, dt_s: float, inputs: Inputs, around: _Around, p: Parame
     warmer = state.air_c - around.temp_c
     flow = vent_flow_m_s(around.opening, state.air_c, around.temp_c, around.wind_m_s, p.roof_vent_area) + around.leak_m_s
     vapour_pa = vapour_pressure_pa(state)
-    deficit = np.maximum(0.0, psychrometrics.saturation_vapour_pressure_pa(state.air_c) - vapour_pa)
+    deficit = np.maximum(0.0, psychrometrics.saturation_pa(state.air_c) - vapour_pa)
     latent = transpiration_w_m2(p.leaf_area_index, around.light_w_m2, co2_ppm(state), deficit)
     pipe_heat, boiler_heat = pipe_heat_w_m2(state.pipe_c, state.air_c, p), _boiler(state, inputs, p)
     to_mass = p.air_mass_w_m2_k * (state.mass_c - state.air_c)
@@ -403,21 +530,15 @@ def _euler(state: State, dt_s: float, inputs: Inputs, around: _Around, p: Parame
     exchange = (flow + around.fan_m_s) * (state.co2_kg_m3 - OUTSIDE_CO2_KG_M3)
     co2 = state.co2_kg_m3 + dt_s * (around.dose_kg_m2_s - uptake - exchange) / p.height_m
     pipe = state.pipe_c + dt_s * (boiler_heat - pipe_heat) / _water_j_m2_k(p)
-    return State(air, vapour, mass, co2, pipe, state.heat_j_m2 + dt_s * boiler_heat)
-
-
-def transpired_kg_m2_s(state: State, inputs: Inputs, outside: Outside, parameters: Parameters) -> Any:
-    """Water that the crop takes from its substrate now [kg/(m2 s)]."""
-    deficit = np.maximum(0.0, psychrometrics.saturation_vapour_pressure_pa(state.air_c) - vapour_pressure_pa(state))
-    light = sum(_light_w_m2(inputs, outside, parameters))
-    return transpiration_w_m2(parameters.leaf_area_index, light, co2_ppm(state), deficit) / VAPORISATION_J_KG
+    transpired = state.transpired_kg_m2 + dt_s * latent / VAPORISATION_J_KG
+    return State(air, vapour, mass, co2, pipe, state.heat_j_m2 + dt_s * boiler_heat, transpired)
 
 
 def _light_w_m2(inputs: Inputs, outside: Outside, p: Parameters) -> tuple[Any, Any]:
     """Sun that is taken up, and light of lamps."""
-    shade = 1.0 - p.shade_cut * np.asarray(inputs.shade_screen, float)
-    absorbed = p.transmission * (1.0 - p.albedo) * shade * np.asarray(outside.rad_w_m2, float)
-    return absorbed, p.lamp_light * p.lamp_w_m2 * np.asarray(inputs.lamp, float)
+    shade = 1.0 - p.shade_cut * inputs.shade_screen
+    absorbed = p.transmission * (1.0 - p.albedo) * shade * outside.rad_w_m2
+    return absorbed, p.lamp_light * p.lamp_w_m2 * inputs.lamp
 
 
 def _water_j_m2_k(p: Parameters) -> float:
@@ -426,5 +547,6 @@ def _water_j_m2_k(p: Parameters) -> float:
 
 def _boiler(state: State, inputs: Inputs, p: Parameters) -> Any:
     # The mixing valve admits boiler water into the loop that the pump turns over; without the pump nothing flows.
-    admitted = np.asarray(inputs.mixing_valve, float) * np.asarray(inputs.pump, float) * np.asarray(inputs.boiler, float)
-    return np.clip(admitted / p.pipe_turnover_s * _water_j_m2_k(p) * (p.boiler_c - state.pipe_c), 0.0, p.boiler_w_m2)
+    admitted = inputs.mixing_valve * inputs.pump * inputs.boiler
+    asked = admitted * (_water_j_m2_k(p) / p.pipe_turnover_s) * (p.boiler_c - state.pipe_c)
+    return np.minimum(np.maximum(asked, 0.0), p.boiler_w_m2)

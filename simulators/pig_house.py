@@ -13,6 +13,7 @@ References
    Environmental Studies 15 (2006): the level of ammonia from slatted floors.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from simulators import multispan
+from simulators.multispan import each_alone, real, some
 from telemetry import psychrometrics
 
 AIR_J_M3_K: Final = 1207.2  # 1.2 kg/m3 x 1006 J/(kg K)
@@ -38,16 +40,9 @@ AMMONIA_AGE_S: Final = 6 * 3600.0
 AMMONIA_AGE_S_MAX: Final = 24 * 3600.0  # by then the floor is covered
 # The air of a room is changed once in 48 s at full ventilation; Euler is stable below twice that.
 STEP_S_MAX: Final = 5.0
-_BOUNDS: Final = {
-    "heat_20_w": (0.0, 10_000.0),
-    "animals": (0.0, 100.0),
-    "temp_c": (-60.0, 60.0),
-    "rh_pct": (0.0, 100.0),
-    "wind_m_s": (0.0, 75.0),
-}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Parameters:
     """A room, per pig place. Units in the names; defaults as in the handbook, for finishers."""
 
@@ -101,27 +96,31 @@ class Inputs(NamedTuple):
     heater, pump or sprinkler works, whatever its own input says.
     """
 
-    heat_20_w: ArrayLike = 0.0
-    animals: ArrayLike = 0.0
-    fan_variable: ArrayLike = 0.0
-    fan_staged: ArrayLike = 0.0
-    inlets: ArrayLike = 0.0
-    tunnel: ArrayLike = 0.0
-    emergency: ArrayLike = 0.0
-    heater: ArrayLike = 0.0
-    pad_pump: ArrayLike = 0.0
-    sprinkler: ArrayLike = 0.0
-    scraper: ArrayLike = 0.0
-    slurry: ArrayLike = 0.0
-    power: ArrayLike = 1.0
+    heat_20_w: Any = 0.0
+    animals: Any = 0.0
+    fan_variable: Any = 0.0
+    fan_staged: Any = 0.0
+    inlets: Any = 0.0
+    tunnel: Any = 0.0
+    emergency: Any = 0.0
+    heater: Any = 0.0
+    pad_pump: Any = 0.0
+    sprinkler: Any = 0.0
+    scraper: Any = 0.0
+    slurry: Any = 0.0
+    power: Any = 1.0
 
 
 class Outside(NamedTuple):
     """Weather at the house."""
 
-    temp_c: ArrayLike
-    rh_pct: ArrayLike
-    wind_m_s: ArrayLike
+    temp_c: Any
+    rh_pct: Any
+    wind_m_s: Any
+
+
+_INPUT_LIMITS: Final = multispan.limits(Inputs, {"heat_20_w": (0.0, 10_000.0), "animals": (0.0, 100.0)})
+_OUTSIDE_LIMITS: Final = multispan.limits(Outside, {"temp_c": (-60.0, 60.0), "rh_pct": (0.0, 100.0), "wind_m_s": (0.0, 75.0)})
 
 
 class Supply(NamedTuple):
@@ -172,7 +171,7 @@ def feeding_level(mass_kg: ArrayLike, feed_kg_d: ArrayLike, energy_mj_kg: float 
     -------
     [-]. 100 kg, 2.9 kg/d: 2.71.
     """
-    return np.asarray(feed_kg_d, float) * energy_mj_kg / (MAINTENANCE_MJ_D * np.asarray(mass_kg, float) ** 0.75)
+    return real(feed_kg_d) * energy_mj_kg / (MAINTENANCE_MJ_D * real(mass_kg) ** 0.75)
 
 
 def finisher_heat_w(mass_kg: ArrayLike, feeding: ArrayLike) -> Any:
@@ -187,7 +186,7 @@ def finisher_heat_w(mass_kg: ArrayLike, feeding: ArrayLike) -> Any:
     -------
     [W]. 100 kg, 2.71: 224; 50 kg, 3.2: 176.
     """
-    mass = np.asarray(mass_kg, float)
+    mass = real(mass_kg)
     return _growing_heat_w(mass, 5.09 * mass**0.75, feeding)
 
 
@@ -203,12 +202,12 @@ def weaner_heat_w(mass_kg: ArrayLike, feeding: ArrayLike) -> Any:
     -------
     [W]. 10 kg, 3.0: 68; 20 kg, 3.0: 104.
     """
-    mass = np.asarray(mass_kg, float)
+    mass = real(mass_kg)
     return _growing_heat_w(mass, 7.4 * mass**0.66, feeding)
 
 
 def _growing_heat_w(mass: Any, fasting_w: Any, feeding: ArrayLike) -> Any:
-    return fasting_w * (1.0 + (1.0 - (0.47 + 0.003 * mass)) * (np.asarray(feeding, float) - 1.0))
+    return fasting_w * (1.0 + (1.0 - (0.47 + 0.003 * mass)) * (real(feeding) - 1.0))
 
 
 def dry_sow_heat_w(mass_kg: ArrayLike, pregnant_d: ArrayLike, gain_kg_d: ArrayLike = 0.0) -> Any:
@@ -224,9 +223,7 @@ def dry_sow_heat_w(mass_kg: ArrayLike, pregnant_d: ArrayLike, gain_kg_d: ArrayLi
     -------
     [W]. 200 kg, 80 d: 299.
     """
-    return (
-        4.85 * np.asarray(mass_kg, float) ** 0.75 + 8e-5 * np.asarray(pregnant_d, float) ** 3 + 76.0 * np.asarray(gain_kg_d, float)
-    )
+    return 4.85 * real(mass_kg) ** 0.75 + 8e-5 * real(pregnant_d) ** 3 + 76.0 * real(gain_kg_d)
 
 
 def lactating_sow_heat_w(mass_kg: ArrayLike, milk_kg_d: ArrayLike) -> Any:
@@ -241,12 +238,12 @@ def lactating_sow_heat_w(mass_kg: ArrayLike, milk_kg_d: ArrayLike) -> Any:
     -------
     [W]. 220 kg, 8 kg/d: 501.
     """
-    return 4.85 * np.asarray(mass_kg, float) ** 0.75 + 28.0 * np.asarray(milk_kg_d, float)
+    return 4.85 * real(mass_kg) ** 0.75 + 28.0 * real(milk_kg_d)
 
 
 def activity(hour: ArrayLike) -> Any:
     """How much more heat and CO2 than on the day's mean, 1 + 0.2 cos(2 pi (h - 15) / 24); `hour` of the local day [h]."""
-    return 1.0 + 0.2 * np.cos(2.0 * np.pi * (np.asarray(hour, float) - 15.0) / 24.0)
+    return 1.0 + 0.2 * np.cos(2.0 * np.pi * (real(hour) - 15.0) / 24.0)
 
 
 def animal_heat_w(heat_20_w: ArrayLike, temp_c: ArrayLike) -> tuple[Any, Any, Any]:
@@ -261,10 +258,10 @@ def animal_heat_w(heat_20_w: ArrayLike, temp_c: ArrayLike) -> tuple[Any, Any, An
     -------
     [W] three times. 224 W at 20 C: 224, 137, 87.
     """
-    at_20, temp = np.asarray(heat_20_w, float) / 1000.0, np.clip(np.asarray(temp_c, float), 0.0, BODY_C)
-    by_temp = 1000.0 + 12.0 * (20.0 - temp)
+    at_20, temp = real(heat_20_w) / 1000.0, np.minimum(np.maximum(real(temp_c), 0.0), BODY_C)
+    by_temp = 1240.0 - 12.0 * temp
     total = at_20 * by_temp
-    sensible = at_20 * np.maximum(0.0, 0.62 * by_temp - 1.15e-7 * temp**6)
+    sensible = at_20 * np.maximum(0.0, 0.62 * by_temp - 1.15e-7 * (temp * temp * temp) ** 2)
     return total, sensible, total - sensible
 
 
@@ -282,9 +279,9 @@ def ammonia_mg_s(animals: ArrayLike, temp_c: ArrayLike, air_m3_s: ArrayLike, age
     -------
     [mg/s] per place. One animal, 20 C, 59 m3/h, 6 h: 0.0806, which is 0.29 g/h.
     """
-    level = parameters.ammonia_g_h / 3.6 * np.asarray(animals, float) * 1.06 ** (np.asarray(temp_c, float) - 20.0)
-    air = np.asarray(air_m3_s, float) * 3600.0 / parameters.ammonia_air_m3_h
-    return level * air**0.25 * (np.minimum(np.asarray(age_s, float), AMMONIA_AGE_S_MAX) / AMMONIA_AGE_S) ** 0.3
+    level = parameters.ammonia_g_h / 3.6 * real(animals) * 1.06 ** (real(temp_c) - 20.0)
+    air = real(air_m3_s) * 3600.0 / parameters.ammonia_air_m3_h
+    return level * air**0.25 * (np.minimum(real(age_s), AMMONIA_AGE_S_MAX) / AMMONIA_AGE_S) ** 0.3
 
 
 def skin_evaporation_kg_s(state: State, parameters: Parameters) -> Any:
@@ -295,7 +292,7 @@ def skin_evaporation_kg_s(state: State, parameters: Parameters) -> Any:
 
 def opening_m3_s(area_m2: ArrayLike) -> Any:
     """Air through an opening at 1 Pa, Cd A sqrt(2 / rho) [m3/s]; at P Pa it is sqrt(P) times as much [2]."""
-    return DISCHARGE * np.asarray(area_m2, float) * np.sqrt(2.0 / AIR_KG_M3)
+    return DISCHARGE * real(area_m2) * np.sqrt(2.0 / AIR_KG_M3)
 
 
 def fans_m3_s(variable: ArrayLike, staged: ArrayLike, area_m2: ArrayLike, parameters: Parameters) -> tuple[Any, Any]:
@@ -313,18 +310,19 @@ def fans_m3_s(variable: ArrayLike, staged: ArrayLike, area_m2: ArrayLike, parame
     -------
     [m3/s] per place, [Pa]. Both full, inlets and curtain open: 0.0653 (235 m3/h), 3.0 Pa.
     """
-    speed, conductance = np.asarray(variable, float), opening_m3_s(area_m2)
-    slow, others = parameters.variable_m3_h / 3600.0, np.asarray(staged, float) * parameters.staged_m3_h / 3600.0
+    speed, conductance = real(variable), opening_m3_s(area_m2)
+    slow, others = parameters.variable_m3_h / 3600.0, real(staged) * parameters.staged_m3_h / 3600.0
     slope = slow / np.maximum(speed, 1e-3) * (speed > 0.0)
     root = _suction_root(slow * speed + others, slope + others, conductance, parameters.fan_pa)
-    overpowered = root**2 > parameters.fan_pa * speed**2 * (1.0 + 1e-9)
-    root = np.where(overpowered, _suction_root(others, others, conductance, parameters.fan_pa), root)
+    overpowered = root * root > parameters.fan_pa * speed * speed * (1.0 + 1e-9)
+    if some(overpowered):
+        root = np.where(overpowered, _suction_root(others, others, conductance, parameters.fan_pa), root)
     return conductance * root, root**2
 
 
 def _suction_root(free: Any, slope: Any, conductance: Any, fan_pa: float) -> Any:
     # Root of slope / P0 x^2 + conductance x - free = 0 with x = sqrt(P), in the form that knows no 0/0 without fans.
-    return 2.0 * free / np.maximum(conductance + np.sqrt(conductance**2 + 4.0 * slope * free / fan_pa), 1e-12)
+    return 2.0 * free / np.maximum(conductance + np.sqrt(conductance * conductance + 4.0 / fan_pa * slope * free), 1e-12)
 
 
 def natural_m3_s(
@@ -354,46 +352,56 @@ def air_m3_s(state: State, supply: Supply, inputs: Inputs, outside: Outside, par
 
 def air_speed_m_s(air: ArrayLike, parameters: Parameters) -> Any:
     """Mean speed along a house in tunnel mode, of `air` [m3/s] per place; [m/s]."""
-    return np.asarray(air, float) / parameters.section_m2
+    return real(air) / parameters.section_m2
 
 
 def supply(inputs: Inputs, outside: Outside, parameters: Parameters) -> Supply:
     """What the fans draw in; the part that comes through the tunnel curtain comes through the pad."""
-    p, power = parameters, np.asarray(inputs.power, float)
-    through_pad = np.asarray(inputs.tunnel, float) * p.tunnel_m2
-    others = np.asarray(inputs.inlets, float) * p.inlet_m2 + np.asarray(inputs.emergency, float) * p.emergency_m2 + p.leak_m2
+    p, power = parameters, real(inputs.power)
+    through_pad = real(inputs.tunnel) * p.tunnel_m2
+    others = real(inputs.inlets) * p.inlet_m2 + real(inputs.emergency) * p.emergency_m2 + p.leak_m2
     area = through_pad + others
-    air, static = fans_m3_s(power * np.asarray(inputs.fan_variable, float), power * np.asarray(inputs.fan_staged, float), area, p)
-    wet = np.asarray(inputs.pad_pump, float) * power * p.pad_efficiency * through_pad / np.maximum(area, 1e-12) * (air > 0.0)
+    air, static = fans_m3_s(power * real(inputs.fan_variable), power * real(inputs.fan_staged), area, p)
+    wet = real(inputs.pad_pump) * power * p.pad_efficiency * through_pad / np.maximum(area, 1e-12) * (air > 0.0)
     colder = multispan.pad_cooling_k(outside.temp_c, outside.rh_pct, wet)
     dry = multispan.vapour_density_kg_m3(outside.temp_c, outside.rh_pct)
-    return Supply(air, static, np.asarray(outside.temp_c, float) - colder, dry + AIR_J_M3_K * colder / VAPORISATION_J_KG)
+    return Supply(air, static, real(outside.temp_c) - colder, dry + AIR_J_M3_K * colder / VAPORISATION_J_KG)
 
 
-def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, parameters: Parameters) -> State:
-    """The state `dt_s` later, in Euler steps of at most 5 s with inputs and weather held.
+def advance(
+    state: State, dt_s: float, *, inputs: Inputs, outside: Outside, parameters: Parameters, drawn: Supply | None = None
+) -> State:
+    """The state `dt_s` later, in Euler steps of at most 5 s with inputs and weather held; `drawn` where `supply` is known already.
 
     Raises
     ------
     ValueError : where an input or the weather is no number. Positions beyond 0..1 count as 0 or 1.
     """
     assert dt_s >= 0.0
-    steps = int(np.ceil(dt_s / STEP_S_MAX))
-    inputs = Inputs(*(multispan.held(name, v, *_BOUNDS.get(name, (0.0, 1.0))) for name, v in inputs._asdict().items()))
-    outside = Outside(*(multispan.held(name, v, *_BOUNDS[name]) for name, v in outside._asdict().items()))
-    drawn = supply(inputs, outside, parameters)
-    for _ in range(steps):
-        state = _euler(state, dt_s / steps, drawn, inputs, outside, parameters)
-    return state
+    steps = math.ceil(dt_s / STEP_S_MAX)
+
+    def live(state: State, inputs: Inputs, drawn: Supply, outside: Outside, p: Parameters) -> State:
+        for _ in range(steps):
+            state = _euler(state, dt_s / steps, drawn, inputs, outside, p)
+        return state
+
+    if drawn is not None and steps:
+        alone = each_alone(live, state, (inputs, _INPUT_LIMITS), (drawn, None), (outside, _OUTSIDE_LIMITS), parameters=parameters)
+        if alone is not None:
+            return alone
+    inputs = multispan.held_together(inputs, _INPUT_LIMITS)
+    outside = multispan.held_together(outside, _OUTSIDE_LIMITS)
+    drawn = supply(inputs, outside, parameters) if drawn is None else drawn
+    return live(state, inputs, drawn, outside, parameters)
 
 
 def _euler(state: State, dt_s: float, drawn: Supply, inputs: Inputs, outside: Outside, p: Parameters) -> State:
     total, sensible, latent = animal_heat_w(inputs.heat_20_w, state.air_c)
     air = air_m3_s(state, drawn, inputs, outside, p)
-    heater = np.asarray(inputs.heater, float) * np.asarray(inputs.power, float) * p.heater_w
+    heater = inputs.heater * inputs.power * p.heater_w
     skin = skin_evaporation_kg_s(state, p)
     to_structure = p.structure_w_k * (state.air_c - state.structure_c)
-    loss = p.loss_w_k * (state.air_c - np.asarray(outside.temp_c, float)) + AIR_J_M3_K * air * (state.air_c - drawn.temp_c)
+    loss = p.loss_w_k * (state.air_c - outside.temp_c) + AIR_J_M3_K * air * (state.air_c - drawn.temp_c)
     temp = state.air_c + dt_s * (sensible + heater - VAPORISATION_J_KG * skin - to_structure - loss) / (AIR_J_M3_K * p.volume_m3)
     vapour_in = latent / VAPORISATION_J_KG + skin + p.unvented * FLUE_VAPOUR_KG_J * heater
     moist = state.vapour_kg_m3 + dt_s / p.volume_m3 * (vapour_in - air * (state.vapour_kg_m3 - drawn.vapour_kg_m3))
@@ -402,9 +410,7 @@ def _euler(state: State, dt_s: float, drawn: Supply, inputs: Inputs, outside: Ou
     co2_in = 1e6 * (CO2_M3_J * total + p.unvented * FLUE_CO2_M3_J * heater)
     co2 = state.co2_ppm + dt_s / p.volume_m3 * (co2_in - air * (state.co2_ppm - OUTSIDE_CO2_PPM))
     nh3, h2s, age, slurry = _manure(state, dt_s, air, inputs, p)
-    wetted = state.skin_kg + dt_s * (
-        np.asarray(inputs.sprinkler, float) * np.asarray(inputs.power, float) * p.sprinkler_kg_s - skin
-    )
+    wetted = state.skin_kg + dt_s * (inputs.sprinkler * inputs.power * p.sprinkler_kg_s - skin)
     return State(
         temp,
         state.structure_c + dt_s * to_structure / p.structure_j_k,
@@ -412,7 +418,7 @@ def _euler(state: State, dt_s: float, drawn: Supply, inputs: Inputs, outside: Ou
         co2,
         nh3,
         h2s,
-        np.minimum(wetted, np.asarray(inputs.animals, float) * p.skin_kg),
+        np.minimum(wetted, inputs.animals * p.skin_kg),
         age,
         slurry,
         state.heat_j + dt_s * heater,
@@ -422,12 +428,12 @@ def _euler(state: State, dt_s: float, drawn: Supply, inputs: Inputs, outside: Ou
 
 def _manure(state: State, dt_s: float, air: Any, inputs: Inputs, p: Parameters) -> tuple[Any, Any, Any, Any]:
     """NH3 and H2S of the air [ppm], age of the manure [s] and gas held by the slurry [mg] a step later."""
-    ammonia = psychrometrics.ppm_from_mg_m3(ammonia_mg_s(inputs.animals, state.air_c, air, state.manure_age_s, p), "nh3")
-    released = np.asarray(inputs.slurry, float) * state.slurry_h2s_mg / p.slurry_release_s
-    sulphide = psychrometrics.ppm_from_mg_m3(p.h2s_mg_h / 3600.0 + released, "h2s")
+    ammonia = ammonia_mg_s(inputs.animals, state.air_c, air, state.manure_age_s, p) / psychrometrics.MG_M3_PER_PPM["nh3"]
+    released = inputs.slurry * state.slurry_h2s_mg / p.slurry_release_s
+    sulphide = (p.h2s_mg_h / 3600.0 + released) / psychrometrics.MG_M3_PER_PPM["h2s"]
     return (
         state.nh3_ppm + dt_s / p.volume_m3 * (ammonia - air * state.nh3_ppm),
         state.h2s_ppm + dt_s / p.volume_m3 * (sulphide - air * state.h2s_ppm),
-        np.where(np.asarray(inputs.scraper, float) > 0.0, 0.0, state.manure_age_s + dt_s),
+        (inputs.scraper <= 0.0) * (state.manure_age_s + dt_s),
         state.slurry_h2s_mg + dt_s * ((p.slurry_h2s_mg - state.slurry_h2s_mg) / p.slurry_fill_s - released),
     )

@@ -79,7 +79,8 @@ class Sensors:
         self.gain = own[:, 1].T * column("gain_sd")
         self.slowness = np.ones_like(self.bias)  # how many times as slow as they should be: dust on them
         self._tau_s, self._quantum = column("tau_s"), column("quantum")
-        self._step = np.where(self._quantum > 0, self._quantum, 1.0)
+        self._is_stepped = self._quantum > 0
+        self._step = np.where(self._is_stepped, self._quantum, 1.0)
         self._sigma, self._sigma_fraction = column("sigma"), column("sigma_fraction")
         self._low, self._high = column("low"), column("high")
         self._drift, self._drift_fraction = column("drift_per_year") / YEAR_S, column("drift_fraction_per_year") / YEAR_S
@@ -94,7 +95,8 @@ class Sensors:
             self._share = -np.expm1(-dt_s / np.maximum(self._tau_s * self.slowness, AT_ONCE_S))
             self._share_of = dt_s
         moved = self._filtered + (truth - self._filtered) * self._share
-        self._filtered = np.where(np.isnan(self._filtered), truth, moved)
+        unknown = np.isnan(self._filtered)
+        self._filtered = np.where(unknown, truth, moved) if np.count_nonzero(unknown) else moved
 
     def slow_down(self, instrument: int, house: int, factor: float) -> None:
         """A clogged sensor follows `factor` times as slowly; 1 = as it should."""
@@ -105,5 +107,6 @@ class Sensors:
         """Readings with this standard normal noise; NaN = says nothing."""
         true = self._filtered
         value = true * (1.0 + self.gain + self._drift_fraction * self._age_s) + self.bias + self._drift * self._age_s
-        value = np.clip(value + np.hypot(self._sigma, self._sigma_fraction * true) * noise, self._low, self._high)
-        return np.where(self._quantum > 0, np.rint(value / self._step) * self._quantum, value)
+        value = value + np.hypot(self._sigma, self._sigma_fraction * true) * noise
+        value = np.minimum(np.maximum(value, self._low), self._high)
+        return np.where(self._is_stepped, np.rint(value / self._step) * self._quantum, value)

@@ -11,6 +11,7 @@ References
 .. [2] Handbook of this project, model SG1: lumped wall, soil and film; its figures are defaults of practice, not measurements.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -18,14 +19,25 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from simulators import multispan
-from simulators.multispan import AIR_J_M3_K, KG_M3_PER_PPM, OUTSIDE_BOUNDS, OUTSIDE_CO2_KG_M3, VAPORISATION_J_KG, Outside, held
+from simulators.multispan import (
+    AIR_J_M3_K,
+    KG_M3_PER_PPM,
+    OUTSIDE_CO2_KG_M3,
+    OUTSIDE_LIMITS,
+    VAPORISATION_J_KG,
+    Outside,
+    each_alone,
+    held_together,
+    limits,
+    real,
+)
 from telemetry import psychrometrics
 
 # The air follows within 6-15 min, its vapour within 90 s at open vents.
 STEP_S_MAX: Final = 10.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Parameters:
     """A house of 80 x 9 m. Units in the names; defaults as in the handbook, per m2 of floor unless said otherwise."""
 
@@ -74,20 +86,24 @@ class State(NamedTuple):
     deep_soil_c: Any
     condensed_kg_m2: Any  # on the film and as mist since the start, a counter
     heat_j_m2: Any  # of heater and lamps since the start, a counter
+    given_kg_m2: Any  # water from crop and soil to the air since the start, a counter
 
 
 class Inputs(NamedTuple):
     """True positions 0..1 of what acts on a house, and how much of two mishaps there is."""
 
-    blanket_open: ArrayLike = 0.0  # 0 = the film lies under the blanket, 1 = it is rolled up
-    vent_top: ArrayLike = 0.0
-    vent_bottom: ArrayLike = 0.0
-    shade_net: ArrayLike = 0.0
-    lamp: ArrayLike = 0.0
-    heater: ArrayLike = 0.0
-    co2_valve: ArrayLike = 0.0
-    snow: ArrayLike = 0.0  # part of the light that snow on the film keeps out
-    torn: ArrayLike = 0.0  # 1 = `torn_air_changes_h` through the holes
+    blanket_open: Any = 0.0  # 0 = the film lies under the blanket, 1 = it is rolled up
+    vent_top: Any = 0.0
+    vent_bottom: Any = 0.0
+    shade_net: Any = 0.0
+    lamp: Any = 0.0
+    heater: Any = 0.0
+    co2_valve: Any = 0.0
+    snow: Any = 0.0  # part of the light that snow on the film keeps out
+    torn: Any = 0.0  # 1 = `torn_air_changes_h` through the holes
+
+
+_INPUT_LIMITS: Final = limits(Inputs, {})
 
 
 def initial_state(
@@ -112,7 +128,8 @@ def initial_state(
         v.copy() for v in np.broadcast_arrays(*(np.atleast_1d(np.asarray(v, float)) for v in values))
     )
     vapour = multispan.vapour_density_kg_m3(air, humidity)
-    return State(air, vapour, co2 * KG_M3_PER_PPM, wall, top, deep, np.zeros_like(air), np.zeros_like(air))
+    zero = np.zeros_like(air)
+    return State(air, vapour, co2 * KG_M3_PER_PPM, wall, top, deep, zero, zero, zero)
 
 
 def solar_gain_w_m2(inputs: Inputs, rad_w_m2: ArrayLike, parameters: Parameters) -> Any:
@@ -127,14 +144,14 @@ def solar_gain_w_m2(inputs: Inputs, rad_w_m2: ArrayLike, parameters: Parameters)
     -------
     [W/m2]. 94 W/m2 on bare film: 85.5, what opening the blanket costs at 20 K between inside and outside.
     """
-    bare = np.asarray(inputs.blanket_open, float) * (1.0 - np.asarray(inputs.snow, float))
-    net = 1.0 - parameters.shade_cut * np.asarray(inputs.shade_net, float)
-    return parameters.tilt_gain * parameters.transmission * bare * net * np.asarray(rad_w_m2, float)
+    bare = real(inputs.blanket_open) * (1.0 - real(inputs.snow))
+    net = 1.0 - parameters.shade_cut * real(inputs.shade_net)
+    return parameters.tilt_gain * parameters.transmission * bare * net * real(rad_w_m2)
 
 
 def film_w_m2_k(blanket_open: ArrayLike, parameters: Parameters) -> Any:
     """Heat transfer of the film, U = 5.0 (1 - bl) + 1.3 bl per m2 of film [W/(m2 K)] [2]; bl = 1 - `blanket_open`."""
-    bare = np.asarray(blanket_open, float)
+    bare = real(blanket_open)
     return parameters.open_w_m2_k * bare + parameters.covered_w_m2_k * (1.0 - bare)
 
 
@@ -144,9 +161,9 @@ def film_c(blanket_open: ArrayLike, air_c: ArrayLike, outside_c: ArrayLike, para
     Bare, it stands as MS1's cover does, 0.45 of the way from outside to inside; under the blanket it falls short of the air by less,
     as the heat through it is less. Outside -10 C, air 15 C: 1.25 bare, 11.4 under the blanket.
     """
-    air = np.asarray(air_c, float)
+    air = real(air_c)
     short = 0.55 * film_w_m2_k(blanket_open, parameters) / parameters.open_w_m2_k
-    return air - short * (air - np.asarray(outside_c, float))
+    return air - short * (air - real(outside_c))
 
 
 def air_flow_m_s(inputs: Inputs, wind_m_s: ArrayLike, parameters: Parameters) -> Any:
@@ -163,11 +180,11 @@ def air_flow_m_s(inputs: Inputs, wind_m_s: ArrayLike, parameters: Parameters) ->
     -------
     [m3 per m2 floor and s]. Bare and shut: 4.83e-4; top vent open: 0.0166.
     """
-    bare = np.asarray(inputs.blanket_open, float)
+    bare = real(inputs.blanket_open)
     cracks = parameters.open_air_changes_h * bare + parameters.covered_air_changes_h * (1.0 - bare)
-    vents = parameters.top_vent_air_changes_h * np.asarray(inputs.vent_top, float)
-    vents = vents + parameters.bottom_vent_air_changes_h * np.asarray(inputs.vent_bottom, float)
-    holes = parameters.torn_air_changes_h * np.asarray(inputs.torn, float) * np.asarray(wind_m_s, float) / 3.0
+    vents = parameters.top_vent_air_changes_h * real(inputs.vent_top)
+    vents = vents + parameters.bottom_vent_air_changes_h * real(inputs.vent_bottom)
+    holes = parameters.torn_air_changes_h * real(inputs.torn) * real(wind_m_s) / 3.0
     return (cracks + bare * vents + holes) * parameters.height_m / 3600.0
 
 
@@ -179,19 +196,24 @@ def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, para
     ValueError : where a position or the weather is no number. Positions beyond 0..1 count as 0 or 1.
     """
     assert dt_s >= 0.0
-    inputs = Inputs(*(held(name, values) for name, values in zip(Inputs._fields, inputs, strict=True)))
-    outside = Outside(*(held(name, v, *OUTSIDE_BOUNDS[name]) for name, v in zip(Outside._fields, outside, strict=True)))
-    around = _Around(
-        outside.temp_c,
-        multispan.vapour_density_kg_m3(outside.temp_c, outside.rh_pct),
-        solar_gain_w_m2(inputs, outside.rad_w_m2, parameters),
-        air_flow_m_s(inputs, outside.wind_m_s, parameters),
-        np.asarray(inputs.heater, float) * parameters.heater_w_m2 + np.asarray(inputs.lamp, float) * parameters.lamp_w_m2,
-    )
-    steps = int(np.ceil(dt_s / STEP_S_MAX))
-    for _ in range(steps):
-        state = _euler(state, dt_s / steps, inputs, around, parameters)
-    return state
+    steps = math.ceil(dt_s / STEP_S_MAX)
+
+    def live(state: State, inputs: Inputs, outside: Outside, p: Parameters) -> State:
+        around = _Around(
+            outside.temp_c,
+            multispan.vapour_density_kg_m3(outside.temp_c, outside.rh_pct),
+            solar_gain_w_m2(inputs, outside.rad_w_m2, p),
+            air_flow_m_s(inputs, outside.wind_m_s, p),
+            real(inputs.heater) * p.heater_w_m2 + real(inputs.lamp) * p.lamp_w_m2,
+        )
+        for _ in range(steps):
+            state = _euler(state, dt_s / steps, inputs, around, p)
+        return state
+
+    alone = each_alone(live, state, (inputs, _INPUT_LIMITS), (outside, OUTSIDE_LIMITS), parameters=parameters) if steps else None
+    if alone is not None:
+        return alone
+    return live(state, held_together(inputs, _INPUT_LIMITS), held_together(outside, OUTSIDE_LIMITS), parameters)
 
 
 class _Around(NamedTuple):
@@ -216,7 +238,8 @@ def _euler(state: State, dt_s: float, inputs: Inputs, around: _Around, p: Parame
     top_heat = p.to_soil * around.solar_w_m2 - from_soil - to_deep
     deep_heat = to_deep - p.deep_subsoil_w_m2_k * (state.deep_soil_c - p.subsoil_c)
     air = state.air_c + dt_s * air_heat / (p.height_m * AIR_J_M3_K + p.furnishing_j_m2_k)
-    vapour, condensed = _vapour(state, air, dt_s, inputs, around, p)
+    given = transpired_kg_m2_s(state, around.solar_w_m2, p) + evaporated_kg_m2_s(state, p)
+    vapour, condensed = _vapour(state, air, given, dt_s, inputs, around, p)
     return State(
         air,
         vapour,
@@ -226,13 +249,14 @@ def _euler(state: State, dt_s: float, inputs: Inputs, around: _Around, p: Parame
         state.deep_soil_c + dt_s * deep_heat / p.deep_soil_j_m2_k,
         state.condensed_kg_m2 + condensed,
         state.heat_j_m2 + dt_s * around.heat_w_m2,
+        state.given_kg_m2 + dt_s * given,
     )
 
 
 def transpired_kg_m2_s(state: State, solar_w_m2: ArrayLike, parameters: Parameters) -> Any:
     """Water that the crop gives to the air now [kg/(m2 s)], by MS1's stomata in the light that came in [W/m2] [1]."""
     vapour_pa = multispan.vapour_pressure_pa(state)
-    deficit = np.maximum(0.0, psychrometrics.saturation_vapour_pressure_pa(state.air_c) - vapour_pa)
+    deficit = np.maximum(0.0, psychrometrics.saturation_pa(state.air_c) - vapour_pa)
     latent = multispan.transpiration_w_m2(parameters.leaf_area_index, solar_w_m2, multispan.co2_ppm(state), deficit)
     return latent / VAPORISATION_J_KG
 
@@ -246,12 +270,11 @@ def evaporated_kg_m2_s(state: State, parameters: Parameters) -> Any:
     return parameters.soil_vapour_m_s * np.maximum(0.0, drier)
 
 
-def _vapour(state: State, air_c: Any, dt_s: float, inputs: Inputs, around: _Around, p: Parameters) -> tuple[Any, Any]:
+def _vapour(state: State, air_c: Any, given: Any, dt_s: float, inputs: Inputs, around: _Around, p: Parameters) -> tuple[Any, Any]:
     """Vapour after the step [kg/m3] and what condensed in it [kg/m2]."""
     film = film_c(inputs.blanket_open, state.air_c, around.temp_c, p)
     on_film = p.film_area * multispan.condensation_kg_m2_s(multispan.vapour_pressure_pa(state), film)
     vented = around.flow_m_s * (state.vapour_kg_m3 - around.vapour_kg_m3)
-    given = transpired_kg_m2_s(state, around.solar_w_m2, p) + evaporated_kg_m2_s(state, p)
     vapour = state.vapour_kg_m3 + dt_s * (given - vented - on_film) / p.height_m
     # What exceeds saturation is mist that falls out within a step.
     mist = np.maximum(0.0, vapour - multispan.vapour_density_kg_m3(air_c))
@@ -262,5 +285,5 @@ def _co2(state: State, dt_s: float, inputs: Inputs, around: _Around, p: Paramete
     # MS1's uptake knows the sun outside a house of usual transmission; here that is the sun that would give the same light inside.
     sun = around.solar_w_m2 / p.transmission
     uptake = multispan.co2_uptake_kg_m2_s(state.air_c, state.co2_kg_m3, sun, multispan.canopy_cover(p.leaf_area_index))
-    source = np.asarray(inputs.co2_valve, float) * p.co2_kg_m2_s + p.soil_co2_kg_m2_s
+    source = inputs.co2_valve * p.co2_kg_m2_s + p.soil_co2_kg_m2_s
     return state.co2_kg_m3 + dt_s * (source - uptake - around.flow_m_s * (state.co2_kg_m3 - OUTSIDE_CO2_KG_M3)) / p.height_m

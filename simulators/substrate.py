@@ -52,16 +52,16 @@ def advance(
     taken_kg_m2_s : transpiration [kg/(m2 s)]
     """
     steps = int(np.ceil(dt_s / STEP_S_MAX))
+    drip, drip_strength = np.asarray(valve, float) * substrate.flow_kg_m2_s, np.asarray(drip_ms_cm, float)
     for _ in range(steps):
         step_s = dt_s / steps
-        drip = np.asarray(valve, float) * substrate.flow_kg_m2_s
         drain = np.maximum(0.0, state.water_kg_m2 - substrate.capacity_kg_m2) / DRAIN_TAU_S
         taken = np.minimum(np.asarray(taken_kg_m2_s, float), state.water_kg_m2 / step_s)
         strength = conductivity_ms_cm(state)
         eaten = np.minimum(taken * substrate.uptake_fraction * substrate.fed_ms_cm, state.salts / step_s)
         state = SubstrateState(
             np.maximum(0.0, state.water_kg_m2 + step_s * (drip - drain - taken)),
-            np.maximum(0.0, state.salts + step_s * (drip * np.asarray(drip_ms_cm, float) - drain * strength - eaten)),
+            np.maximum(0.0, state.salts + step_s * (drip * drip_strength - drain * strength - eaten)),
             state.dripped_kg_m2 + step_s * drip,
             state.drained_kg_m2 + step_s * drain,
         )

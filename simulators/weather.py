@@ -15,6 +15,7 @@ from telemetry import psychrometrics, sun
 
 GRID_S: Final = 10.0
 HISTORY_MAX: Final = 64  # samples kept for devices that ask a little late
+SUN_AHEAD: Final = 360  # moments whose sun is computed at once
 Sky = Literal["clear", "broken", "overcast"]
 _SKIES: Final[tuple[Sky, ...]] = ("clear", "broken", "overcast")
 _SKY_STAY_S: Final = 3.0 * 3600.0
@@ -83,6 +84,8 @@ class Weather:
         self._wind_noise = 0.0
         self._wind_dir_deg = float(random.uniform(0.0, 360.0))
         self._rain_left_s = 0.0
+        self._dew_pa = float(psychrometrics.saturation_vapour_pressure_pa(scenario.dew_point_c))
+        self._sun: list[tuple[float, float]] = []  # solar hour and radiation of a clear sky, of the moments to come
         self._samples: dict[int, WeatherSample] = {}
         self._last = -1
 
@@ -91,7 +94,7 @@ class Weather:
         index = max(0, int((unix_s - self._start_s) // GRID_S))
         while self._last < index:
             self._last += 1
-            self._samples[self._last] = self._next(self._start_s + self._last * GRID_S)
+            self._samples[self._last] = self._next(*self._next_sun())
             self._samples.pop(self._last - HISTORY_MAX, None)
         return self._samples[max(index, self._last - HISTORY_MAX + 1)]
 
@@ -99,20 +102,25 @@ class Weather:
         """Hour of the day by the clocks of the place [h]."""
         return (unix_s + self.ahead_s(unix_s)) % sun.DAY_S / 3600.0
 
-    def _next(self, unix_s: float) -> WeatherSample:
-        scenario, draws = self._scenario, self._random.standard_normal(4)
-        hour = float(sun.solar_hour(unix_s, self._longitude))
-        self._advance_sky(float(draws[0]))
-        self._anomaly_k = _autoregress(self._anomaly_k, scenario.anomaly_sd_k, 6 * 3600.0, float(draws[1]))
-        self._wind_noise = _autoregress(self._wind_noise, scenario.wind_sd_m_s, 600.0, float(draws[2]))
-        self._wind_dir_deg = (self._wind_dir_deg + 1.5 * float(draws[3])) % 360.0
+    def _next_sun(self) -> tuple[float, float]:
+        if not self._sun:
+            unix_s = self._start_s + (self._last + np.arange(SUN_AHEAD)[::-1]) * GRID_S
+            elevation = sun.elevation_at_deg(unix_s, self._latitude, self._longitude)
+            hours, lit = sun.solar_hour(unix_s, self._longitude), sun.clear_sky_ghi_w_m2(elevation)
+            self._sun = list(zip(hours.tolist(), lit.tolist(), strict=True))
+        return self._sun.pop()
+
+    def _next(self, hour: float, clear_w_m2: float) -> WeatherSample:
+        scenario, draws = self._scenario, self._random.standard_normal(4).tolist()
+        self._advance_sky(draws[0])
+        self._anomaly_k = _autoregress(self._anomaly_k, scenario.anomaly_sd_k, 6 * 3600.0, draws[1])
+        self._wind_noise = _autoregress(self._wind_noise, scenario.wind_sd_m_s, 600.0, draws[2])
+        self._wind_dir_deg = (self._wind_dir_deg + 1.5 * draws[3]) % 360.0
         self._advance_rain()
         # Coldest near sunrise, warmest at 14:30 solar time.
         temp_c = scenario.mean_temp_c + scenario.daily_range_k / 2 * math.cos(2 * math.pi * (hour - 14.5) / 24) + self._anomaly_k
-        dew_pa = float(psychrometrics.saturation_vapour_pressure_pa(scenario.dew_point_c))
-        rh_pct = min(100.0, float(psychrometrics.relative_humidity_pct(temp_c, dew_pa)))
-        elevation = sun.elevation_at_deg(unix_s, self._latitude, self._longitude)
-        rad_w_m2 = float(sun.clear_sky_ghi_w_m2(elevation)) * self._clearness
+        rh_pct = min(100.0, 100.0 * self._dew_pa / float(psychrometrics.saturation_pa(temp_c)))
+        rad_w_m2 = clear_w_m2 * self._clearness
         peak = scenario.wind_peak_m_s * math.exp(-(((hour - scenario.wind_peak_hour) / 1.0) ** 2))
         wind_m_s = max(0.0, scenario.wind_m_s + peak + self._wind_noise)
         sky_temp_c = 0.0552 * (temp_c + 273.15) ** 1.5 - 273.15 if self._sky == "clear" else temp_c - 5.0
@@ -120,23 +128,23 @@ class Weather:
         return WeatherSample(temp_c, rh_pct, rad_w_m2, wind_m_s, GUST_FACTOR * wind_m_s, self._wind_dir_deg, rain, sky_temp_c)
 
     def _advance_sky(self, draw: float) -> None:
-        stay, pick = self._random.random(2)
+        stay, pick = self._random.random(2).tolist()
         if self._scenario.sky is None and stay < GRID_S / _SKY_STAY_S:
             others = [sky for sky in _SKIES if sky != self._sky]
             self._sky = others[int(pick * len(others))]
         if self._sky == "clear":
             self._clearness += (0.95 - self._clearness) * GRID_S / _FLICKER_S
         elif self._sky == "broken":
-            self._clearness = float(np.clip(0.6 + _autoregress(self._clearness - 0.6, 0.15, _FLICKER_S, draw), 0.3, 0.9))
+            self._clearness = min(0.9, max(0.3, 0.6 + _autoregress(self._clearness - 0.6, 0.15, _FLICKER_S, draw)))
         else:
             self._clearness += (0.20 + 0.02 * draw - self._clearness) * GRID_S / _FLICKER_S
 
     def _advance_rain(self) -> None:
-        chance, length = self._random.random(2)
+        chance, length = self._random.random(2).tolist()
         self._rain_left_s = max(0.0, self._rain_left_s - GRID_S)
         # Rain falls from a covered sky; the draws are taken in any case so that clouds do not shift the other series.
         if self._sky != "clear" and chance < self._scenario.rain_per_day * GRID_S / sun.DAY_S:
-            self._rain_left_s = -self._scenario.rain_s * math.log(max(1e-12, 1.0 - float(length)))
+            self._rain_left_s = -self._scenario.rain_s * math.log(max(1e-12, 1.0 - length))
 
 
 def _autoregress(value: float, sd: float, tau_s: float, draw: float) -> float:

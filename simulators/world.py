@@ -27,7 +27,7 @@ POWER: Final = "mains_lost"  # a kind's own fault of this name comes with the ge
 RandomOf = Callable[[str], np.random.Generator]
 
 
-DriveRows = tuple[list[int], list[int]]  # rows of points, numbers of drives
+DriveRows = tuple[NDArray[np.intp], NDArray[np.intp]]  # rows of points, numbers of drives
 
 
 class Group:
@@ -98,7 +98,7 @@ class Group:
         if not self._measured:
             return np.zeros((0, len(self._random)))
         truth = self.houses.truth(positions)
-        return np.stack([truth[point] for point in self._measured])
+        return np.array([truth[point] for point in self._measured])
 
     def read(self, house: Any = slice(None)) -> Array:
         """What the points say now: (points,) of one house, or (points, houses) of all; NaN = nothing."""
@@ -165,7 +165,8 @@ class Group:
 
 
 def _columns(pairs: list[tuple[int, int]]) -> DriveRows:
-    return [row for row, _ in pairs], [number for _, number in pairs]
+    rows, numbers = np.array(pairs, np.intp).reshape(len(pairs), 2).T
+    return rows, numbers
 
 
 class Due(NamedTuple):

@@ -53,11 +53,28 @@ def saturation_vapour_pressure_pa(temp_c: ArrayLike) -> Any:
     return _saturation_pa(temp_c)
 
 
+def saturation_pa(temp_c: Any) -> Any:
+    """The formula of `saturation_vapour_pressure_pa` alone, for temperatures known to be above the pole at -237.3 C.
+
+    In a model's step the guards would cost several times what the formula does.
+
+    Parameters
+    ----------
+    temp_c : a number or an array [C]
+
+    Returns
+    -------
+    [Pa]
+    """
+    return 610.8 * np.exp(17.27 * temp_c / (temp_c + 237.3))
+
+
 def _saturation_pa(temp_c: ArrayLike) -> Any:
     # For functions that ignore floating-point errors already: setting that twice costs as much as the formula.
     temp = _array(temp_c)
-    result = 610.8 * np.exp(17.27 * temp / (temp + 237.3))
-    return np.where(temp > -237.3, result, np.nan)[()]
+    result = saturation_pa(temp)
+    below = temp <= -237.3
+    return np.where(below, np.nan, result)[()] if (np.count_nonzero(below) if temp.ndim else below) else result
 
 
 @np.errstate(all="ignore")

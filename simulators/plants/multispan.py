@@ -1,5 +1,6 @@
 """Multi-span compartments behind the points and actuators of profile `multispan`: climate MS1, trays, fertigation unit and panel."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -8,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulators import multispan, substrate
-from simulators.houses import NONE, Fault
+from simulators.houses import Fault, order_where
 from simulators.weather import Weather, WeatherSample
 from telemetry import psychrometrics
 
@@ -92,11 +93,17 @@ class Compartments:
         self._elec_j_m2, self._co2_kg_m2 = np.zeros(n), np.zeros(n)
         self._dripped, self._drained, self._drained_at_sunrise, self._was_dark = np.zeros(n), np.zeros(n), np.zeros(n), False
         self._is_cut, self._co2_wait_s = np.zeros(n, np.bool_), np.zeros(n)
+        self._set_faults()
 
     def fail(self, house: int, fault: str, strength: float) -> None:
         """Begin a fault of FAULTS in a house, or end it (strength 0)."""
         self._faults[fault][house] = strength
+        self._set_faults()
+
+    def _set_faults(self) -> None:
         sound, faults = self._sound, self._faults
+        self._served = 1.0 - np.clip(faults["drippers_clogged"], 0.0, 0.9)
+        self._probe = 1.0 - np.clip(faults["ec_probe_fouled"], 0.0, 0.9)
         self._parameters = replace(
             sound,
             screen_saving=sound.screen_saving * (1.0 - np.clip(faults["screen_torn"], 0.0, 1.0)),
@@ -109,8 +116,9 @@ class Compartments:
         """Let `dt_s` pass up to `unix_s`: climate, trays, meters and contacts."""
         self._now = self._weather.at(unix_s)
         inputs, outside = self._inputs(drives), _outside(self._now)
-        self.state = multispan.advance(self.state, dt_s, inputs=inputs, outside=outside, parameters=self._parameters)
-        self._irrigate(dt_s, drives, multispan.transpired_kg_m2_s(self.state, inputs, outside, self._parameters))
+        before = self.state
+        self.state = multispan.advance(before, dt_s, inputs=inputs, outside=outside, parameters=self._parameters)
+        self._irrigate(dt_s, drives, (self.state.transpired_kg_m2 - before.transpired_kg_m2) / dt_s)
         self._elec_j_m2 = self._elec_j_m2 + dt_s * sum(watts * drives[name] for name, watts in POWER_W_M2.items())
         self._co2_kg_m2 = self._co2_kg_m2 + dt_s * drives["co2_valve"] * self._parameters.co2_kg_m2_s
         is_dark = self._now.rad_w_m2 <= 0.0
@@ -128,12 +136,12 @@ class Compartments:
         """The fertigation unit mixes by its own probe into what flows; the tank fills itself by its float valve."""
         asked_l = drives["irrigation_valve"] * self.substrate.flow_kg_m2_s * FLOOR_M2 * dt_s
         valve = drives["irrigation_valve"] * np.minimum(1.0, self._tank_l / np.maximum(asked_l, 1e-9))
-        strong = self.substrate.fed_ms_cm / (1.0 - np.clip(self._faults["ec_probe_fouled"], 0.0, 0.9))
-        mixed = np.where(valve > 0.0, -np.expm1(-dt_s / MIXING_TAU_S), 0.0)
-        dosing = drives["dosing"]
-        self._drip_ec = self._drip_ec + mixed * (WATER_MS_CM + dosing * (strong - WATER_MS_CM) - self._drip_ec)
-        self._drip_ph = self._drip_ph + mixed * (WATER_PH + dosing * (FED_PH - WATER_PH) - self._drip_ph)
-        served = 1.0 - np.clip(self._faults["drippers_clogged"], 0.0, 0.9)
+        if np.count_nonzero(valve > 0.0):
+            strong, dosing = self.substrate.fed_ms_cm / self._probe, drives["dosing"]
+            mixed = -math.expm1(-dt_s / MIXING_TAU_S) * (valve > 0.0)
+            self._drip_ec = self._drip_ec + mixed * (WATER_MS_CM + dosing * (strong - WATER_MS_CM) - self._drip_ec)
+            self._drip_ph = self._drip_ph + mixed * (WATER_PH + dosing * (FED_PH - WATER_PH) - self._drip_ph)
+        served = self._served
         before = self.bed
         self.bed = substrate.advance(
             before, dt_s, valve=valve / served, drip_ms_cm=self._drip_ec, taken_kg_m2_s=taken, substrate=self.substrate
@@ -141,30 +149,29 @@ class Compartments:
         dripped = served * (self.bed.dripped_kg_m2 - before.dripped_kg_m2)
         self._dripped = self._dripped + dripped
         self._drained = self._drained + served * (self.bed.drained_kg_m2 - before.drained_kg_m2)
-        self._flow = np.where(drives["irrigation_valve"] >= 0.5, valve * self.substrate.flow_kg_m2_s * FLOOR_M2 * 60.0, 0.0)
+        self._flow = (drives["irrigation_valve"] >= 0.5) * valve * (self.substrate.flow_kg_m2_s * FLOOR_M2 * 60.0)
         level = np.maximum(0.0, self._tank_l - dripped * FLOOR_M2)
-        self._is_filling = np.where(self._is_filling, level < 0.95 * TANK_L, level < 0.4 * TANK_L)
-        self._tank_l = level + np.where(self._is_filling, dt_s * TANK_FILL_L_S, 0.0)
+        self._is_filling = (level < 0.4 * TANK_L) | (self._is_filling & (level < 0.95 * TANK_L))
+        self._tank_l = level + self._is_filling * (dt_s * TANK_FILL_L_S)
 
     def _watch(self, dt_s: float, drives: Mapping[str, Array]) -> None:
         """Contacts of the panel: over-temperature cut-out of the pipes, and what forbids CO2."""
-        pipe = self._supply_c(drives)
-        self._is_cut = np.where(self._is_cut, pipe > PIPE_RESET_C, pipe > PIPE_CUT_C)
+        pipe, _ = self._pipe_c(drives)
+        self._is_cut = (pipe > PIPE_CUT_C) | (self._is_cut & (pipe > PIPE_RESET_C))
         vents = np.maximum(drives["vent_lee"], drives["vent_wind"])
         forbidden = (vents > CO2_VENT_MAX) | (drives["circulation_fan"] < 0.5) | (self._faults["person_inside"] > 0.0)
         forbidden |= multispan.co2_ppm(self.state) > CO2_PPM_MAX
-        self._co2_wait_s = np.where(forbidden, CO2_WAIT_S, np.maximum(0.0, self._co2_wait_s - dt_s))
+        self._co2_wait_s = np.maximum(forbidden * CO2_WAIT_S, self._co2_wait_s - dt_s)
 
-    def _drop_k(self, drives: Mapping[str, Array]) -> Array:
+    def _pipe_c(self, drives: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Supply and return."""
         heat = multispan.pipe_heat_w_m2(self.state.pipe_c, self.state.air_c, self._parameters)
-        return np.where(drives["circulation_pump"] > 0.5, heat / FLOW_W_M2_K, 0.0)
-
-    def _supply_c(self, drives: Mapping[str, Array]) -> Array:
-        return np.asarray(self.state.pipe_c + self._drop_k(drives) / 2.0)
+        half_k = (drives["circulation_pump"] > 0.5) * heat / (2.0 * FLOW_W_M2_K)
+        return self.state.pipe_c + half_k, self.state.pipe_c - half_k
 
     def truth(self, drives: Mapping[str, Array]) -> dict[str, Array]:
         """What the instruments stand in."""
-        now, air, supply = self._now, self.state.air_c, self._supply_c(drives)
+        now, air, (supply, back) = self._now, self.state.air_c, self._pipe_c(drives)
         light = now.rad_w_m2 * self._parameters.transmission * np.ones_like(air)
         lamps = drives["grow_light"] * self._parameters.lamp_w_m2
         box_c = air + self._faults["box_fan_off"] * now.rad_w_m2 / 800.0
@@ -172,16 +179,16 @@ class Compartments:
         return {
             "air_temp_c": box_c,
             "air_temp_2_c": air,
-            "air_rh_pct": psychrometrics.relative_humidity_pct(box_c, multispan.vapour_pressure_pa(self.state)),
+            "air_rh_pct": 100.0 * multispan.vapour_pressure_pa(self.state) / psychrometrics.saturation_pa(box_c),
             "co2_ppm": multispan.co2_ppm(self.state),
             "leaf_temp_c": air + light / 250.0 - 1.0,
             "screen_temp_top_c": air - behind_screen * (air - now.temp_c),
             "par_umol_m2_s": light * UMOL_PER_J + lamps * LAMP_UMOL_PER_J,
             "pipe_supply_c": supply,
-            "pipe_return_c": supply - self._drop_k(drives),
+            "pipe_return_c": back,
             "water_temp_c": self.state.mass_c,
             "drip_flow_l_min": self._flow,
-            "drip_ec_ms_cm": self._drip_ec * (1.0 - np.clip(self._faults["ec_probe_fouled"], 0.0, 0.9)),
+            "drip_ec_ms_cm": self._drip_ec * self._probe,
             "drip_ph": self._drip_ph,
             "drain_ec_ms_cm": substrate.conductivity_ms_cm(self.bed),
             "drain_ph": np.full_like(air, FED_PH + 0.2),
@@ -206,18 +213,18 @@ class Compartments:
         """Thermostats: against frost the pump runs and the mixing valve opens to 30 %; in heat fans run and the screen opens."""
         cold, hot = self.state.air_c < FROST_C, self.state.air_c > HOT_C
         return {
-            "circulation_pump": np.where(cold, 1.0, NONE),
-            "mixing_valve": np.where(cold, 30.0, NONE),
-            "exhaust_fan": np.where(hot, 100.0, NONE),
-            "thermal_screen": np.where(hot, 0.0, NONE),
+            "circulation_pump": order_where(cold, 1.0),
+            "mixing_valve": order_where(cold, 30.0),
+            "exhaust_fan": order_where(hot, 100.0),
+            "thermal_screen": order_where(hot, 0.0),
         }
 
     def interlock(self) -> dict[str, Array]:
         """Hard-wired: no heat over 90 C in the pipe, until a reset under 60 C; no CO2 at open vents, without fans, with people."""
         return {
-            "mixing_valve": np.where(self._is_cut, 0.0, NONE),
-            "boiler": np.where(self._is_cut, 0.0, NONE),
-            "co2_valve": np.where(self._co2_wait_s > 0.0, 0.0, NONE),
+            "mixing_valve": order_where(self._is_cut, 0.0),
+            "boiler": order_where(self._is_cut, 0.0),
+            "co2_valve": order_where(self._co2_wait_s > 0.0, 0.0),
         }
 
 

@@ -6,15 +6,14 @@ past every controller, and the guards of feed line, heater and scraper. Its figu
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulators import herd, multispan, pig_house
-from simulators.houses import NONE, Fault
+from simulators.houses import NONE, Fault, order_where
 from simulators.weather import Weather
-from telemetry import psychrometrics
 
 Array = NDArray[Any]
 
@@ -50,11 +49,37 @@ class Panel:
     door_s: float = 60.0  # that a badge is at the door, which stands open, on the way in and out
 
 
+class _Sound(NamedTuple):
+    """What faults leave of a house's machines, 0..1 or bool, each (n,)."""
+
+    mains: Array
+    generator: Array
+    fans: Array
+    shutter: Array
+    inlet: Array
+    curtain: Array
+    heater: Array
+    water: Array
+    blade: Array  # of the scraper, forward
+    rope: Array
+    bin: Array
+    plug: Array  # opening of the slurry's outlet
+
+
+class _Air(NamedTuple):
+    """What acts on the air while drives, faults and weather stay."""
+
+    drives: Mapping[str, Array]
+    inputs: pig_house.Inputs
+    outside: pig_house.Outside
+    drawn: pig_house.Supply
+
+
 class PigHouses:
     """Rooms of fattening pigs, each with a herd, a feed line and a character of its own."""
 
     PROFILE: Final = "pig_house"
-    STEP_S: Final = pig_house.STEP_S_MAX
+    STEP_S: Final = 10.0  # the climate goes on in steps of its own within it
     SENSORS: Final[Mapping[str, str]] = {
         "room_temp_c": "air_temp_c",
         "room_temp_2_c": "air_temp_c",
@@ -124,18 +149,39 @@ class PigHouses:
         self.inside_s, self.left_s = np.zeros(n), np.full(n, np.inf)  # since a visitor's badge on the way in, and out
         self.still_s, self.overloaded = np.zeros(n), np.zeros(n, np.bool_)  # since a fan turned; latched until the jam is freed
         self._herd_s = 0.0
+        self._sound = self._left()
+        self._air: _Air | None = None
+        self._heat_of: tuple[herd.State, Array] | None = None
 
     # -- power and panel ------------------------------------------------------------------------------------------------
 
     @property
     def generator(self) -> Array:
         """Whether the generator is on load, bool."""
-        return np.asarray((self.dark_s >= self.machines.generator_s) & (self.faults["generator_fails"] == 0.0))
+        return np.asarray((self.dark_s >= self.machines.generator_s) & self._sound.generator)
 
     @property
     def power(self) -> Array:
         """Whether anything has power, bool."""
-        return np.asarray((self.faults["mains_lost"] == 0.0) | self.generator)
+        return np.asarray(self._sound.mains | self.generator)
+
+    def _left(self) -> _Sound:
+        sound = {name: strength == 0.0 for name, strength in self.faults.items()}
+        share = {name: np.clip(strength, 0.0, 1.0) for name, strength in self.faults.items()}
+        return _Sound(
+            mains=sound["mains_lost"],
+            generator=sound["generator_fails"],
+            fans=sound["fans_dead"] * (1.0 - share["belt_slip"]),
+            shutter=sound["shutter_stuck"],
+            inlet=1.0 - share["inlet_frozen"],
+            curtain=sound["curtain_blocked"],
+            heater=sound["heater_lockout"],
+            water=sound["water_off"],
+            blade=sound["scraper_jam"],
+            rope=sound["rope_slip"],
+            bin=sound["feed_bridging"],
+            plug=share["pull_plug"],
+        )
 
     @property
     def at_door(self) -> Array:
@@ -161,21 +207,20 @@ class PigHouses:
 
     def interlock(self) -> dict[str, Array]:
         """Curtains that fall, the hot thermostat, and guards of heater, feed line and scraper."""
-        n, air = len(self.places), self.state.air_c
-        hot, never = air > self._hot_c(), np.full(n, NONE)
-        full, zero = np.where(hot, 100.0, never), np.zeros(n)
-        stage = np.where(hot, 1.0, never)
+        air, hot_c = self.state.air_c, self._hot_c()
+        hot = air > hot_c
+        full, stage = order_where(hot, 100.0), order_where(hot, 1.0)
         return {
             "fan": full,
             "fan_2": stage,
             "fan_3": stage,
             "fan_4": stage,
-            "curtain": np.where((self.unlit_s >= self.machines.curtain_s) | (air > self._hot_c() + 10.0), 1.0, never),
-            "heater": np.where((air > self._hot_c()) | (self.still_s > self.machines.still_s), zero, never),
-            "auger": np.where((self.hopper_kg >= self.machines.hopper_kg * self.places) | self._is("lid_open"), zero, never),
-            "scraper": np.where(self.overloaded | (self.blade >= 1.0) | self._is("gate_open"), zero, never),
-            "scraper_back": np.where((self.blade <= 0.0) | self._is("gate_open"), zero, never),
-            "slurry_pump": np.where(self.somebody, zero, never),
+            "curtain": order_where((self.unlit_s >= self.machines.curtain_s) | (air > hot_c + 10.0), 1.0),
+            "heater": order_where(hot | (self.still_s > self.machines.still_s), 0.0),
+            "auger": order_where((self.hopper_kg >= self.machines.hopper_kg * self.places) | self._is("lid_open"), 0.0),
+            "scraper": order_where(self.overloaded | (self.blade >= 1.0) | self._is("gate_open"), 0.0),
+            "scraper_back": order_where((self.blade <= 0.0) | self._is("gate_open"), 0.0),
+            "slurry_pump": order_where(self.somebody, 0.0),
         }
 
     def local(self) -> dict[str, Array]:
@@ -188,81 +233,88 @@ class PigHouses:
 
     def advance(self, unix_s: float, dt_s: float, drives: Mapping[str, Array]) -> None:
         """Climate, herd, feed line, scraper and power `dt_s` later."""
-        self._unix_s = unix_s
-        lost = self.faults["mains_lost"] > 0.0
-        self.dark_s = np.where(lost, self.dark_s + dt_s, 0.0)
-        self.unlit_s = np.where(self.power, 0.0, self.unlit_s + dt_s)
+        self._unix_s, self._air = unix_s, None
         visits = self._is("visit")
         self.left_s = np.where(~visits & (self.inside_s > 0.0), 0.0, self.left_s + dt_s)
         self.inside_s = np.where(visits, self.inside_s + dt_s, 0.0)
-        inputs, outside = self._inputs(drives), self._outside()
-        turning = (np.asarray(inputs.fan_variable) > 0.0) | (np.asarray(inputs.fan_staged) > 0.0)
-        self.still_s = np.where(turning, 0.0, self.still_s + dt_s)
-        self.state = pig_house.advance(self.state, dt_s, inputs=inputs, outside=outside, parameters=self.parameters)
-        self._scrape(dt_s, drives)
-        self._carry_feed(dt_s, drives)
+        air, power = self._acting(drives), self.power
+        self.dark_s = ~self._sound.mains * (self.dark_s + dt_s)
+        self.unlit_s = ~power * (self.unlit_s + dt_s)
+        turning = (np.asarray(air.inputs.fan_variable) > 0.0) | (np.asarray(air.inputs.fan_staged) > 0.0)
+        self.still_s = ~turning * (self.still_s + dt_s)
+        self.state = pig_house.advance(
+            self.state, dt_s, inputs=air.inputs, outside=air.outside, parameters=self.parameters, drawn=air.drawn
+        )
+        self._scrape(dt_s, drives, power)
+        self._carry_feed(dt_s, drives, power)
         self._herd_s += dt_s
         if self._herd_s >= HERD_S:
             self._live(self._herd_s)
             self._herd_s = 0.0
 
-    def _airing(self, drives: Mapping[str, Array]) -> tuple[Array, Array]:
+    def _airing(self, drives: Mapping[str, Array], power: Array) -> tuple[Array, Array]:
         """Speed of the first stage and running share of the others, as their wheels turn."""
-        turns = self.power * (self.faults["fans_dead"] == 0.0) * (1.0 - np.clip(self.faults["belt_slip"], 0.0, 1.0))
-        share = self.machines.stage_share
+        turns, share = power * self._sound.fans, self.machines.stage_share
         steps = share * (drives["fan_2"] + drives["fan_3"] + drives["fan_4"])
         return turns * drives["fan"], turns * (steps + (1.0 - 3.0 * share) * (drives["tunnel"] > 0.5))
 
+    def _acting(self, drives: Mapping[str, Array]) -> _Air:
+        """What the drives do to the air, faults included; all per place. Once a step: what is measured is asked right after it."""
+        if self._air is None or self._air.drives is not drives:
+            now = self._weather.at(self._unix_s)
+            inputs, outside = self._inputs(drives), pig_house.Outside(now.temp_c, now.rh_pct, now.wind_m_s)
+            self._air = _Air(drives, inputs, outside, pig_house.supply(inputs, outside, self.parameters))
+        return self._air
+
     def _inputs(self, drives: Mapping[str, Array]) -> pig_house.Inputs:
         """What the drives do to the air, faults included; all per place."""
-        speed, staged = self._airing(drives)
-        fault, door = self.faults, 0.5 * self.door_open
+        power, sound = self.power, self._sound
+        speed, staged = self._airing(drives, power)
         return pig_house.Inputs(
             heat_20_w=self.heat_w(),
             animals=herd.heads(self.herds.ledger) / self.places,
-            fan_variable=speed * (fault["shutter_stuck"] == 0.0),
+            fan_variable=speed * sound.shutter,
             fan_staged=staged,
-            inlets=drives["inlet"] * (1.0 - np.clip(fault["inlet_frozen"], 0.0, 1.0)),
+            inlets=drives["inlet"] * sound.inlet,
             tunnel=drives["tunnel"],
-            emergency=np.maximum(drives["curtain"] * (fault["curtain_blocked"] == 0.0), door * 0.1),
-            heater=drives["heater"] * (fault["heater_lockout"] == 0.0),
+            emergency=np.maximum(drives["curtain"] * sound.curtain, 0.05 * self.door_open),
+            heater=drives["heater"] * sound.heater,
             pad_pump=drives["pad_pump"],
-            sprinkler=drives["sprinkler"] * (fault["water_off"] == 0.0),
-            scraper=self._scrapes(drives) != 0.0,
-            slurry=np.maximum(drives["slurry_pump"] * self.power, np.clip(fault["pull_plug"], 0.0, 1.0)),
-            power=self.power,
+            sprinkler=drives["sprinkler"] * sound.water,
+            scraper=self._scrapes(drives, power) != 0.0,
+            slurry=np.maximum(drives["slurry_pump"] * power, sound.plug),
+            power=power,
         )
-
-    def _outside(self) -> pig_house.Outside:
-        now = self._weather.at(self._unix_s)
-        return pig_house.Outside(now.temp_c, now.rh_pct, now.wind_m_s)
 
     def heat_w(self) -> Array:
         """Heat of the animals at 20 C, per place and with the course of the day [W]."""
-        pigs, weight = herd.heads(self.herds.ledger) / self.places, np.maximum(self.herds.weight_kg, 1.0)
-        level = pig_house.feeding_level(weight, herd.appetite_kg_d(weight, self.breed))
-        one = np.where(weight < 20.0, pig_house.weaner_heat_w(weight, level), pig_house.finisher_heat_w(weight, level))
-        return np.asarray(pigs * one * pig_house.activity(self.hour()))
+        if self._heat_of is None or self._heat_of[0] is not self.herds:
+            pigs, weight = herd.heads(self.herds.ledger) / self.places, np.maximum(self.herds.weight_kg, 1.0)
+            level = pig_house.feeding_level(weight, herd.appetite_kg_d(weight, self.breed))
+            one = np.where(weight < 20.0, pig_house.weaner_heat_w(weight, level), pig_house.finisher_heat_w(weight, level))
+            self._heat_of = self.herds, pigs * one
+        return np.asarray(self._heat_of[1] * pig_house.activity(self.hour()))
 
     def hour(self) -> float:
         """Hour of the pigs' day: that of the site's clock."""
         return self._weather.local_hour(self._unix_s)
 
-    def _scrapes(self, drives: Mapping[str, Array]) -> Array:
+    def _scrapes(self, drives: Mapping[str, Array], power: Array) -> Array:
         """Motion of the blade: 1 forward, -1 back, 0 stands."""
-        free = self.power * (self.faults["rope_slip"] == 0.0)
-        forward = drives["scraper"] * (self.faults["scraper_jam"] == 0.0) * (self.blade < 1.0)
-        return np.asarray(free * (forward - drives["scraper_back"] * (self.blade > 0.0)))
+        forward = drives["scraper"] * self._sound.blade * (self.blade < 1.0)
+        return np.asarray(power * self._sound.rope * (forward - drives["scraper_back"] * (self.blade > 0.0)))
 
-    def _scrape(self, dt_s: float, drives: Mapping[str, Array]) -> None:
-        jammed = self.faults["scraper_jam"] > 0.0
-        self.overloaded = jammed & (self.overloaded | (drives["scraper"] * self.power > 0.0))
-        self.blade = np.clip(self.blade + self._scrapes(drives) * dt_s / self.machines.scraper_s, 0.0, 1.0)
+    def _scrape(self, dt_s: float, drives: Mapping[str, Array], power: Array) -> None:
+        self.overloaded = ~self._sound.blade & (self.overloaded | (drives["scraper"] * power > 0.0))
+        there = self.blade + self._scrapes(drives, power) * (dt_s / self.machines.scraper_s)
+        self.blade = np.minimum(np.maximum(there, 0.0), 1.0)
 
-    def _carry_feed(self, dt_s: float, drives: Mapping[str, Array]) -> None:
+    def _carry_feed(self, dt_s: float, drives: Mapping[str, Array], power: Array) -> None:
         """The auger takes from the bin into the feeders, and its counter counts its turns, with feed or without."""
-        turned = drives["auger"] * self.power * self.machines.auger_kg_s * dt_s
-        carried = np.minimum(turned * (self.faults["feed_bridging"] == 0.0), self.bin_kg)
+        turned = drives["auger"] * power * (self.machines.auger_kg_s * dt_s)
+        if not np.count_nonzero(turned):
+            return
+        carried = np.minimum(turned * self._sound.bin, self.bin_kg)
         self.fed_kg = self.fed_kg + turned
         self.bin_kg = self.bin_kg - carried
         self.hopper_kg = self.hopper_kg + carried
@@ -295,15 +347,13 @@ class PigHouses:
 
     def humidity_pct(self) -> Array:
         """Relative humidity of the room [%]."""
-        share = psychrometrics.relative_humidity_pct(self.state.air_c, multispan.vapour_pressure_pa(self.state))
-        return np.asarray(np.minimum(100.0, share))
+        return np.asarray(np.minimum(100.0, multispan.relative_humidity_pct(self.state)))
 
     def truth(self, drives: Mapping[str, Array]) -> dict[str, Array]:
         """What the instruments stand in."""
-        inputs, outside = self._inputs(drives), self._outside()
-        drawn = pig_house.supply(inputs, outside, self.parameters)
-        air = pig_house.air_m3_s(self.state, drawn, inputs, outside, self.parameters)
-        lamp, runs = drives["heat_lamp"] * self.power, drives["auger"] * self.power
+        _, inputs, outside, drawn = self._acting(drives)
+        air, power = pig_house.air_m3_s(self.state, drawn, inputs, outside, self.parameters), self.power
+        lamp, runs = drives["heat_lamp"] * power, drives["auger"] * power
         bridged = (self.faults["feed_bridging"] > 0.0) | (self.bin_kg <= 0.0)
         return {
             "room_temp_c": self.state.air_c,
@@ -322,7 +372,7 @@ class PigHouses:
     def panel(self, drives: Mapping[str, Array]) -> dict[str, Array]:
         """Counters, contacts and computed values."""
         fault, ledger, machines = self.faults, self.herds.ledger, self.machines
-        speed, staged = self._airing(drives)
+        speed, staged = self._airing(drives, self.power)
         wanted = np.maximum(drives["fan"], np.maximum(drives["fan_2"], np.maximum(drives["fan_3"], drives["fan_4"])))
         day = np.cos(2.0 * np.pi * (self.hour() - 15.0) / 24.0)
         slipping = (fault["rope_slip"] > 0.0) | (fault["scraper_jam"] > 0.0)
@@ -375,6 +425,7 @@ class PigHouses:
         if not (np.isfinite(strength) and strength >= 0.0):
             raise ValueError(f"strength {strength!r}: give 0 to end the fault, or a number above it")
         self.faults[fault][house] = strength
+        self._sound, self._air = self._left(), None
 
 
 def make(n: int, weather: Weather, start_s: float, random: list[np.random.Generator]) -> PigHouses:

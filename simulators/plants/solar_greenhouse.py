@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulators import solar_greenhouse
-from simulators.houses import NONE, Fault
+from simulators.houses import Fault, order_where
 from simulators.multispan import Outside, co2_ppm, relative_humidity_pct
 from simulators.solar_greenhouse import Inputs, Parameters, State
 from simulators.weather import Weather, WeatherSample
@@ -91,6 +91,7 @@ class SolarGreenhouses:
         self.roller = Roller(zero, zero, zero, no, zero, no)
         self._vents = {"vent_top": zero, "vent_bottom": zero}
         self._faults = {name: np.zeros(n) for name in self.FAULTS}
+        self._acting: tuple[Mapping[str, Array], Inputs, Array] | None = None
 
     def advance(self, unix_s: float, dt_s: float, drives: Mapping[str, Array]) -> None:
         """Climate, soil and roller `dt_s` later."""
@@ -98,16 +99,21 @@ class SolarGreenhouses:
         self.roller = self._rolled(dt_s, drives)
         self._vents = {name: drives[name] for name in self._vents}
         outside = Outside(self._now.temp_c, self._now.rh_pct, self._now.rad_w_m2, self._now.wind_m_s)
-        inputs = self._inputs(drives)
-        self.state = solar_greenhouse.advance(self.state, dt_s, inputs=inputs, outside=outside, parameters=self.parameters)
-        self.soil = self._watered(dt_s, drives["irrigation_valve"] * (self._faults["mains_lost"] == 0.0), inputs)
+        self._acting = None
+        inputs, _ = self._acts(drives)
+        before = self.state
+        self.state = solar_greenhouse.advance(before, dt_s, inputs=inputs, outside=outside, parameters=self.parameters)
+        valve = drives["irrigation_valve"] * (self._faults["mains_lost"] == 0.0)
+        self.soil = self._watered(dt_s, valve, (self.state.given_kg_m2 - before.given_kg_m2) / dt_s)
 
     def truth(self, drives: Mapping[str, Array]) -> dict[str, Array]:
         """What the instruments stand in."""
         state, roller, p = self.state, self.roller, self.parameters
-        inside_w_m2 = solar_greenhouse.solar_gain_w_m2(self._inputs(drives), self._now.rad_w_m2, p) / p.tilt_gain
-        stalls = roller.jammed & ~roller.tripped
-        runs = np.where(roller.moves > 0.0, UP, np.where(roller.moves < 0.0, DOWN, 0.0))
+        inside_w_m2 = self._acts(drives)[1] / p.tilt_gain
+        current_a = RATED_A * (UP * (roller.moves > 0.0) + DOWN * (roller.moves < 0.0))
+        if np.count_nonzero(roller.jammed) or np.count_nonzero(self._faults["limit_failed"]):
+            stalls = roller.jammed & ~roller.tripped
+            current_a = np.where(stalls, RATED_A * STALL, np.where(self._runs_on(), RATED_A * UP, current_a))
         return {
             "air_temp_c": state.air_c,
             "air_temp_east_c": state.air_c + self._faults["sensor_in_sun"] * inside_w_m2 / SUN_W_M2,
@@ -119,7 +125,7 @@ class SolarGreenhouses:
             "wall_temp_c": state.wall_c,
             "soil_vwc_pct": 100.0 * self.soil.water_mm / ROOT_MM,
             "soil_ec_ms_cm": self.soil.salts / np.maximum(self.soil.water_mm, 1.0),
-            "blanket_current_a": RATED_A * np.where(stalls, STALL, np.where(self._runs_on(), UP, runs)),
+            "blanket_current_a": current_a,
             "blanket_skew_pct": self._faults["blanket_skew"],
         }
 
@@ -140,21 +146,22 @@ class SolarGreenhouses:
 
     def local(self) -> dict[str, Array]:
         """The frost thermostat of the emergency heater."""
-        return {"heater": np.where(self.state.air_c < FROST_C, 1.0, NONE)}
+        return {"heater": order_where(self.state.air_c < FROST_C, 1.0)}
 
     def interlock(self) -> dict[str, Array]:
         """The roller stands without permit, siren, or a sound motor; without mains nothing moves."""
         dark, roller = self._faults["mains_lost"] > 0.0, self.roller
         stands = dark | (roller.permit_s <= SIREN_S) | roller.jammed | roller.tripped
-        held = {"blanket": np.where(stands, 100.0 * roller.drive, NONE)}
-        held |= {name: np.where(dark, 100.0 * position, NONE) for name, position in self._vents.items()}
-        return held | {name: np.where(dark, 0.0, NONE) for name in ("heater", "circulation_fan", "irrigation_valve", "co2_valve")}
+        orders = {"blanket": order_where(stands, 100.0 * roller.drive)}
+        orders |= {name: order_where(dark, 100.0 * position) for name, position in self._vents.items()}
+        return orders | dict.fromkeys(("heater", "circulation_fan", "irrigation_valve", "co2_valve"), order_where(dark, 0.0))
 
     def fail(self, house: int, fault: str, strength: float) -> None:
         """Begin or end a fault; with its end the blanket is repaired."""
         if fault not in self.FAULTS:
             raise CallerError(f"a solar greenhouse has no fault {fault!r}; it has {', '.join(self.FAULTS)}")
         self._faults[fault][house] = strength
+        self._acting = None
         if fault == "blanket_stuck" and strength == 0.0:
             jammed, tripped = self.roller.jammed.copy(), self.roller.tripped.copy()
             jammed[house] = tripped[house] = False
@@ -163,36 +170,38 @@ class SolarGreenhouses:
     def _rolled(self, dt_s: float, drives: Mapping[str, Array]) -> Roller:
         """The roller after a step in which its drive came to where it is now."""
         old, drive, place = self.roller, drives["blanket"], self._faults["blanket_stuck"]
-        jams = (place > 0.0) & ((old.drive - place) * (drive - place) <= 0.0) & (np.abs(drive - old.drive) > STILL)
-        jammed = old.jammed | jams
-        stall_s = np.where(jammed, old.stall_s + dt_s, 0.0)
-        moves = np.where(np.abs(drive - old.drive) > STILL, np.sign(drive - old.drive), 0.0)
-        permit_s = np.where(drives["blanket_permit"] > 0.5, old.permit_s + dt_s, 0.0)
-        return Roller(drive, permit_s, np.where(jammed, 0.0, moves), jammed, stall_s, old.tripped | (stall_s > TRIP_S))
+        way = drive - old.drive
+        moving = np.abs(way) > STILL
+        jammed = old.jammed | ((place > 0.0) & ((old.drive - place) * (drive - place) <= 0.0) & moving)
+        stall_s = jammed * (old.stall_s + dt_s)
+        permit_s = (drives["blanket_permit"] > 0.5) * (old.permit_s + dt_s)
+        return Roller(drive, permit_s, np.sign(way) * (moving & ~jammed), jammed, stall_s, old.tripped | (stall_s > TRIP_S))
 
     def _runs_on(self) -> Array:
         """A motor that nothing stops at its end, while it has its permit."""
         at_end = (self.roller.drive <= STILL) | (self.roller.drive >= 1.0 - STILL)
         return np.asarray((self._faults["limit_failed"] > 0.0) & at_end & (self.roller.permit_s > SIREN_S))
 
-    def _inputs(self, drives: Mapping[str, Array]) -> Inputs:
-        faults, roller = self._faults, self.roller
-        return Inputs(
-            np.where(roller.jammed, faults["blanket_stuck"], drives["blanket"]),
-            drives["vent_top"] * (1.0 - np.clip(faults["vent_slip"], 0.0, 1.0)),
-            drives["vent_bottom"],
-            drives["shade_net"],
-            heater=drives["heater"],
-            co2_valve=drives["co2_valve"],
-            snow=faults["snow_on_film"],
-            torn=faults["film_torn"],
-        )
+    def _acts(self, drives: Mapping[str, Array]) -> tuple[Inputs, Array]:
+        """What acts on the houses, and the light that comes in. Once a step: what is measured is asked right after it."""
+        if self._acting is None or self._acting[0] is not drives:
+            faults, roller = self._faults, self.roller
+            inputs = Inputs(
+                np.where(roller.jammed, faults["blanket_stuck"], drives["blanket"]),
+                drives["vent_top"] * (1.0 - np.minimum(faults["vent_slip"], 1.0)),
+                drives["vent_bottom"],
+                drives["shade_net"],
+                heater=drives["heater"],
+                co2_valve=drives["co2_valve"],
+                snow=faults["snow_on_film"],
+                torn=faults["film_torn"],
+            )
+            self._acting = drives, inputs, solar_greenhouse.solar_gain_w_m2(inputs, self._now.rad_w_m2, self.parameters)
+        return self._acting[1:]
 
-    def _watered(self, dt_s: float, valve: Array, inputs: Inputs) -> Soil:
+    def _watered(self, dt_s: float, valve: Array, given: Array) -> Soil:
         """The root zone after a step: drip in, what crop and surface give to the air out, the rest drains above field capacity."""
-        p, water = self.parameters, self.soil.water_mm
-        solar = solar_greenhouse.solar_gain_w_m2(inputs, self._now.rad_w_m2, p)
-        given = solar_greenhouse.transpired_kg_m2_s(self.state, solar, p) + solar_greenhouse.evaporated_kg_m2_s(self.state, p)
+        water = self.soil.water_mm
         drained = np.maximum(0.0, water - FIELD_CAPACITY_PCT / 100.0 * ROOT_MM) * DRAIN_PER_S
         strength = self.soil.salts / np.maximum(water, 1.0)
         salts = self.soil.salts + dt_s * (valve * DRIP_MM_S * WATER_MS_CM - drained * strength)

@@ -36,10 +36,16 @@ class Masts:
         self._weather, self._now = weather, weather.at(start_s)
         self._rad_sum_j_cm2, self._was_dark = np.zeros(n), self._now.rad_w_m2 <= 0.0
         self._faults = {name: np.zeros(n) for name in self.FAULTS}
+        self._set_faults()
 
     def fail(self, house: int, fault: str, strength: float) -> None:
         """Begin a fault of FAULTS at a mast, or end it (strength 0)."""
         self._faults[fault][house] = strength
+        self._set_faults()
+
+    def _set_faults(self) -> None:
+        self._clean = 1.0 - np.clip(self._faults["pyranometer_dirty"], 0.0, 1.0)
+        self._turns = np.where(self._faults["wind_frozen"] > 0.0, 0.0, 1.0)
 
     def advance(self, unix_s: float, dt_s: float, drives: Mapping[str, Array]) -> None:  # noqa: ARG002
         """Move on to `unix_s`; the radiation sum starts anew at sunrise."""
@@ -51,20 +57,19 @@ class Masts:
         self._rad_sum_j_cm2 = self._rad_sum_j_cm2 + self._rad_w_m2() * dt_s / 1e4
 
     def _rad_w_m2(self) -> Array:
-        return self._now.rad_w_m2 * (1.0 - np.clip(self._faults["pyranometer_dirty"], 0.0, 1.0))
+        return np.asarray(self._now.rad_w_m2 * self._clean)
 
     def truth(self, drives: Mapping[str, Array]) -> dict[str, Array]:  # noqa: ARG002
         """What the instruments stand in."""
-        now, rad = self._now, self._rad_w_m2()
-        turns = np.where(self._faults["wind_frozen"] > 0.0, 0.0, 1.0)
+        now, rad, turns, one = self._now, self._rad_w_m2(), self._turns, np.ones_like(self._turns)
         return {
-            "temp_c": np.full_like(rad, now.temp_c),
-            "rh_pct": np.full_like(rad, now.rh_pct),
+            "temp_c": now.temp_c * one,
+            "rh_pct": now.rh_pct * one,
             "rad_w_m2": rad,
             "wind_speed_m_s": now.wind_m_s * turns,
             "wind_gust_m_s": now.gust_m_s * turns,
-            "wind_dir_deg": np.full_like(rad, now.wind_dir_deg),
-            "rain_bool": np.where(self._faults["rain_stuck_wet"] > 0.0, 1.0, float(now.rain)),
+            "wind_dir_deg": now.wind_dir_deg * one,
+            "rain_bool": np.maximum(self._faults["rain_stuck_wet"] > 0.0, float(now.rain)),
         }
 
     def panel(self, drives: Mapping[str, Array]) -> dict[str, Array]:  # noqa: ARG002

@@ -42,8 +42,10 @@ def drives(houses: plants.PigHouses, **positions: float) -> dict[str, np.ndarray
 
 
 def run(houses: plants.PigHouses, seconds: float, at: dict[str, np.ndarray]) -> None:
-    for _ in range(round(seconds / houses.STEP_S)):
-        houses.advance(houses._unix_s + houses.STEP_S, houses.STEP_S, at)
+    while seconds > 0.0:
+        step_s = min(seconds, houses.STEP_S)
+        houses.advance(houses._unix_s + step_s, step_s, at)
+        seconds -= step_s
 
 
 def test_every_point_of_the_profile_is_served_or_named_here() -> None:

@@ -150,10 +150,11 @@ def test_a_day_loses_and_makes_no_energy_water_or_co2():
         co2_in, co2_through = co2_in + 10 * gas, co2_through + 10 * abs(gas)
         state = advance(state, 10.0, inputs=inputs, outside=outside, parameters=HOUSE)
     gained = [after[0] - before[0] for after, before in zip(state, first, strict=True)]
-    air, vapour, co2, wall, top, deep, condensed, heat = gained
+    air, vapour, co2, wall, top, deep, condensed, heat, given_off = gained
     stored = (2.9 * 1200 + 8000) * air + 0.33 * 240e3 * wall + 173e3 * top + 520e3 * deep
     assert stored == pytest.approx(energy_in, abs=1e-6 * energy_through)
     assert 2.9 * vapour + condensed == pytest.approx(water_in, abs=1e-6 * water_through)
+    assert given_off == pytest.approx(water_through)
     assert 2.9 * co2 == pytest.approx(co2_in, abs=1e-6 * co2_through)
     assert condensed > 0
     assert heat == pytest.approx(40 * 6 * 3600 + 60 * 3600)
