@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rules.control import memory, pi, staging
 from rules.control.memory import DAY_S, NEVER, Cycle, Guard
 from rules.control.pig_settings import Parameters, along
-from rules.control.primitives import influence, p_band, ventilation_for_co2_m3_h
+from rules.control.primitives import clamp, influence, p_band, ventilation_for_co2_m3_h
 from telemetry.plan import NS_PER_S
 from telemetry.site import MODES
 
@@ -133,7 +133,7 @@ def steady(was: Array, now: Array, step: float) -> Array:
 
 def speed_pct(share: Array, p: Parameters) -> Array:
     """Speed of the first stage that gives a share of its full air against the suction set, f = s - k / s; at most 100 [%]."""
-    flow = np.clip(share, 0.0, 1.0) * (1.0 - p.back_share)
+    flow = clamp(share, 0.0, 1.0) * (1.0 - p.back_share)
     return np.asarray(50.0 * (flow + np.sqrt(flow**2 + 4.0 * p.back_share)))
 
 
@@ -231,7 +231,7 @@ def _for_slurry(error: Array, at: Situation, p: Parameters) -> Array:
     if not (at.agitation | at.purge).any():
         return own
     missing = at.heads * along(at.weight_kg, p.mild_m3_h_by_kg) - p.places * p.fan_m3_h
-    count = np.clip(np.ceil(missing / (p.places * p.stage_m3_h)), 0, len(FANS)).astype(np.int64)
+    count = clamp(np.ceil(missing / (p.places * p.stage_m3_h)), 0, len(FANS)).astype(np.int64)
     count = np.where(at.purge, len(FANS), np.where(at.agitation, count, 0))
     return np.asarray(np.maximum(own, np.array([IDLE_K, *p.stages_k])[count]))
 
