@@ -56,6 +56,11 @@ def middle(first: Array, second: Array, third: Array) -> Array:
     return np.where(np.isnan(of_three), low + (high - low) / 2.0, of_three)
 
 
+def known_or(value: Array, default: float) -> Array:
+    """The value, or a default where it is not known."""
+    return np.where(np.isnan(value), default, value)
+
+
 def is_in(mode: Array, names: tuple[str, ...]) -> Array:
     """Whether a mode (number, NaN unknown) is one of `names`."""
     return np.asarray((mode[:, None] == _numbers(names)).any(axis=1))

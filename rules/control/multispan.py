@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from rules.control.controller import Ask, Turn
-from rules.control.given import chosen, is_in, middle
+from rules.control.given import chosen, is_in, known_or, middle
 from rules.control.irrigation import irrigate, start_irrigation
 from rules.control.memory import Guard, Moves, Rates, move, ramp, start_drive, start_ramp
 from rules.control.multispan_base import (
@@ -59,7 +59,6 @@ from rules.control.multispan_base import (
     Seen,
     State,
     below_full,
-    known_or,
     steady,
 )  # fmt: skip
 from rules.control.multispan_settings import WHAT, Parameters

@@ -122,11 +122,6 @@ class Seen(NamedTuple):
         return np.where(np.isfinite(value), value, default)
 
 
-def known_or(value: Array, default: float) -> Array:
-    """The value, or a default where it is not known."""
-    return np.where(np.isnan(value), default, value)
-
-
 def steady(last: Array, target: Array, least: ArrayLike) -> Array:
     """The last target until the new one differs by `least` or is an end of the travel: noise moves no valve."""
     stays = (np.abs(target - last) < least) & (target > 0.0) & (target < 100.0)
