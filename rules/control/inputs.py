@@ -77,6 +77,7 @@ class Inputs:
         self._is_placed = self._place >= 0
         self._setpoints = {name: _curves(config, devices, name) for name in names if name.startswith("set.")}
         self._clocks = [name for name in names if name in CLOCKS and name not in OF_AREA]
+        self.clock_key = (site, tuple(self._clocks), clock)  # of the clock: who asks the same is told the same at the same times
         self._areas: Mapping[str, Any] | None = None
         self._mode, self._batch_s = np.zeros(n), unknown(n)
 

@@ -229,6 +229,7 @@ class Control:
         """(time, cohort, its moments, which of them) in order of time."""
         first, last = int(times[0]), int(times[-1])
         found: list[tuple[int, Cohort, Moments, int]] = []
+        told: dict[Any, Moments] = {}  # the sun is worked out once for all that ask the same
         for cohort in self._cohorts:
             every, after = cohort.every_ns, max(self._last_ns, first - CAUGHT_UP_NS - 1)
             if after // every == last // every:
@@ -237,7 +238,10 @@ class Control:
             until = times[np.searchsorted(times, dues)]
             dues = dues[until - dues <= CAUGHT_UP_NS]
             if len(dues):
-                moments = cohort.inputs.moments(dues)
+                asked = cohort.inputs.clock_key, every
+                if asked not in told:
+                    told[asked] = cohort.inputs.moments(dues)
+                moments = told[asked]
                 found += [(due, cohort, moments, k) for k, due in enumerate(dues.tolist())]
         found.sort(key=lambda one: one[0])
         return found
