@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rules.control.controller import Ask, Turn, unknown
-from rules.control.given import chosen, middle, within
+from rules.control.given import chosen, is_in, middle, within
 from rules.control.memory import (
     LONG_AGO,
     NEVER,
@@ -34,7 +34,7 @@ from rules.control.memory import (
     start_ramp,
 )
 from rules.control.pi import PI, Gains, pi, start_pi
-from rules.control.primitives import humidity_setpoint_pct, p_band
+from rules.control.primitives import clamp, humidity_setpoint_pct, p_band
 from telemetry import psychrometrics
 from telemetry.crops import CROP_NUMBER, CROPS, thermal_time_rate_c
 from telemetry.errors import CallerError
@@ -55,7 +55,7 @@ DRY_STEP_PCT: Final = 5.0
 INNER: Final = 0.2  # of the gain inside the dead zone
 DAY_S: Final = 86_400.0
 FAN_MOVES: Final = Moves(least=20.0, per_day=288, wait_s=300.0)
-IDLE: Final = tuple(float(MODES.index(mode)) for mode in ("EMPTY", "WASHDOWN", "DISINFECT", "MAINTENANCE"))
+IDLE: Final = ("EMPTY", "WASHDOWN", "DISINFECT", "MAINTENANCE")
 PREHEAT: Final = float(MODES.index("PREHEAT"))
 
 
@@ -300,7 +300,7 @@ class GerminationRoom:
         """One run."""
         p, now = parameters, np.full(len(state.heats), time_ns)
         air_c = middle(inputs["air_temp_c"], inputs["air_temp_top_c"], inputs["air_temp_bottom_c"])
-        works = ~np.isin(inputs["mode"], IDLE)
+        works = ~is_in(inputs["mode"], IDLE)
         batch = _progress(state, now, inputs, air_c, p)
         stage = _table(p.stages).of(batch.stage)
         is_day = np.mod(inputs["hour"] - p.light_from_h, 24.0) < stage.light_h
@@ -315,17 +315,14 @@ class GerminationRoom:
         wanted_c = _first(inputs["set.air_temp_c"], stage.air_temp_c) - np.where(
             (stage.light_h > 0.0) & ~is_day, stage.night_drop_k, 0.0
         )
-        guard = Guard(self.EVERY_S)
-        set_point, set_c = ramp(
-            state.set_point, now, np.minimum(wanted_c, stop_c - 1.0), Rates(p.ramp_up_k_h, p.ramp_down_k_h), guard
-        )
+        work = _work(p)
+        set_point, set_c = ramp(state.set_point, now, np.minimum(wanted_c, stop_c - 1.0), work.rates, _GUARD)
         error_k = air_c - set_c
         auto = np.isfinite(error_k) & works
-        inner_k = np.clip(error_k, -p.dead_zone_k, p.dead_zone_k)
+        inner_k = clamp(error_k, -p.dead_zone_k, p.dead_zone_k)
         beyond_k = np.where(frozen, np.nan, error_k - (1.0 - INNER) * inner_k)
         held = np.where(~auto | (~flows & (state.coil.output > 0.0)), 0.0, np.nan)
-        gains = Gains(-p.coil_pct_k, p.coil_integral_s, low=-100.0, high=100.0)
-        coil, coil_pct = pi(state.coil, now, np.where(auto, beyond_k, np.nan), gains, guard, position=held, auto=auto)
+        coil, coil_pct = pi(state.coil, now, np.where(auto, beyond_k, np.nan), work.gains, _GUARD, position=held, auto=auto)
         heat_pct, cool_pct = np.maximum(coil_pct, 0.0), np.maximum(-coil_pct, 0.0)
         wants_heat = auto & (heat_pct >= np.where(state.heats, 0.5, 3.0))
         after_fog = now - state.moments.fog_ns >= nanoseconds(p.fog_heater_s)
@@ -341,8 +338,7 @@ class GerminationRoom:
         heater_starts = (wants_heat & ~heats) | (now - heater_ns < nanoseconds(p.fog_heater_s))
         blocked = door | person | heater_starts | ~flows
         permitted = works & (inputs["mode"] != PREHEAT) & np.isfinite(wet.share) & ~blocked
-        cycle = Cycle(p.fog_on_s, p.fog_on_s, p.fog_pause_s)
-        fog, fogs = duty(state.fog, now, np.where(permitted, wet.share, 0.0), cycle, Guard(self.EVERY_S, 0.0))
+        fog, fogs = duty(state.fog, now, np.where(permitted, wet.share, 0.0), work.cycle, _FOG_GUARD)
         fogs = fogs & permitted
 
         # -- fresh air --------------------------------------------------------------------------------------------------------
@@ -357,7 +353,7 @@ class GerminationRoom:
 
         spread_k = inputs["air_temp_top_c"] - inputs["air_temp_bottom_c"]
         even_pct = p_band(spread_k, p.spread_k, p.spread_k, low=p.fan_pct, high=100.0)
-        fan, fan_pct = move(state.fan, now, _first(even_pct, p.fan_pct), FAN_MOVES, Guard(self.EVERY_S))
+        fan, fan_pct = move(state.fan, now, _first(even_pct, p.fan_pct), FAN_MOVES, _GUARD)
         light_pct = np.where(is_day, np.minimum(100.0 * stage.light_umol_m2_s / p.light_full_umol_m2_s, 100.0), 0.0)
         demands = {
             HEAT: _ask(works, np.where(heats, heat_pct, 0.0)),
@@ -408,6 +404,24 @@ class GerminationRoom:
         return Turn(after, demands, terms)
 
 
+_GUARD: Final = Guard(GerminationRoom.EVERY_S)
+_FOG_GUARD: Final = Guard(GerminationRoom.EVERY_S, 0.0)
+
+
+class _Work(NamedTuple):
+    """What follows from the parameters alone."""
+
+    rates: Rates
+    gains: Gains
+    cycle: Cycle
+
+
+@lru_cache(maxsize=1024)
+def _work(p: Parameters) -> _Work:
+    gains = Gains(-p.coil_pct_k, p.coil_integral_s, low=-100.0, high=100.0)
+    return _Work(Rates(p.ramp_up_k_h, p.ramp_down_k_h), gains, Cycle(p.fog_on_s, p.fog_on_s, p.fog_pause_s))
+
+
 class _Wet(NamedTuple):
     """What fog is decided by; each (n,)."""
 
@@ -440,7 +454,7 @@ def _progress(state: State, now: Array, inputs: Mapping[str, Array], air_c: Arra
     begins = stands & ~(day >= old.day)
     past_s = np.where(begins, np.maximum(day, 0.0) * DAY_S, 0.0)
     seed_c = _first(_first(inputs["tray_temp_c"], air_c), table.air_temp_c[stood])
-    run_s = np.where(begins, 0.0, np.clip((now - state.moments.run_ns) / NS_PER_S, 0.0, DAY_S))
+    run_s = np.where(begins, 0.0, clamp((now - state.moments.run_ns) / NS_PER_S, 0.0, DAY_S))
     gained = thermal_time_rate_c(seed_c, crop) * run_s / DAY_S
     guessed = thermal_time_rate_c(table.air_temp_c[0], crop) * past_s / DAY_S
     thermal_time = np.where(begins, guessed, np.where(stands, old.thermal_time_c_d + gained, 0.0))

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from telemetry.errors import CallerError
+from telemetry.site import MODES
 
 Array = NDArray[Any]
 
@@ -47,11 +49,23 @@ def ordered(values: Any, what: str, low: str, high: str) -> None:
         raise CallerError(f"{low} of {what} is {getattr(values, low):g}; give at most {high}, {getattr(values, high):g}")
 
 
-def middle(*sensors: ArrayLike) -> Array:
-    """The median of redundant sensors, each (n,), by those that are known; NaN where none is. One that lies among three is outvoted."""
-    found = np.sort(np.stack(np.broadcast_arrays(*(np.asarray(sensor, np.float64) for sensor in sensors))), axis=0)  # NaN last
-    count = np.isfinite(found).sum(axis=0)
-    upper, lower = count // 2, np.maximum(count - 1, 0) // 2
-    pair = (np.take_along_axis(found, place[None], 0)[0] for place in (lower, np.minimum(upper, len(found) - 1)))
-    low, high = pair
-    return np.where(count > 0, low + (high - low) / 2.0, np.nan)
+def middle(first: Array, second: Array, third: Array) -> Array:
+    """The median of three sensors, each (n,) finite or NaN, by those that are known; NaN where none is. One that lies is outvoted."""
+    of_three = np.maximum(np.minimum(first, second), np.minimum(np.maximum(first, second), third))  # NaN unless all are known
+    low, high = np.fmin(np.fmin(first, second), third), np.fmax(np.fmax(first, second), third)
+    return np.where(np.isnan(of_three), low + (high - low) / 2.0, of_three)
+
+
+def known_or(value: Array, default: float) -> Array:
+    """The value, or a default where it is not known."""
+    return np.where(np.isnan(value), default, value)
+
+
+def is_in(mode: Array, names: tuple[str, ...]) -> Array:
+    """Whether a mode (number, NaN unknown) is one of `names`."""
+    return np.asarray((mode[:, None] == _numbers(names)).any(axis=1))
+
+
+@lru_cache
+def _numbers(names: tuple[str, ...]) -> Array:
+    return np.array([float(MODES.index(name)) for name in names])

@@ -42,6 +42,8 @@ class Curves(NamedTuple):
 
     def at(self, hour: float, day: Array) -> Array:
         """Values (n,) at an hour of the day and days (n,) of the batch."""
+        if not self.curves:
+            return self.plain
         out = self.plain.copy()
         for units, is_by_day, knots, values in self.curves:
             out[units] = np.interp(day[units], knots, values) if is_by_day else np.interp(hour, knots, values)
@@ -72,14 +74,17 @@ class Inputs:
         self.points = np.array([points for points, _ in found.values()], np.int64).reshape(len(found), n)
         self._held_ns = np.array([held for _, held in found.values()], np.int64).reshape(len(found), n)
         self._place = np.full((len(found), n), -1)
+        self._is_placed = self._place >= 0
         self._setpoints = {name: _curves(config, devices, name) for name in names if name.startswith("set.")}
         self._clocks = [name for name in names if name in CLOCKS and name not in OF_AREA]
+        self.clock_key = (site, tuple(self._clocks), clock)  # of the clock: who asks the same is told the same at the same times
         self._areas: Mapping[str, Any] | None = None
         self._mode, self._batch_s = np.zeros(n), unknown(n)
 
     def place(self, latest: Latest) -> None:
         """Find the points among the newest samples."""
         self._place = latest.place[self.points]
+        self._is_placed = self._place >= 0
 
     def moments(self, due_ns: Array) -> Moments:
         """What the clock says at times (k,)."""
@@ -106,8 +111,10 @@ class Inputs:
     def at(self, moments: Moments, k: int, latest: Latest) -> dict[str, Array]:
         """What is known at the k-th of some moments; (n,) by name."""
         n, due_ns, local_s = len(self._devices), int(moments.due_ns[k]), float(moments.local_s[k])
-        fresh = (self._place >= 0) & (due_ns - latest.ns[self._place] <= self._held_ns) if len(latest.ns) else self._place >= 0
-        values = np.where(fresh, latest.value[self._place], np.nan) if len(latest.ns) else np.full(fresh.shape, np.nan)
+        values = np.full(self._place.shape, np.nan)
+        if len(latest.ns):
+            fresh = self._is_placed & (due_ns - latest.ns[self._place] <= self._held_ns)
+            values = np.where(fresh, latest.value[self._place], np.nan)
         known = dict(zip(self._measured, values, strict=True))
         known |= {name: np.full(n, value) for name, value in zip(self._clocks, moments.clock[k], strict=True)}
         day = (local_s - self._batch_s) / sun.DAY_S

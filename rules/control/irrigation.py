@@ -11,9 +11,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rules.control.given import known_or
 from rules.control.memory import LONG_AGO, NEVER, nanoseconds
 from rules.control.multispan_settings import Parameters
-from rules.control.primitives import curve
+from rules.control.primitives import clamp, curve
 
 Array = NDArray[Any]
 
@@ -106,10 +107,10 @@ def _need(
     dripped = inputs["drip_volume_l"] - given
     with np.errstate(all="ignore"):
         drain = np.where(dripped >= MEASURABLE_L, 100.0 * (inputs["drain_volume_l"] - drained) / dripped, np.nan)
-    drain = np.clip(drain, 0.0, 100.0)
-    salt = np.nan_to_num(inputs["drain_ec_ms_cm"] - p.drain_ec_factor * drip_ms_cm)
-    by_sun = curve(np.nan_to_num(inputs["weather.rad_sum_j_cm2"], nan=500.0), DRAIN_SUN_J_CM2, DRAIN_PCT)
-    wanted = np.clip(by_sun + np.clip(p.drain_ec_pct * salt, -10.0, 10.0), 0.0, 50.0)
-    lacks = np.nan_to_num((wanted - drain) / 100.0)
-    need = 1000.0 * p.shot_l_m2 / p.water_ml_j * np.clip(1.0 - p.drain_share * lacks, 0.6, 1.6)
+    drain = clamp(drain, 0.0, 100.0)
+    salt = known_or(inputs["drain_ec_ms_cm"] - p.drain_ec_factor * drip_ms_cm, 0.0)
+    by_sun = curve(known_or(inputs["weather.rad_sum_j_cm2"], 500.0), DRAIN_SUN_J_CM2, DRAIN_PCT)
+    wanted = clamp(by_sun + clamp(p.drain_ec_pct * salt, -10.0, 10.0), 0.0, 50.0)
+    lacks = known_or((wanted - drain) / 100.0, 0.0)
+    need = 1000.0 * p.shot_l_m2 / p.water_ml_j * clamp(1.0 - p.drain_share * lacks, 0.6, 1.6)
     return drain, wanted, need

@@ -10,12 +10,14 @@ units are as calls for all. What is due at the time of a call happens before its
 call before it: where they change, call once more with the old ones.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rules.control.primitives import clamp
 from telemetry.errors import CallerError
 from telemetry.plan import NS_PER_S
 
@@ -33,8 +35,10 @@ def floats(values: ArrayLike) -> Array:
     return np.asarray(values, np.float64)
 
 
-def nanoseconds(seconds: ArrayLike) -> Array:
-    """Seconds as whole nanoseconds, int64."""
+def nanoseconds(seconds: ArrayLike) -> Any:
+    """Seconds as whole nanoseconds, int64; of one number as an int."""
+    if np.isscalar(seconds):
+        return round(float(seconds) * NS_PER_S)  # type: ignore[arg-type]
     return np.asarray(np.rint(floats(seconds) * NS_PER_S), np.int64)
 
 
@@ -100,7 +104,7 @@ class Turn(NamedTuple):
 
     def moments(self, guard: Guard) -> tuple[tuple[Array, Array, Array], ...]:
         """(time, what acts before it, what acts from it on), twice."""
-        between = np.where(self.lapses, guard.fail_safe, self.before)
+        between = np.where(self.lapses, guard.fail_safe, self.before) if self.lapses.any() else self.before
         after = np.where(self.fresh, self.heard.value, between)
         return (self.lapse_ns, self.before, between), (self.heard.now_ns, between, after)
 
@@ -114,25 +118,32 @@ def start_hold(value: ArrayLike, time_ns: ArrayLike) -> Heard:
 def lapse_ns(heard: Heard, guard: Guard) -> Array:
     """The first nanosecond at which the fail-safe acts, int64 (n,); NEVER where it is NaN."""
     end = heard.value_ns + PERIODS_HELD * nanoseconds(guard.sample_s) + 1
-    return np.where(np.isnan(floats(guard.fail_safe)), NEVER, end)
+    return np.where(np.isnan(guard.fail_safe), NEVER, end)
+
+
+def _never_lapses(guard: Guard) -> bool:
+    return isinstance(guard.fail_safe, float) and math.isnan(guard.fail_safe)
 
 
 def acting(heard: Heard, guard: Guard) -> Array:
     """What acts at the time of the last call, (n,)."""
+    if _never_lapses(guard):
+        return heard.value
     return np.where(heard.now_ns >= lapse_ns(heard, guard), guard.fail_safe, heard.value)
 
 
 def listen(heard: Heard, time_ns: ArrayLike, value: ArrayLike, guard: Guard) -> Turn:
     """Take the time and the input of a call."""
-    shape = heard.value.shape
-    time = np.broadcast_to(np.asarray(time_ns, np.int64), shape)
-    new = np.broadcast_to(floats(value), shape)
+    time, new = np.asarray(time_ns, np.int64), floats(value)
     now = np.maximum(heard.now_ns, time)
-    lapse = lapse_ns(heard, guard)
-    lapses = (heard.now_ns < lapse) & (lapse <= now)
     fresh = np.isfinite(new) & (time >= heard.now_ns)
     after = Heard(np.where(fresh, new, heard.value), np.where(fresh, time, heard.value_ns), now)
-    return Turn(after, acting(heard, guard), lapses, np.where(lapses, lapse, heard.now_ns), fresh)
+    if _never_lapses(guard):
+        return Turn(after, heard.value, np.zeros(heard.value.shape, np.bool_), heard.now_ns, fresh)
+    lapse = lapse_ns(heard, guard)
+    lapses = (heard.now_ns < lapse) & (lapse <= now)
+    before = np.where(heard.now_ns >= lapse, guard.fail_safe, heard.value)
+    return Turn(after, before, lapses, np.where(lapses, lapse, heard.now_ns), fresh)
 
 
 def hold(state: Heard, time_ns: ArrayLike, value: ArrayLike, guard: Guard) -> tuple[Heard, Array]:
@@ -203,20 +214,29 @@ def ramp(state: Ramp, time_ns: ArrayLike, target: ArrayLike, rates: Rates, guard
     turn = listen(state.heard, time_ns, target, guard)
     start, start_ns, goal = state.start, state.start_ns, turn.before
     for at_ns, old, new in turn.moments(guard):
-        turns = new != old
+        goal, turns = new, new != old
+        if not turns.any():
+            continue
         reached = np.where(np.isnan(start), new, _on_the_way(start, start_ns, old, at_ns, rates))
         start = np.where(turns, reached, start)
-        start_ns, goal = np.where(turns, at_ns, start_ns), new
+        start_ns = np.where(turns, at_ns, start_ns)
     return Ramp(turn.heard, start, start_ns), _on_the_way(start, start_ns, goal, turn.heard.now_ns, rates)
 
 
 def _on_the_way(start: Array, start_ns: Array, target: Array, at_ns: Array, rates: Rates) -> Array:
     """Where a way is at a time; the limits first, so that the end of it is the target itself."""
     elapsed_s = (at_ns - start_ns) / NS_PER_S
-    per_s = (floats(rate) / 3600.0 for rate in (rates.down_per_h, rates.up_per_h))
+    down, up = (_reach(rate, elapsed_s) for rate in (rates.down_per_h, rates.up_per_h))
+    return np.asarray(clamp(target, start - down, start + up))
+
+
+def _reach(rate_per_h: ArrayLike, elapsed_s: Array) -> Any:
+    """How far a rate leads in a time."""
+    per_s = floats(rate_per_h) / 3600.0
+    if not per_s.shape:
+        return math.inf if math.isinf(per_s) else per_s * elapsed_s
     with np.errstate(invalid="ignore"):  # infinity times no time
-        down, up = (np.where(np.isinf(rate), np.inf, rate * elapsed_s) for rate in per_s)
-    return np.clip(target, start - down, start + up)
+        return np.where(np.isinf(per_s), np.inf, per_s * elapsed_s)
 
 
 # -- moves of a drive ----------------------------------------------------------------------------------------------------
@@ -278,28 +298,35 @@ def move(state: Drive, time_ns: ArrayLike, target: ArrayLike, moves: Moves, guar
     """
     turn = listen(state.heard, time_ns, target, guard)
     position, starts_ns, from_ns = state.position, fitted(state.moves_ns, max(1, moves.per_day)), state.heard.now_ns
-    for k, (at_ns, old, new) in enumerate(turn.moments(guard)):
-        position, starts_ns = _sent(position, starts_ns, old, from_ns, at_ns, moves)
-        if k == 0:
-            safe = np.clip(new, moves.low, moves.high)
-            position, starts_ns = _note(position, starts_ns, safe, at_ns, turn.lapses & (safe != position))
-        position, starts_ns = _sent(position, starts_ns, new, at_ns, at_ns, moves)
-        from_ns = at_ns
+    (lapse_at_ns, before, between), (now_ns, _, after) = turn.moments(guard)
+    if turn.lapses.any():
+        position, starts_ns = _sent(position, starts_ns, before, from_ns, lapse_at_ns, moves)
+        safe = clamp(between, moves.low, moves.high)
+        position, starts_ns = _note(position, starts_ns, safe, lapse_at_ns, turn.lapses & (safe != position))
+        position, starts_ns = _sent(position, starts_ns, between, lapse_at_ns, lapse_at_ns, moves)
+        from_ns = lapse_at_ns
+    position, starts_ns = _sent(position, starts_ns, between, from_ns, now_ns, moves)
+    position, starts_ns = _sent(position, starts_ns, after, now_ns, now_ns, moves)
     return Drive(turn.heard, position, starts_ns), position
 
 
 def _sent(position: Array, starts_ns: Array, target: Array, from_ns: Array, until_ns: Array, moves: Moves) -> tuple[Array, Array]:
     """Make the one move that falls due in from..until for a target that stands."""
-    low, high = floats(moves.low), floats(moves.high)
-    aim = np.clip(target, low, high)
+    low, high = moves.low, moves.high
+    aim = clamp(target, low, high)
+    elsewhere = (aim != position) & np.isfinite(aim)
+    if not elsewhere.any():
+        return position, starts_ns
     worth = ~(np.abs(aim - position) < floats(moves.least)) | (aim == low) | (aim == high)
     due_ns = np.maximum(from_ns, starts_ns[:, -1] + nanoseconds(moves.wait_s))
     if moves.per_day:
         due_ns = np.maximum(due_ns, starts_ns[:, 0] + DAY_NS)
-    return _note(position, starts_ns, aim, due_ns, worth & (aim != position) & np.isfinite(aim) & (due_ns <= until_ns))
+    return _note(position, starts_ns, aim, due_ns, worth & elsewhere & (due_ns <= until_ns))
 
 
 def _note(position: Array, starts_ns: Array, aim: Array, at_ns: Array, goes: Array) -> tuple[Array, Array]:
+    if not goes.any():
+        return position, starts_ns
     return np.where(goes, aim, position), noted(starts_ns, at_ns, goes)
 
 
@@ -323,18 +350,19 @@ class Cycle:
 
     def phases_ns(self, share: ArrayLike) -> tuple[Array, Array]:
         """Time on and time off for a share of 0..1; the one that does not end is NEVER / 2, the other its minimum."""
-        part = np.clip(floats(share), 0.0, 1.0)
+        part = clamp(floats(share), 0.0, 1.0)
         least_on, least_off = floats(self.min_on_s), floats(self.min_off_s)
         off = (part <= 0.0) | (part * DAY_S < least_on)
         on = ~off & ((part >= 1.0) | ((1.0 - part) * DAY_S < least_off))
         inner = np.where(off | on, 0.5, part)
-        length_s = np.maximum(floats(self.period_s), np.maximum(least_on / inner, least_off / (1.0 - inner)))
-        on_ns = np.maximum(nanoseconds(inner * length_s), np.maximum(nanoseconds(least_on), 1))
-        off_ns = np.maximum(nanoseconds(length_s) - on_ns, np.maximum(nanoseconds(least_off), 1))
+        length_s = np.maximum(self.period_s, np.maximum(least_on / inner, least_off / (1.0 - inner)))
+        least_on_ns, least_off_ns = nanoseconds(self.min_on_s), nanoseconds(self.min_off_s)
+        on_ns = np.maximum(nanoseconds(inner * length_s), np.maximum(least_on_ns, 1))
+        off_ns = np.maximum(nanoseconds(length_s) - on_ns, np.maximum(least_off_ns, 1))
         forever = NEVER // 2
         return (
-            np.where(off, nanoseconds(least_on), np.where(on, forever, on_ns)),
-            np.where(on, nanoseconds(least_off), np.where(off, forever, off_ns)),
+            np.where(off, least_on_ns, np.where(on, forever, on_ns)),
+            np.where(on, least_off_ns, np.where(off, forever, off_ns)),
         )
 
 
@@ -372,9 +400,12 @@ def duty(state: Duty, time_ns: ArrayLike, share: ArrayLike, cycle: Cycle, guard:
     """
     turn = listen(state.heard, time_ns, share, guard)
     on, since_ns = state.on, state.since_ns
+    phases_ns = cycle.phases_ns(turn.before)
     for at_ns, old, new in turn.moments(guard):
-        on, since_ns = _cycled(on, since_ns, at_ns, cycle.phases_ns(old))
-        on_ns, off_ns = cycle.phases_ns(new)
+        on, since_ns = _cycled(on, since_ns, at_ns, phases_ns)
+        if (new != old).any():
+            phases_ns = cycle.phases_ns(new)
+        on_ns, off_ns = phases_ns
         flips = since_ns + np.where(on, on_ns, off_ns) <= at_ns
         on, since_ns = on ^ flips, np.where(flips, at_ns, since_ns)
     return Duty(turn.heard, on, since_ns), on

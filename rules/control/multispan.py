@@ -7,12 +7,13 @@ no CO2. Nothing that is unknown stops what is known.
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
 
 from rules.control.controller import Ask, Turn
-from rules.control.given import chosen, middle
+from rules.control.given import chosen, is_in, known_or, middle
 from rules.control.irrigation import irrigate, start_irrigation
 from rules.control.memory import Guard, Moves, Rates, move, ramp, start_drive, start_ramp
 from rules.control.multispan_base import (
@@ -58,13 +59,11 @@ from rules.control.multispan_base import (
     Seen,
     State,
     below_full,
-    is_in,
-    known_or,
     steady,
 )  # fmt: skip
 from rules.control.multispan_settings import WHAT, Parameters
 from rules.control.pi import Gains, pi, start_pi
-from rules.control.primitives import influence, p_band, ventilation_setpoint
+from rules.control.primitives import clamp, influence, p_band, ventilation_setpoint
 from rules.control.switch import start_switch, switch
 from telemetry import psychrometrics
 from telemetry.plan import NS_PER_S
@@ -133,7 +132,8 @@ class Multispan:
     def step(self, state: State, time_ns: int, inputs: In, parameters: Parameters) -> Turn:
         """One run."""
         p = parameters
-        inputs = {name: np.where(np.abs(value) < BEYOND, value, np.nan) for name, value in inputs.items()}
+        table = np.array(list(inputs.values()))
+        inputs = dict(zip(inputs, np.where(np.abs(table) < BEYOND, table, np.nan), strict=True))
         demands: dict[Ask, Array] = {}
         terms: dict[str, Array] = {}
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -147,8 +147,29 @@ CONTROLLER: Final = Multispan()
 _GUARD: Final = Guard(Multispan.EVERY_S)
 
 
+@lru_cache
 def _moves(p: Parameters) -> Moves:
     return Moves(p.vent_step_pct, 0, p.vent_wait_s)
+
+
+@lru_cache
+def _pipe_gains(p: Parameters) -> Gains:
+    return Gains(-p.heating_pipe_k_k, p.heating_integral_s, low=-p.pipe_trim_k, high=p.pipe_trim_k)
+
+
+@lru_cache
+def _valve_gains(p: Parameters) -> Gains:
+    return Gains(-p.valve_pct_k, p.valve_integral_s)
+
+
+@lru_cache
+def _warming(p: Parameters) -> Rates:
+    return Rates(p.ramp_up_k_h, p.ramp_down_k_h)
+
+
+@lru_cache
+def _calming(p: Parameters) -> Rates:
+    return Rates(np.inf, (p.gust_shut_m_s - p.gust_from_m_s) * 3600.0 / p.calm_s)
 
 
 def _air_c(inputs: In) -> Array:
@@ -161,7 +182,7 @@ def _air_c(inputs: In) -> Array:
 
 def _set_points(state: State, time_ns: int, inputs: In, p: Parameters, terms: dict[str, Array]) -> tuple[State, Seen]:
     """Heating by day and night with its ramp, 24 h and light; ventilation a dead zone above."""
-    elapsed_s = np.clip((time_ns - state.now_ns) / NS_PER_S, 0.0, 3.0 * Multispan.EVERY_S)
+    elapsed_s = clamp((time_ns - state.now_ns) / NS_PER_S, 0.0, 3.0 * Multispan.EVERY_S)
     after, before, rad, air = (
         inputs["hours_after_sunrise"],
         inputs["hours_before_sunset"],
@@ -185,9 +206,9 @@ def _set_points(state: State, time_ns: int, inputs: In, p: Parameters, terms: di
     )
     day_c = seen.given("heating_c", p.heating_c)
     means, mean_c = _mean_24h(state.means, time_ns, air, elapsed_s)
-    made_good = np.clip(known_or(p.mean_share * (day_c - mean_c), 0.0), -p.mean_down_k, p.mean_up_k)
+    made_good = clamp(known_or(p.mean_share * (day_c - mean_c), 0.0), -p.mean_down_k, p.mean_up_k)
     target = np.where(idle, p.empty_c, day_c - np.where(is_day, 0.0, p.night_drop_k))
-    heating, base = ramp(state.heating, time_ns, target, Rates(p.ramp_up_k_h, p.ramp_down_k_h), _GUARD)
+    heating, base = ramp(state.heating, time_ns, target, _warming(p), _GUARD)
     slope = p.light_k / (p.light_to_w_m2 - p.light_from_w_m2)
     by_light = np.where(idle, 0.0, known_or(influence(rad, p.light_from_w_m2, slope, 0.0, p.light_k), 0.0))
     made_good = np.where(idle, 0.0, made_good)
@@ -225,9 +246,8 @@ def _heat(state: State, seen: Seen, p: Parameters, demands: dict[Ask, Array], te
     rad = known_or(inputs["weather.rad_w_m2"], 0.0)
     lost = p.pipe_outside_k_k * np.where(state.screen.on, 1.0 - p.screen_saving, 1.0) * (seen.heating_c - outside)
     ahead = seen.heating_c + known_or(lost, 0.0) - p.pipe_light_k_m2_w * rad
-    gains = Gains(-p.heating_pipe_k_k, p.heating_integral_s, low=-p.pipe_trim_k, high=p.pipe_trim_k)
     near = error < 1.0
-    pipe, trim = pi(state.pipe, time_ns, error, gains, _GUARD, position=np.where(near, np.nan, 0.0), auto=near)
+    pipe, trim = pi(state.pipe, time_ns, error, _pipe_gains(p), _GUARD, position=np.where(near, np.nan, 0.0), auto=near)
     for_heat = np.where(near, np.minimum(np.maximum(ahead + trim, 0.0), most), 0.0)
     over = inputs["air_rh_pct"] - seen.given("rh_pct", p.rh_pct)
     band = p.rh_pipe_to_pct - p.rh_pipe_from_pct
@@ -236,8 +256,9 @@ def _heat(state: State, seen: Seen, p: Parameters, demands: dict[Ask, Array], te
     minimum = np.where(humid, np.minimum(minimum, most), 0.0)
     wanted = np.maximum(for_heat, minimum)
     needs = (wanted > air + 2.0) & ~blind
-    valve_gains = Gains(-p.valve_pct_k, p.valve_integral_s)
-    valve, opening = pi(state.valve, time_ns, supply - wanted, valve_gains, _GUARD, position=inputs["mixing_valve_pct"], auto=needs)
+    valve, opening = pi(
+        state.valve, time_ns, supply - wanted, _valve_gains(p), _GUARD, position=inputs["mixing_valve_pct"], auto=needs
+    )
     opening = np.where(np.isfinite(supply), opening, p_band(air, seen.heating_c, -p.blind_band_k))
     opening = np.where(needs, opening, 0.0)
     opening = steady(state.opening_pct, opening, p.valve_step_pct)
@@ -324,8 +345,7 @@ def _winds(state: State, seen: Seen, p: Parameters) -> tuple[State, Array, Array
     )
     wet = inputs["weather.rain_bool"]
     rain = switch(state.rain, time_ns, wet > 0.5, wet < 0.5, off_delay_s=p.calm_s)
-    slow = (p.gust_shut_m_s - p.gust_from_m_s) * 3600.0 / p.calm_s
-    felt, strongest = ramp(state.gust, time_ns, gust, Rates(np.inf, slow), _GUARD)
+    felt, strongest = ramp(state.gust, time_ns, gust, _calming(p), _GUARD)
     facing = np.cos(np.radians(inputs["weather.wind_dir_deg"] - p.wind_side_deg))
     fixed, blows = p.wind_side_deg < 0.0, mean > 1.0
     swapped = switch(

@@ -1,7 +1,6 @@
 """What the parts of the multi-span controller share: what it asks for, what it remembers, what a step knows."""
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -13,7 +12,6 @@ from rules.control.memory import Drive, Ramp
 from rules.control.pi import PI
 from rules.control.switch import Switch
 from telemetry.plan import NS_PER_S
-from telemetry.site import MODES
 
 Array = NDArray[Any]
 In = Mapping[str, Array]
@@ -122,21 +120,6 @@ class Seen(NamedTuple):
         """A set point of the area, or the default."""
         value = self.inputs[f"set.{name}"]
         return np.where(np.isfinite(value), value, default)
-
-
-def is_in(mode: Array, names: tuple[str, ...]) -> Array:
-    """Whether a mode (number, NaN unknown) is one of `names`."""
-    return np.asarray((mode[:, None] == _numbers(names)).any(axis=1))
-
-
-@lru_cache
-def _numbers(names: tuple[str, ...]) -> Array:
-    return np.array([float(MODES.index(name)) for name in names])
-
-
-def known_or(value: Array, default: float) -> Array:
-    """The value, or a default where it is not known."""
-    return np.where(np.isnan(value), default, value)
 
 
 def steady(last: Array, target: Array, least: ArrayLike) -> Array:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rules.control.memory import PERIODS_HELD, Guard, Heard, Turn, floats, lapse_ns, listen, nanoseconds, require, start_hold
+from rules.control.primitives import clamp
 from telemetry.plan import NS_PER_S
 
 Array = NDArray[Any]
@@ -88,28 +89,27 @@ def pi(
     (state, output (n,) within low..high)
     """
     turn = listen(state.heard, time_ns, error, guard)
-    low, high = floats(gains.low), floats(gains.high)
+    low, high = gains.low, gains.high
     lapsed = turn.heard.now_ns >= lapse_ns(state.heard, guard)
-    shown = np.clip(np.where(lapsed, guard.fail_safe, state.output), low, high)
-    measured = np.broadcast_to(floats(position), shown.shape)
-    real = np.clip(np.where(np.isfinite(measured), measured, shown), low, high)
-    free = np.broadcast_to(np.asarray(auto, np.bool_), shown.shape)
+    shown = clamp(np.where(lapsed, guard.fail_safe, state.output), low, high)
+    measured, free = floats(position), np.asarray(auto, np.bool_)
+    real = clamp(np.where(np.isfinite(measured), measured, shown), low, high)
 
     proportional = floats(gains.kp) * turn.heard.value
     takes_over = ~state.rules | lapsed | ~free
     integral = np.where(takes_over, real - proportional, _integrated(state, turn, proportional, real - shown, gains, guard))
-    own = np.where(takes_over, real, np.clip(proportional + integral, low, high))
+    own = np.where(takes_over, real, clamp(proportional + integral, low, high))
     output = np.where(~free, real, np.where(turn.fresh, own, shown))
     return PI(turn.heard, np.where(turn.fresh, integral, state.integral), output, free & (turn.fresh | state.rules)), output
 
 
 def _integrated(state: PI, turn: Turn, proportional: Array, lag: Array, gains: Gains, guard: Guard) -> Array:
     """The integral after a known error: never further out than its limits, or than it was."""
-    low, high = floats(gains.low), floats(gains.high)
+    low, high = gains.low, gains.high
     held_ns = np.minimum(turn.heard.now_ns - state.heard.value_ns, PERIODS_HELD * nanoseconds(guard.sample_s))
     elapsed_s = held_ns / NS_PER_S
-    step = proportional * elapsed_s / floats(gains.ti_s)
+    step = proportional * elapsed_s / gains.ti_s
     present = proportional + state.integral
-    step = np.clip(step, np.minimum(low - present, 0.0), np.maximum(high - present, 0.0))
-    moved = state.integral + step + lag * np.minimum(elapsed_s / floats(gains.follow_s), 1.0)
-    return np.asarray(np.clip(moved, np.minimum(low, state.integral), np.maximum(high, state.integral)))
+    step = clamp(step, np.minimum(low - present, 0.0), np.maximum(high - present, 0.0))
+    moved = state.integral + step + lag * np.minimum(elapsed_s / gains.follow_s, 1.0)
+    return np.asarray(clamp(moved, np.minimum(low, state.integral), np.maximum(high, state.integral)))

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rules.control import memory, pi, staging
+from rules.control.given import known_or
 from rules.control.memory import DAY_S, NEVER, Cycle, Guard
 from rules.control.pig_settings import Parameters, along
-from rules.control.primitives import influence, p_band, ventilation_for_co2_m3_h
+from rules.control.primitives import clamp, influence, p_band, ventilation_for_co2_m3_h
 from telemetry.plan import NS_PER_S
 from telemetry.site import MODES
 
@@ -31,9 +32,9 @@ COOLED_STEP, TRIM_STEP_PCT = 0.08, 3.0  # noise of an instrument moves no fan
 TUNNEL_BACK_K: Final = 1.5
 IDLE_K: Final = -10.0  # an error that asks for nothing
 COLD_OUTSIDE_K: Final = 8.0  # below the set point: without a thermometer no more than the first stage
-NOBODY_SHARE: Final = {"EMPTY": 0.1, "WASHDOWN": 0.6, "PREHEAT": 0.1}  # of the first stage
 AIRED_SHARE: Final = 0.8  # after a disinfection
 _EMPTY, _WASHDOWN, _DISINFECT, _PREHEAT = (float(MODES.index(name)) for name in ("EMPTY", "WASHDOWN", "DISINFECT", "PREHEAT"))
+_NOBODY_SHARE: Final = ((_EMPTY, 0.1), (_WASHDOWN, 0.6), (_PREHEAT, 0.1))  # of the first stage
 
 
 class Climate(NamedTuple):
@@ -133,7 +134,7 @@ def steady(was: Array, now: Array, step: float) -> Array:
 
 def speed_pct(share: Array, p: Parameters) -> Array:
     """Speed of the first stage that gives a share of its full air against the suction set, f = s - k / s; at most 100 [%]."""
-    flow = np.clip(share, 0.0, 1.0) * (1.0 - p.back_share)
+    flow = clamp(share, 0.0, 1.0) * (1.0 - p.back_share)
     return np.asarray(50.0 * (flow + np.sqrt(flow**2 + 4.0 * p.back_share)))
 
 
@@ -151,7 +152,7 @@ def trims_pct(inputs: Inputs, p: Parameters) -> Array:
         ("rh_pct", p.rh_max_pct, p.rh_trim_pct),
         ("nh3_ppm", p.nh3_max_ppm, p.nh3_trim_ppm),
     )
-    each = [np.nan_to_num(influence(inputs[name], most, 10.0 / step, 0.0, p.trim_max_pct)) for name, most, step in limits]
+    each = [known_or(influence(inputs[name], most, 10.0 / step, 0.0, p.trim_max_pct), 0.0) for name, most, step in limits]
     return np.asarray(np.minimum(sum(each), p.trim_max_pct))
 
 
@@ -179,11 +180,9 @@ def first_stage(
     gas = np.where(at.occupied, np.where(at.agitation, 1.0, np.minimum(least + trim / 100.0, 1.0)), 0.0)
     mode = inputs["mode"]
     aired = np.where(at.mode_s >= p.disinfect_s, AIRED_SHARE, 0.0)
-    nobody = np.select(
-        [mode == _EMPTY, mode == _WASHDOWN, mode == _PREHEAT, mode == _DISINFECT],
-        [NOBODY_SHARE["EMPTY"], NOBODY_SHARE["WASHDOWN"], NOBODY_SHARE["PREHEAT"], aired],
-        0.0,
-    )
+    nobody = np.where(mode == _DISINFECT, aired, 0.0)
+    for number, share in _NOBODY_SHARE:
+        nobody = np.where(mode == number, share, nobody)
     # Between heating and cooling lies a dead zone.
     over = error - np.where(_for_s(state.heated_ns, at.now_ns, HEATED_S), 0.0, p.dead_zone_k)
     cooled = np.where(np.isnan(error), 1.0, p_band(over, 0.0, p.band_k, low=least, high=1.0))
@@ -231,7 +230,7 @@ def _for_slurry(error: Array, at: Situation, p: Parameters) -> Array:
     if not (at.agitation | at.purge).any():
         return own
     missing = at.heads * along(at.weight_kg, p.mild_m3_h_by_kg) - p.places * p.fan_m3_h
-    count = np.clip(np.ceil(missing / (p.places * p.stage_m3_h)), 0, len(FANS)).astype(np.int64)
+    count = clamp(np.ceil(missing / (p.places * p.stage_m3_h)), 0, len(FANS)).astype(np.int64)
     count = np.where(at.purge, len(FANS), np.where(at.agitation, count, 0))
     return np.asarray(np.maximum(own, np.array([IDLE_K, *p.stages_k])[count]))
 

@@ -7,9 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rules.control.feed_phases import table
+from rules.control.given import known_or
 from rules.control.memory import NEVER
 from rules.control.pig_climate import FANS, TURNING_RPM, Inputs
 from rules.control.pig_settings import Parameters, along
+from rules.control.primitives import clamp
 from telemetry.plan import NS_PER_S
 
 Array = NDArray[Any]
@@ -144,8 +146,8 @@ def _run_kg(feeding: Feeding, inputs: Inputs) -> Array:
 
 def _measured(old: Feeding, inputs: Inputs) -> Feeding:
     counter, weight = inputs["feed_total_kg"], inputs["bin_weight_kg"]
-    counted = np.nan_to_num(_moved(old.counter_kg, counter))
-    change = np.nan_to_num(old.bin_kg - weight)
+    counted = known_or(_moved(old.counter_kg, counter), 0.0)
+    change = known_or(old.bin_kg - weight, 0.0)
     lost = np.where(np.abs(change) < REFILL_KG, change, 0.0)
     return old._replace(
         counter_kg=np.where(np.isfinite(counter), counter, old.counter_kg),
@@ -184,14 +186,14 @@ def feed(
 ) -> tuple[Feeding, Array, dict[str, Array]]:
     """Whether the auger is to run: until the plan of this hour is measured, no longer than its longest run."""
     state = _phase(old, _turned(_measured(old, inputs), inputs), weight_kg, p)
-    slots = np.maximum(state.phase, 0), np.clip(state.hour, 0, 23).astype(np.int64)
+    slots = np.maximum(state.phase, 0), clamp(state.hour, 0, 23).astype(np.int64)
     parts = table(p.feed_phases, p.feed_share_by_hour)
     share, until = parts.shares[slots], parts.until[slots]
     day_kg = _phase_kg(state, weight_kg, heads, p)
     before = until - share
     given = np.where(np.isnan(state.given_kg), day_kg * before, state.given_kg)
     most = FULL * p.auger_max_s / 60.0 * p.auger_kg_min
-    due = np.clip(np.nan_to_num(day_kg * until - given), 0.0, most)
+    due = clamp(known_or(day_kg * until - given, 0.0), 0.0, most)
 
     measured = np.isfinite(inputs["feed_total_kg"]) | np.isfinite(inputs["bin_weight_kg"])
     may = allowed & measured & np.isfinite(inputs["hour"])
@@ -209,7 +211,7 @@ def feed(
         plan_kg=np.where(starts, due, state.plan_kg),
         since_ns=np.where(starts, now_ns, np.where(on, state.since_ns, NEVER)),
         ended=state.ended | (stops & (overtime | ~may)),
-        per_pig_kg=state.per_pig_kg + np.nan_to_num(np.where(stops, run_kg, 0.0) / np.where(heads > 0.0, heads, np.nan)),
+        per_pig_kg=state.per_pig_kg + known_or(np.where(stops, run_kg, 0.0) / np.where(heads > 0.0, heads, np.nan), 0.0),
     )
     terms = {
         "feed_of_day_kg": day_kg,
@@ -228,7 +230,7 @@ def feed(
 def scrape(old: Scraping, now_ns: int, inputs: Inputs, *, allowed: Array, feeding: Array, p: Parameters) -> Scraping:
     """Runs at their times, there and back; an overload reverses once and ends the run; an unknown one ends it too."""
     hour, overload = inputs["hour"], inputs["scraper_overload_bool"]
-    passed = np.searchsorted(np.asarray(p.scrape_h, np.float64), np.nan_to_num(hour, nan=-1.0), side="right")
+    passed = np.searchsorted(np.asarray(p.scrape_h, np.float64), known_or(hour, -1.0), side="right")
     known = np.isfinite(hour)
     comes = known & (old.passed >= 0) & (passed > old.passed)
     due = (old.due | comes) & ~(known & (passed < old.passed))
@@ -240,19 +242,17 @@ def scrape(old: Scraping, now_ns: int, inputs: Inputs, *, allowed: Array, feedin
     jammed, unknown = overload >= 0.5, ~(allowed & np.isfinite(overload)) | (inputs["gate_open_bool"] > 0.5)
     turns = (old.phase == FORWARD) & ((inputs["scraper_end_bool"] > 0.5) | over)
     home = (old.phase == BACK) & ((inputs["scraper_home_bool"] > 0.5) | over)
-    phase = np.select(
-        [
-            starts,
-            unknown,
-            (old.phase == FORWARD) & jammed,
-            (old.phase == REVERSE) & (lasted_s >= p.scraper_reverse_s),
-            (old.phase == BACK) & jammed,
-            turns,
-            home,
-        ],
-        [FORWARD, IDLE, REVERSE, IDLE, IDLE, BACK, IDLE],
-        old.phase,
-    )
+    phase = old.phase
+    for goes, to in (  # the later of two wins
+        (home, IDLE),
+        (turns, BACK),
+        ((old.phase == BACK) & jammed, IDLE),
+        ((old.phase == REVERSE) & (lasted_s >= p.scraper_reverse_s), IDLE),
+        ((old.phase == FORWARD) & jammed, REVERSE),
+        (unknown, IDLE),
+        (starts, FORWARD),
+    ):
+        phase = np.where(goes, to, phase)
     since_ns = np.where(phase != old.phase, now_ns, old.since_ns)
     return Scraping(phase, since_ns, np.where(known, passed, old.passed), due & ~starts)
 
@@ -262,10 +262,10 @@ def scrape(old: Scraping, now_ns: int, inputs: Inputs, *, allowed: Array, feedin
 
 def proven_m3_h(inputs: Inputs, p: Parameters) -> Array:
     """Air of the house that feedback proves [m3/h]: fans as far as their positions say and a wheel turns."""
-    speed = np.nan_to_num(inputs["fan_pct"]) / 100.0
+    speed = known_or(inputs["fan_pct"], 0.0) / 100.0
     flow = np.maximum(speed - p.back_share / np.maximum(speed, 0.01), 0.0) / (1.0 - p.back_share)
-    staged = sum(np.nan_to_num(inputs[f"{name}_bool"]) for name in FANS)
-    air = p.fan_m3_h * flow + p.stage_m3_h * staged + p.tunnel_m3_h * np.nan_to_num(inputs["tunnel_bool"])
+    staged = sum(known_or(inputs[f"{name}_bool"], 0.0) for name in FANS)
+    air = p.fan_m3_h * flow + p.stage_m3_h * staged + p.tunnel_m3_h * known_or(inputs["tunnel_bool"], 0.0)
     return np.where(inputs["fan_rpm"] >= TURNING_RPM, p.places * air, 0.0)
 
 

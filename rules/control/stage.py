@@ -23,10 +23,11 @@ from telemetry.errors import CallerError
 from telemetry.frame import Verdict
 from telemetry.plan import NS_PER_S, Device, Group, Plan
 from telemetry.site import LEVELS, ControllerSpec
-from telemetry.span import TIMER, DemandChange, Span
+from telemetry.span import TIMER, UNREAD, DemandChange, Span
 
 Array = NDArray[Any]
 CAUGHT_UP_NS: Final = 60 * NS_PER_S
+NOTHING: Final = np.zeros(0, np.int64)
 FASTEST_S: Final = 1.0  # of controllers of plants that live faster than the wall
 
 
@@ -76,6 +77,11 @@ class Cohort:
         self.kept: list[dict[str, Any]] = []
         self.asks: dict[Ask, int] = {}  # what it ever asked of actuators that there are: row of `said`
         self.said = np.zeros((0, len(devices)))
+        self.asked: tuple[list[Ask], list[Ask], Array] = (
+            [],
+            [],
+            np.zeros(0, np.int64),
+        )  # all of the last run, those of `said`, rows
         self.limits = np.zeros((4, 0, 1))  # lowest, highest and rest position, smallest step
         self.is_faulted = False
         self.inputs = Inputs(plan, group.site, devices, kind.READS, spec.plant_clock)
@@ -93,13 +99,19 @@ class Cohort:
     def take(self, demands: Mapping[Ask, Array]) -> tuple[Array, Array]:
         """Rows and units of what changed by enough to move something: it begins, ends, reaches an end of the range or rest, or moves by
         the smallest step. `said` is then what is asked."""
-        rows = [(row, values) for ask, values in demands.items() if (row := self.row(ask)) >= 0]
+        asks = list(demands)
+        if asks != self.asked[0]:
+            known = [ask for ask in asks if self.row(ask) >= 0]
+            self.asked = asks, known, np.array([self.row(ask) for ask in known], np.int64)
+        _, known, rows = self.asked
         new = np.full(self.said.shape, np.nan)
-        for row, values in rows:
-            new[row] = values
+        if known:
+            new[rows] = np.array([demands[ask] for ask in known])
         low, high, rest, step = self.limits
         new = np.where(np.isfinite(new), np.minimum(np.maximum(new, low), high), np.nan)
         none, was_none = np.isnan(new), np.isnan(self.said)
+        if ((new == self.said) | (none & was_none)).all():
+            return NOTHING, NOTHING
         is_end = (new == low) | (new == high) | (new == rest) | (step == 0.0)
         moved = np.where(is_end, new != self.said, np.abs(new - self.said) >= step)
         changed = np.nonzero(np.where(none | was_none, none != was_none, moved))
@@ -217,13 +229,19 @@ class Control:
         """(time, cohort, its moments, which of them) in order of time."""
         first, last = int(times[0]), int(times[-1])
         found: list[tuple[int, Cohort, Moments, int]] = []
+        told: dict[Any, Moments] = {}  # the sun is worked out once for all that ask the same
         for cohort in self._cohorts:
             every, after = cohort.every_ns, max(self._last_ns, first - CAUGHT_UP_NS - 1)
+            if after // every == last // every:
+                continue
             dues = np.arange(after // every + 1, last // every + 1, dtype=np.int64) * every
             until = times[np.searchsorted(times, dues)]
             dues = dues[until - dues <= CAUGHT_UP_NS]
             if len(dues):
-                moments = cohort.inputs.moments(dues)
+                asked = cohort.inputs.clock_key, every
+                if asked not in told:
+                    told[asked] = cohort.inputs.moments(dues)
+                moments = told[asked]
                 found += [(due, cohort, moments, k) for k, due in enumerate(dues.tolist())]
         found.sort(key=lambda one: one[0])
         return found
@@ -286,15 +304,12 @@ class Control:
         rows, units = cohort.take(turn.demands)
         if not len(rows):
             return
-        asks, read = list(cohort.asks), dict[int, dict[str, float | None]]()
-        for row, unit in zip(rows.tolist(), units.tolist(), strict=True):
-            ask, key, value = asks[row], cohort.keys[unit], float(cohort.said[row, unit])
-            if unit not in read:
-                read[unit] = {name: _number(column[unit]) for name, column in turn.terms.items()}
-            source, level = f"{source_of(cohort.spec.id, ask)}@{key}", LEVELS[ask.level]
-            wanted = None if np.isnan(value) else value
+        words = [(f"{source_of(cohort.spec.id, ask)}@", f"/{ask.actuator}", ask, LEVELS[ask.level]) for ask in cohort.asks]
+        read, wanted = _read(turn.terms, np.unique(units)), _numbers(cohort.said[rows, units])
+        for row, unit, value in zip(rows.tolist(), units.tolist(), wanted, strict=True):
+            (source, actuator, ask, level), key = words[row], cohort.keys[unit]
             change = DemandChange(
-                place, TIMER, due, source, f"{key}/{ask.actuator}", ask.bound, level, wanted, ask.en, due, read[unit]
+                place, TIMER, due, source + key, key + actuator, ask.bound, level, value, ask.en, due, read.get(unit, UNREAD)
             )
             span.demands.append(change)
 
@@ -361,5 +376,16 @@ def _move_rows(into: list[Array], rows: list[Array], keys: list[str], old_keys: 
             new[to] = old[come]
 
 
-def _number(value: Any) -> float | None:
-    return None if np.isnan(value) else float(value)
+def _read(terms: Mapping[str, Array], units: Array) -> dict[int, dict[str, float | None]]:
+    """What some units read, by their rows."""
+    if not terms:
+        return {}
+    table = _numbers(np.array([column[units] for column in terms.values()], np.float64).T)
+    return {unit: dict(zip(terms, line, strict=True)) for unit, line in zip(units.tolist(), table, strict=True)}
+
+
+def _numbers(values: Array) -> list[Any]:
+    """Values as lists, None for what is unknown."""
+    out = values.astype(object)
+    out[np.isnan(values)] = None
+    return list(out.tolist())

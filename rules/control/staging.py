@@ -144,12 +144,13 @@ def staging(
     require(stages_given == len(numbers), f"{stages_given} stages for {len(numbers)} machines; give one stage for each machine")
     turn = listen(state.heard, time_ns, error, guard)
     machines = state.machines._replace(starts_ns=fitted(state.machines.starts_ns, limits.starts_per_hour))
-    latched, below_ns, machines = _until(state.latched, state.below_ns, machines, turn.lapse_ns, stages, limits)
-
-    lapses = turn.lapses[:, None]
-    latched = np.where(lapses, numbers < np.asarray(guard.fail_safe, np.float64).reshape(-1, 1), latched)
-    below_ns = np.where(lapses, NEVER, below_ns)
-    machines = _want(machines, latched, turn.lapse_ns, limits)
+    latched, below_ns = state.latched, state.below_ns
+    if turn.lapses.any():
+        latched, below_ns, machines = _until(latched, below_ns, machines, turn.lapse_ns, stages, limits)
+        lapses = turn.lapses[:, None]
+        latched = np.where(lapses, numbers < np.asarray(guard.fail_safe, np.float64).reshape(-1, 1), latched)
+        below_ns = np.where(lapses, NEVER, below_ns)
+        machines = _want(machines, latched, turn.lapse_ns, limits)
     latched, below_ns, machines = _until(latched, below_ns, machines, turn.heard.now_ns, stages, limits)
 
     fresh, value = turn.fresh[:, None], turn.heard.value[:, None]
@@ -206,9 +207,11 @@ def _serve(machines: Machines, until_ns: Array, limits: MachineLimits) -> Machin
 
     While the number wanted stands every machine changes at most once, so there are no more turns than machines.
     """
-    rotates = np.broadcast_to(np.asarray(limits.rotates, np.bool_), until_ns.shape)[:, None]
+    rotates = np.reshape(limits.rotates, (-1, 1))
     for _ in range(machines.on.shape[1]):
         event_ns = _events_ns(machines, limits, rotates)
+        if event_ns is None:
+            break
         due_ns = event_ns.min(axis=1)
         goes = due_ns <= until_ns
         if not goes.any():
@@ -218,18 +221,20 @@ def _serve(machines: Machines, until_ns: Array, limits: MachineLimits) -> Machin
     return machines._replace(now_ns=np.maximum(machines.now_ns, until_ns))
 
 
-def _events_ns(machines: Machines, limits: MachineLimits, rotates: Array) -> Array:
-    """(n, s) when each machine that should change may do so; NEVER for the others."""
+def _events_ns(machines: Machines, limits: MachineLimits, rotates: Array) -> Array | None:
+    """(n, s) when each machine that should change may do so; NEVER for the others, None where no machine should."""
     now, wanted, running = machines.now_ns[:, None], machines.wanted[:, None], machines.on.sum(axis=1)[:, None]
     numbers = np.arange(machines.on.shape[1])
     should_run = np.where(rotates, machines.on | (running < wanted), numbers < wanted)
     should_rest = np.where(rotates, running > wanted, numbers >= wanted)
+    starts, stops = ~machines.on & machines.available & should_run, machines.on & should_rest
+    if not (starts | stops).any():
+        return None
     after_another = machines.starts_ns[:, :, -1].max(axis=1) + nanoseconds(limits.stagger_s)
     start_ns = np.maximum(machines.changed_ns + nanoseconds(limits.min_off_s), machines.starts_ns[:, :, 0] + HOUR_NS)
     start_ns = np.maximum(np.maximum(start_ns, after_another[:, None]), now)
     stop_ns = np.maximum(machines.changed_ns + nanoseconds(limits.min_on_s), now)
-    starts = ~machines.on & machines.available & should_run
-    return np.where(starts, start_ns, np.where(machines.on & should_rest, stop_ns, NEVER))
+    return np.where(starts, start_ns, np.where(stops, stop_ns, NEVER))
 
 
 def _chosen(machines: Machines, event_ns: Array, due_ns: Array, rotates: Array) -> Array:

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rules.control.memory import LONG_AGO, NEVER
-from telemetry.plan import NS_PER_S
+from rules.control.memory import LONG_AGO, NEVER, nanoseconds
 
 Array = NDArray[Any]
 
@@ -55,13 +54,15 @@ def switch(
     """
     off = np.asarray(wants_off, np.bool_)
     other = np.where(state.on, off, np.asarray(wants_on, np.bool_) & ~off)
+    if not other.any():
+        return state._replace(asked_ns=np.full_like(state.asked_ns, NEVER))
     asked = np.where(other, np.minimum(state.asked_ns, time_ns), NEVER)
-    delay = np.where(state.on, _ns(off_delay_s), _ns(on_delay_s))
-    flips = other & (asked + delay <= time_ns)
+    flips = other & (asked + _times_ns(state, off_delay_s, on_delay_s) <= time_ns)
     if min_on_s or min_off_s:
-        flips &= state.changed_ns + np.where(state.on, _ns(min_on_s), _ns(min_off_s)) <= time_ns
+        flips &= state.changed_ns + _times_ns(state, min_on_s, min_off_s) <= time_ns
     return Switch(state.on ^ flips, np.where(flips, time_ns, state.changed_ns), np.where(flips, NEVER, asked))
 
 
-def _ns(seconds: float) -> int:
-    return round(seconds * NS_PER_S)
+def _times_ns(state: Switch, on_s: float, off_s: float) -> Any:
+    on_ns, off_ns = nanoseconds(on_s), nanoseconds(off_s)
+    return on_ns if on_ns == off_ns else np.where(state.on, on_ns, off_ns)
