@@ -38,7 +38,7 @@ class Permit:
             return "the device is not proven online"
         if isinstance(wanted, Command) and wanted.is_fail_safe:
             return ""
-        if is_blind:
+        if is_blind and "send_blind" not in self._sabotage:
             return "blind"
         is_paced = drive.may_move_ns(wanted.value, drive.level(wanted), spec) > m.now_ns and "ignore_pacing" not in self._sabotage
         return "travel or minimum on/off time" if is_paced else ""

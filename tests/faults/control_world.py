@@ -11,8 +11,8 @@ from typing import Any, Final
 from app.site_files import load_site
 from ingest.admit import Admit
 from ingest.decode import Directory, Gather
-from rules.area import Areas
 from rules.arbitration import Arbitration
+from rules.area import Areas
 from rules.control.stage import Control
 from rules.engine import Engine
 from telemetry.plan import NS_PER_S

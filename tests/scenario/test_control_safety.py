@@ -90,8 +90,7 @@ def silence_referee(seed: int, steps: int) -> None:
         speaks = {name: draw.random() < 0.4 for name in last}
         for _ in range(draw.choice([1, 3, 12, 17, 18, 19, 25])):
             unit.run(EVERY_S, **{name: 18.0 if speaks[name] else None for name in last})
-            for name in last:
-                last[name] = unit.now_ns if speaks[name] else last[name]
+            last |= {name: unit.now_ns for name, is_heard in speaks.items() if is_heard}
             ages_s = [(unit.now_ns - at) / 1e9 for at in last.values()]
             heard = heard + 1 if any(speaks.values()) else 0
             if min(ages_s) > HELD_S + EVERY_S:
@@ -168,7 +167,14 @@ def test_a_house_without_power_opens_whoever_holds_it_shut() -> None:
 
 
 @pytest.mark.parametrize(
-    ("channel", "age_s", "value"), [("backfill", 600.0, 35.0), ("backfill", 1.0, 35.0), ("telemetry", 7200.0, 35.0), ("telemetry", -7200.0, 35.0), ("telemetry", 0.0, 500.0)]
+    ("channel", "age_s", "value"),
+    [
+        ("backfill", 600.0, 35.0),
+        ("backfill", 1.0, 35.0),
+        ("telemetry", 7200.0, 35.0),
+        ("telemetry", -7200.0, 35.0),
+        ("telemetry", 0.0, 500.0),
+    ],
 )
 def test_data_that_are_not_live_or_not_good_move_no_controller(channel: str, age_s: float, value: float) -> None:
     """T31, for controllers: heat that was, will be or cannot be opens no vent and starts no fan."""
@@ -178,9 +184,9 @@ def test_data_that_are_not_live_or_not_good_move_no_controller(channel: str, age
     for _ in range(12):
         unit.say(HOUSE, {"room_temp_c": value, "room_temp_2_c": value}, channel=channel, age_s=age_s)
         unit.run(EVERY_S)
-    assert {name: unit.where[name] for name in ("fan", "fan_2", "fan_3", "fan_4", "tunnel", "curtain", "pad_pump", "sprinkler")} == {
-        name: before[name] for name in ("fan", "fan_2", "fan_3", "fan_4", "tunnel", "curtain", "pad_pump", "sprinkler")
-    }
+    assert {
+        name: unit.where[name] for name in ("fan", "fan_2", "fan_3", "fan_4", "tunnel", "curtain", "pad_pump", "sprinkler")
+    } == {name: before[name] for name in ("fan", "fan_2", "fan_3", "fan_4", "tunnel", "curtain", "pad_pump", "sprinkler")}
 
 
 def test_nothing_runs_in_blindness() -> None:
