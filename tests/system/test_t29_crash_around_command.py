@@ -162,5 +162,6 @@ def test_one_dose_for_each_demand_whenever_core_is_killed(tmp_path):
 
 @pytest.mark.torture
 @pytest.mark.timeout(3600)
-def test_one_dose_for_each_demand_in_the_long_form(tmp_path):
-    assert run_side_by_side(tmp_path, [f"{name}:{count}" for _ in range(25) for name in NAMES for count in (1, 2, 3, 4)]) == {}
+@pytest.mark.parametrize("_turn", range(25))
+def test_one_dose_for_each_demand_in_the_long_form(tmp_path, _turn):
+    assert run_side_by_side(tmp_path, [f"{name}:{count}" for name in NAMES for count in (1, 2, 3, 4)]) == {}
