@@ -163,6 +163,51 @@ def test_a_house_without_power_opens_whoever_holds_it_shut() -> None:
     assert unit.where["curtain"] == 1.0
 
 
+def bounds_referee(kind: str, seed: int, steps: int) -> int:
+    """T30 with controllers: points that change and fall silent, hands, programs and restarts at random. How often something was barred."""
+    draw, unit, barred = random.Random(seed), world(kind), 0
+    specs = {a.name: a for a in unit.site.profiles[kind].actuators}
+    rules = [(actuator, against, seconds + 50, (0.0, 0.0)) for of, actuator, _, against, seconds in BARRED if of == kind]
+    rules += [(name, dict.fromkeys(silent), HELD_S + 60, after) for of, silent, name, _, after in SILENT if of == kind]
+    stood_s = [0] * len(rules)
+    for _ in range(steps):
+        if draw.random() < 0.2:
+            unit.values |= draw.choice(rules)[1]
+        elif draw.random() < 0.15:
+            unit.values |= USUAL[kind]
+        if draw.random() < 0.5:
+            name, *_, (low, _) = draw.choice([rule for rule, s in zip(rules, stood_s, strict=True) if s] or rules)
+            unit.by_hand(
+                name, specs[name].high if low == specs[name].low else specs[name].low, draw.choice(["ann", "program:scada"])
+            )
+        if draw.random() < 0.03:
+            unit.restart()
+        for _ in range(draw.choice([1, 2, 12])):
+            unit.run(EVERY_S)
+            for k, (actuator, against, seconds, (low, high)) in enumerate(rules):
+                stands = all(unit.values[name] == value for name, value in against.items())
+                stood_s[k] = stood_s[k] + EVERY_S if stands else 0
+                if stood_s[k] > seconds:
+                    barred += 1
+                    assert low <= unit.where[actuator] <= high, (seed, actuator, against)
+            assert all(specs[name].low <= value <= specs[name].high for name, value in unit.where.items())
+            assert unit.where.get("water_valve", 1.0) == 1.0
+    return barred
+
+
+@pytest.mark.parametrize("kind", USUAL)
+def test_bounds_hold_whatever_happens(kind: str) -> None:
+    assert bounds_referee(kind, 1, 30) > 10
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", range(100, 105))
+@pytest.mark.parametrize("kind", USUAL)
+def test_bounds_hold_whatever_happens_for_days(kind: str, seed: int) -> None:
+    assert bounds_referee(kind, seed, 1000) > 500
+
+
 # -- what may not act ----------------------------------------------------------------------------------------------------
 
 
