@@ -3,6 +3,7 @@
 The stages of the engine up to arbitration without rules, so that nothing is compiled; FIELDLOOM_SABOTAGE is theirs.
 """
 
+import functools
 import json
 import os
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ EVERY_S: Final = 10  # of samples
 HOUSE, MAST = "unit", "weather-1"
 
 
+@functools.cache
 def site_of(kind: str) -> SiteConfig:
     """One unit of a kind and its mast, as the demo sites have them."""
     demo = load_site(SITES / ("pig-farm" if kind == "pig_house" else "nursery"))

@@ -11,6 +11,7 @@ import pytest
 
 from tests.faults.control_world import EVERY_S, HOUSE, ControlWorld
 
+MOVED_BY_HEAT = ("fan", "fan_2", "fan_3", "fan_4", "tunnel", "curtain", "pad_pump", "sprinkler")
 HELD_S = 180  # three heartbeats of a minute
 PIGS = {
     "room_temp_c": 19.0, "room_temp_2_c": 19.2, "rh_pct": 60.0, "co2_ppm": 1500.0, "nh3_ppm": 8.0, "h2s_ppm": 0.0,
@@ -130,28 +131,26 @@ BARRED: list[tuple[str, str, float, Mapping[str, float], float]] = [
 
 
 @pytest.mark.parametrize(("kind", "actuator", "value", "against", "seconds"), BARRED, ids=[f"{k}-{a}" for k, a, *_ in BARRED])
-@pytest.mark.parametrize("author", ["ann", "program:scada"])
 def test_no_hand_and_no_program_goes_against_an_interlock(
-    kind: str, actuator: str, value: float, against: Mapping[str, float], seconds: float, author: str
+    kind: str, actuator: str, value: float, against: Mapping[str, float], seconds: float
 ) -> None:
     unit = world(kind)
     unit.values |= against
     unit.run(seconds)
-    unit.by_hand(actuator, value, author)
-    unit.run(30)
-    assert unit.where[actuator] == 0.0
+    for author in ("ann", "program:scada"):
+        unit.by_hand(actuator, value, author)
+        unit.run(20)
+        assert unit.where[actuator] == 0.0
 
 
-@pytest.mark.parametrize("author", ["ann", "program:scada"])
-def test_nobody_takes_air_and_water_from_animals(author: str) -> None:
+def test_nobody_takes_air_and_water_from_animals() -> None:
     unit = world("pig_house")
-    least = unit.where["fan"]
-    assert least > 0.0
-    for actuator in ("fan", "water_valve"):
-        assert unit.by_hand(actuator, 0.0, author)
-    unit.run(600)
-    assert unit.where["fan"] > 0.0
-    assert unit.where["water_valve"] == 1.0
+    for author in ("ann", "program:scada"):
+        for actuator in ("fan", "water_valve"):
+            assert unit.by_hand(actuator, 0.0, author)
+        unit.run(300)
+        assert unit.where["fan"] > 0.0
+        assert unit.where["water_valve"] == 1.0
 
 
 def test_a_house_without_power_opens_whoever_holds_it_shut() -> None:
@@ -224,14 +223,12 @@ def test_bounds_hold_whatever_happens_for_days(kind: str, seed: int) -> None:
 def test_data_that_are_not_live_or_not_good_move_no_controller(channel: str, age_s: float, value: float) -> None:
     """T31, for controllers: heat that was, will be or cannot be opens no vent and starts no fan."""
     unit = world("pig_house").run(240)
-    before = dict(unit.where)
+    before = [unit.where[name] for name in MOVED_BY_HEAT]
     unit.values |= {"room_temp_c": None, "room_temp_2_c": None}
     for _ in range(12):
         unit.say(HOUSE, {"room_temp_c": value, "room_temp_2_c": value}, channel=channel, age_s=age_s)
         unit.run(EVERY_S)
-    assert {
-        name: unit.where[name] for name in ("fan", "fan_2", "fan_3", "fan_4", "tunnel", "curtain", "pad_pump", "sprinkler")
-    } == {name: before[name] for name in ("fan", "fan_2", "fan_3", "fan_4", "tunnel", "curtain", "pad_pump", "sprinkler")}
+    assert [unit.where[name] for name in MOVED_BY_HEAT] == before
 
 
 def test_nothing_runs_in_blindness() -> None:
@@ -256,7 +253,7 @@ def test_gas_that_stopped_the_slurry_still_stops_it_after_a_restart() -> None:
     assert unit.where["slurry_pump"] == 0.0
     unit.run(20, slurry_pump_bool=0.0, h2s_ppm=1.0)
     unit.restart()
-    unit.run(1300)
+    unit.run(700)
     assert unit.where["slurry_pump"] == 0.0
     unit.run(20, slurry_request_bool=0.0).run(40, slurry_request_bool=1.0)
     assert unit.where["slurry_pump"] == 1.0
