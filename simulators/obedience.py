@@ -121,7 +121,7 @@ class Obedience:
 
     def _take_fail_safe(self) -> None:
         for actuator in self._actuators.values():
-            if not actuator.spec.local_fallback or actuator.mode != "AUTO" or self._sabotage == "device_stays_as_it_is":
+            if not actuator.spec.local_fallback or actuator.mode != "AUTO":
                 continue
             if actuator.spec.fail_safe == "hold":
                 if actuator.spec.travel_s > 0:  # what is on or off at once holds by itself, also over a power cut
