@@ -44,6 +44,7 @@ SABOTEURS: Final = frozenset(
         "believe_old_feedback",
         "forget_pacing",
         "send_blind",
+        "ignore_proof",
     }
 )
 

@@ -24,7 +24,7 @@ class Permit:
 
     def is_reachable(self, drive: Drive, spec: ActuatorSpec) -> bool:
         """A device that forgets no command by itself gets none before it is known to be there."""
-        return spec.expires or drive.name.rpartition("/")[0] in self.proven
+        return spec.expires or "ignore_proof" in self._sabotage or drive.name.rpartition("/")[0] in self.proven
 
     def may_resend(self, spec: ActuatorSpec) -> bool:
         """A dose is repeated only to a device that executes an id once."""
