@@ -168,7 +168,7 @@ def test_minimum_times_hold_over_a_restart() -> None:
     ((_, command),) = world.run([at(1).demand("R1", FAN, 1.0)]).commands
     world.run([ack(1.2, command.id)])
     world.restart_from_snapshot()
-    steps = [at(3, record=Start(8)), at(4, record=Event("drained")), at(5), at(6).demand("R1", FAN, 0.0), *ticks(7, 40)]
+    steps = [at(3, record=Start(8)), at(4, record=Event("drained")), at(5), at(6).demand("R1", FAN, 0.0), *ticks(7, 30)]
     sent = [d for d in world.run(steps).of("command", FAN) if d.body.get("sends") == 1]
     assert [(d.body["value"], d.time_ns) for d in sent] == [(1.0, T0 + 5 * NS_PER_S), (0.0, T0 + 21 * NS_PER_S)]
 
