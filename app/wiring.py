@@ -25,7 +25,7 @@ def build_engine(
     """
     conditions = Conditions()
     stages: list[Stage] = [Admit(numba=numba, sabotage=sabotage), Areas(), conditions, Alarms(conditions)]
-    stages += [Control(), Arbitration(sabotage=sabotage)] if control else [Arbitration(sabotage=sabotage)]
+    stages += [Control(sabotage=sabotage), Arbitration(sabotage=sabotage)] if control else [Arbitration(sabotage=sabotage)]
     return Engine([*stages, Commands(sabotage=sabotage), CommandAlarms(sabotage=sabotage)] if commands else stages)
 
 

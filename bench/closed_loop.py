@@ -13,19 +13,17 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from bench.control import DEAD_ZONE, clock, settle
 from rules.control.controller import Controller, Turn
 from simulators.houses import Houses
 from simulators.sensor import LIBRARY, SensorType
 from simulators.weather import Scenario, Weather
-from telemetry import sun
 from telemetry.plan import NS_PER_S
-from telemetry.site import LEVELS, MODES, ActuatorSpec
+from telemetry.site import MODES, ActuatorSpec
 
 Array = NDArray[Any]
 PROFILES: Final = Path(__file__).parents[1] / "devices" / "profiles"
-LATITUDE, LONGITUDE, ZONE_S = 36.7, 119.1, 8 * 3600.0
-DEAD_ZONE: Final = 0.01  # of the range
-_ORDER: Final = {"at_most": 0, "at_least": 1, "value": 2}
+LATITUDE, LONGITUDE, AHEAD_H = 36.7, 119.1, 8.0
 # Winter and summer days for tables and tests; clear, as both are hardest then.
 WINTER: Final = Scenario(mean_temp_c=-5.0, daily_range_k=12.0, dew_point_c=-12.0, anomaly_sd_k=0.3, wind_m_s=2.0, sky="clear")
 SUMMER: Final = Scenario(mean_temp_c=26.0, daily_range_k=10.0, dew_point_c=18.0, anomaly_sd_k=0.3, wind_m_s=2.0, sky="clear")
@@ -38,24 +36,6 @@ def specs_of(profile: str) -> dict[str, ActuatorSpec]:
     """The actuators of a shipped profile."""
     document = yaml.safe_load((PROFILES / f"{profile}.yaml").read_text("utf-8"))
     return {entry["name"]: ActuatorSpec.model_validate(entry) for entry in document["actuators"]}
-
-
-def targets(turn: Turn, specs: Mapping[str, ActuatorSpec], n: int) -> dict[str, Array]:
-    """What arbitration makes of a controller's demands, as rules/arbitration.py does one by one: (n,) by actuator."""
-    out = {}
-    for name, spec in specs.items():
-        low, high, chosen = np.full(n, spec.low), np.full(n, spec.high), np.full(n, np.nan)
-        asks = [ask for ask in turn.demands if ask.actuator == name]
-        for ask in sorted(asks, key=lambda ask: (LEVELS[ask.level], _ORDER[ask.bound])):
-            value = turn.demands[ask]
-            if ask.bound == "at_most":
-                high = np.where((low <= value) & (value < high), value, high)
-            elif ask.bound == "at_least":
-                low = np.where((low < value) & (value <= high), value, low)
-            else:
-                chosen = np.fmax(chosen, value) if spec.choose == "largest" else np.fmin(chosen, value)
-        out[name] = np.clip(np.where(np.isnan(chosen), spec.rest, chosen), low, high)
-    return out
 
 
 @dataclass
@@ -130,17 +110,6 @@ class Instruments:
         return out
 
 
-def clock(unix_s: float) -> dict[str, float]:
-    """Hour and sun of the site."""
-    rise_s, set_s = (float(v) for v in sun.sunrise_sunset_s(unix_s, LATITUDE, LONGITUDE))
-    return {
-        "hour": (unix_s + ZONE_S) % 86_400.0 / 3600.0,
-        "hours_after_sunrise": (unix_s - rise_s) / 3600.0,
-        "hours_before_sunset": (set_s - unix_s) / 3600.0,
-        "sun_elevation_deg": float(sun.elevation_at_deg(unix_s, LATITUDE, LONGITUDE)),
-    }
-
-
 def weather_points(weather: Weather, unix_s: float) -> dict[str, float]:
     """What the mast shows."""
     now = weather.at(unix_s)
@@ -187,7 +156,7 @@ class Loop:
         at, drives = self.houses.truth(self.drives.fractions()), self.drives.fractions()
         known: dict[str, Any] = self._instruments.read(at, self.controller.EVERY_S) | self.houses.panel(drives)
         known |= {spec.feedback: self.drives.position[name] for name, spec in self.drives.specs.items() if spec.feedback}
-        known |= clock(self.unix_s) | weather_points(self.weather, self.unix_s) | self._constants
+        known |= clock(self.unix_s, (LATITUDE, LONGITUDE, AHEAD_H)) | weather_points(self.weather, self.unix_s) | self._constants
         return {
             name: np.broadcast_to(np.asarray(known.get(name, np.nan), np.float64), self.n).copy() for name in self.controller.READS
         }
@@ -199,7 +168,7 @@ class Loop:
             tamper(self.unix_s, self.seen)
         self.turn = self.controller.step(self.state, int(self.unix_s) * NS_PER_S, self.seen, self.parameters)
         self.state = self.turn.state
-        self.drives.send(targets(self.turn, self.drives.specs, self.n))
+        self.drives.send({name: settle(self.turn.demands, spec, self.n) for name, spec in self.drives.specs.items()})
         left_s = self.controller.EVERY_S
         while left_s > 0.0:
             dt_s = min(left_s, self.houses.STEP_S)

@@ -40,6 +40,11 @@ SABOTEURS: Final = frozenset(
         "apply_late_ack",
         "ignore_panel",
         "unguarded_fail_safe",
+        "trust_answers",
+        "believe_old_feedback",
+        "forget_pacing",
+        "send_blind",
+        "ignore_proof",
     }
 )
 
@@ -194,7 +199,8 @@ class Commands:
             drive.note_measured(value, spec, m.now_ns)
         if drive.open is None or drive.open.state != "accepted":
             return
-        if ts_ns >= drive.open.sent_ns and abs(value - drive.open.value) <= spec.tolerance:
+        is_new = ts_ns >= drive.open.sent_ns or "believe_old_feedback" in self._sabotage
+        if is_new and abs(value - drive.open.value) <= spec.tolerance:
             drive.unmoved_since_ns = -1
             self._move(span, drive, "measured", m, measured=value)
             self._advance(span, drive, m)
@@ -243,7 +249,7 @@ class Commands:
         if command.state != "accepted":
             return
         command.accepted_ns = m.now_ns
-        if spec is None or spec.feedback is None or spec.kind == "pulse":
+        if spec is None or spec.feedback is None or spec.kind == "pulse" or "trust_answers" in self._sabotage:
             self._close(drive, command)  # nothing measures it: the answer is all there will be
         elif drive.unmoved_since_ns < 0:
             drive.unmoved_since_ns = m.now_ns
@@ -314,6 +320,8 @@ class Commands:
             if spec is not None and spec.kind != "pulse":
                 self._move(span, drive, "supersede", m, why="restart")
                 drive.forget()
+                if "forget_pacing" in self._sabotage:
+                    drive.switched_ns, drive.travel_end_ns = -1, 0
             elif command is not None and command.state == "sent":
                 if spec is not None and self._permit.may_resend(spec):
                     command.sends, command.next_send_ns = min(command.sends, SENDS_MAX - 1), m.now_ns

@@ -24,7 +24,7 @@ class Permit:
 
     def is_reachable(self, drive: Drive, spec: ActuatorSpec) -> bool:
         """A device that forgets no command by itself gets none before it is known to be there."""
-        return spec.expires or drive.name.rpartition("/")[0] in self.proven
+        return spec.expires or "ignore_proof" in self._sabotage or drive.name.rpartition("/")[0] in self.proven
 
     def may_resend(self, spec: ActuatorSpec) -> bool:
         """A dose is repeated only to a device that executes an id once."""
@@ -38,7 +38,7 @@ class Permit:
             return "the device is not proven online"
         if isinstance(wanted, Command) and wanted.is_fail_safe:
             return ""
-        if is_blind:
+        if is_blind and "send_blind" not in self._sabotage:
             return "blind"
         is_paced = drive.may_move_ns(wanted.value, drive.level(wanted), spec) > m.now_ns and "ignore_pacing" not in self._sabotage
         return "travel or minimum on/off time" if is_paced else ""

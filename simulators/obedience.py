@@ -50,7 +50,7 @@ class Obedience:
     def receive(self, command: Command, *, received_ns: int, now_ns: int, left_s: float | None) -> list[CommandAck]:
         """Answers to a command that came in at `received_ns` and is looked at now; `left_s` = what the broker says is left of the
         message's own expiry, when that is less than the command's."""
-        if command.id in self._answers:
+        if command.id in self._answers and self._sabotage != "device_does_twice":
             return [self._answers[command.id]]
         if any(waiting.command.id == command.id for waiting in self._waiting.values()):
             return []

@@ -64,7 +64,13 @@ class Inputs:
     """The inputs of units (n,) of one site by the names that a controller reads."""
 
     def __init__(
-        self, plan: Plan, site: str, devices: Sequence[Device], names: Sequence[str], clock: PlantClock | None = None
+        self,
+        plan: Plan,
+        site: str,
+        devices: Sequence[Device],
+        names: Sequence[str],
+        clock: PlantClock | None = None,
+        held: int = HELD_HEARTBEATS,
     ) -> None:
         self._plan, self._site, self._devices, self._names, self._clock = plan, site, devices, names, clock
         config = plan.sites[site]
@@ -72,7 +78,7 @@ class Inputs:
         n = len(devices)
         self._measured = list(found)
         self.points = np.array([points for points, _ in found.values()], np.int64).reshape(len(found), n)
-        self._held_ns = np.array([held for _, held in found.values()], np.int64).reshape(len(found), n)
+        self._held_ns = held * np.array([beats for _, beats in found.values()], np.int64).reshape(len(found), n)
         self._place = np.full((len(found), n), -1)
         self._is_placed = self._place >= 0
         self._setpoints = {name: _curves(config, devices, name) for name in names if name.startswith("set.")}
@@ -124,11 +130,11 @@ class Inputs:
 
 
 def _points(plan: Plan, config: SiteConfig, devices: Sequence[Device], name: str) -> tuple[Array, Array] | None:
-    """(point numbers (n,), how long their samples are held (n,) ns) of an input; -1 where a unit has none, None for what is no point."""
+    """(point numbers (n,), their heartbeats (n,) ns) of an input; -1 where a unit has none, None for what is no point."""
     if name.startswith("set.") or name in CLOCKS:
         return None
     link, _, point = name.rpartition(".")
-    numbers, held = np.full(len(devices), -1, np.int64), np.zeros(len(devices), np.int64)
+    numbers, beats = np.full(len(devices), -1, np.int64), np.zeros(len(devices), np.int64)
     links = {area.name: area.links for area in config.areas}
     for row, device in enumerate(devices):
         source: Device | None = device
@@ -138,9 +144,8 @@ def _points(plan: Plan, config: SiteConfig, devices: Sequence[Device], name: str
         number = None if source is None or source.origin != device.origin else source.point(point)
         if source is not None and number is not None:
             numbers[row] = number
-            beat_s = next(spec.beat_s for spec in source.profile.points if spec.name == point)
-            held[row] = int(HELD_HEARTBEATS * beat_s * NS_PER_S)
-    return numbers, held
+            beats[row] = int(next(spec.beat_s for spec in source.profile.points if spec.name == point) * NS_PER_S)
+    return numbers, beats
 
 
 def _curves(config: SiteConfig, devices: Sequence[Device], name: str) -> Curves:

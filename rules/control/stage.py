@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rules.control.controller import Ask, Controller, Naming, Turn, unknown
-from rules.control.inputs import Inputs, Latest, Moments
+from rules.control.inputs import HELD_HEARTBEATS, Inputs, Latest, Moments
 from rules.control.kinds import KINDS
 from telemetry import quality
 from telemetry.errors import CallerError
@@ -29,6 +29,7 @@ Array = NDArray[Any]
 CAUGHT_UP_NS: Final = 60 * NS_PER_S
 NOTHING: Final = np.zeros(0, np.int64)
 FASTEST_S: Final = 1.0  # of controllers of plants that live faster than the wall
+SAFETY: Final = frozenset({"personnel_safety", "equipment", "survival"})
 
 
 def parameters_of(spec: ControllerSpec, own: Mapping[str, Any]) -> Any:
@@ -64,7 +65,15 @@ class Cohort:
     """Units that run together. `said` is what each last asked, as arbitration knows it."""
 
     def __init__(
-        self, plan: Plan, group: Group, devices: list[Device], spec: ControllerSpec, kind: Controller, parameters: Any
+        self,
+        plan: Plan,
+        group: Group,
+        devices: list[Device],
+        spec: ControllerSpec,
+        kind: Controller,
+        parameters: Any,
+        *,
+        sabotage: frozenset[str] = frozenset(),
     ) -> None:
         self.site, self.spec, self.kind, self.parameters = group.site, spec, kind, parameters
         self.devices = devices
@@ -84,17 +93,29 @@ class Cohort:
         )  # all of the last run, those of `said`, rows
         self.limits = np.zeros((4, 0, 1))  # lowest, highest and rest position, smallest step
         self.is_faulted = False
-        self.inputs = Inputs(plan, group.site, devices, kind.READS, spec.plant_clock)
+        held = HELD_HEARTBEATS * (1000 if "controllers_believe_the_stale" in sabotage else 1)
+        self.inputs = Inputs(plan, group.site, devices, kind.READS, spec.plant_clock, held)
+        self._sabotage = sabotage
 
     def row(self, ask: Ask) -> int:
         """Row of an ask; -1 when there is no such actuator."""
-        if ask not in self.asks and (spec := self.actuators.get(ask.actuator)) is not None:
+        if ask not in self.asks and (spec := self.actuators.get(ask.actuator)) is not None and not self._is_left_out(ask):
             self.asks[ask] = len(self.said)
             self.said = np.vstack([self.said, unknown(len(self.devices))])
             step = max(spec.min_step, 1e-9) if spec.kind == "position" else 0.0
             limits = np.array([spec.low, spec.high, spec.rest, step]).reshape(4, 1, 1)
             self.limits = np.concatenate([self.limits, limits], axis=1)
         return self.asks.get(ask, -1)
+
+    def _is_left_out(self, ask: Ask) -> bool:
+        if ask.level == "survival":
+            return "controllers_let_die" in self._sabotage
+        return ask.level in SAFETY and "controllers_without_interlocks" in self._sabotage
+
+    def level(self, ask: Ask) -> int:
+        """Number of an ask's level."""
+        is_low = ask.level in SAFETY and "controllers_rank_safety_last" in self._sabotage
+        return LEVELS["economy" if is_low else ask.level]
 
     def take(self, demands: Mapping[Ask, Array]) -> tuple[Array, Array]:
         """Rows and units of what changed by enough to move something: it begins, ends, reaches an end of the range or rest, or moves by
@@ -127,11 +148,12 @@ class Cohort:
 
 
 class Control:
-    """The stage. Writes `span.demands`."""
+    """The stage. Writes `span.demands`. `sabotage` breaks a promise on purpose, so that a test can be seen to fail."""
 
     rank = 50
 
-    def __init__(self) -> None:
+    def __init__(self, *, sabotage: frozenset[str] = frozenset()) -> None:
+        self._sabotage = sabotage
         self._plan = Plan()
         self._cohorts: list[Cohort] = []
         self._latest = Latest.of(np.zeros(0, np.int64), 0)
@@ -166,7 +188,7 @@ class Control:
                         continue
                     parts.setdefault(repr(parameters), (parameters, []))[1].append(device)
                 for parameters, devices in parts.values():
-                    yield Cohort(plan, group, devices, spec, KINDS[spec.kind], parameters)
+                    yield Cohort(plan, group, devices, spec, KINDS[spec.kind], parameters, sabotage=self._sabotage)
 
     def _take(self, saved: dict[str, Any]) -> None:
         """Give cohorts what was known of their units, and end what nobody asks any more."""
@@ -207,7 +229,8 @@ class Control:
         self._tell(span, int(times[0]))
         if self._cohorts:
             rows, taken = self._rows(span), 0
-            for due, cohort, moments, k in () if span.blind[0] else self._due(times):
+            is_blind = span.blind[0] and "controllers_run_blind" not in self._sabotage
+            for due, cohort, moments, k in () if is_blind else self._due(times):
                 place = int(np.searchsorted(times, due))
                 taken = self._hear(rows, taken, place)
                 self._turn(span, cohort, place, moments, k)
@@ -255,6 +278,8 @@ class Control:
         frame = np.searchsorted(frames.offsets, rows, side="right") - 1
         q = admission.quality[rows]
         usable = (admission.verdict[frame] == Verdict.LIVE) & ~quality.is_bad(q) & ((q & quality.REPEATED) == 0)
+        if "controllers_hear_all" in self._sabotage:
+            usable[:] = True
         rows, frame = rows[usable], frame[usable]
         made = span.derived
         virtual = np.flatnonzero(self._latest.place[made.point] >= 0)
@@ -304,7 +329,7 @@ class Control:
         rows, units = cohort.take(turn.demands)
         if not len(rows):
             return
-        words = [(f"{source_of(cohort.spec.id, ask)}@", f"/{ask.actuator}", ask, LEVELS[ask.level]) for ask in cohort.asks]
+        words = [(f"{source_of(cohort.spec.id, ask)}@", f"/{ask.actuator}", ask, cohort.level(ask)) for ask in cohort.asks]
         read, wanted = _read(turn.terms, np.unique(units)), _numbers(cohort.said[rows, units])
         for row, unit, value in zip(rows.tolist(), units.tolist(), wanted, strict=True):
             (source, actuator, ask, level), key = words[row], cohort.keys[unit]
@@ -331,6 +356,8 @@ class Control:
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Inverse of `snapshot`."""
+        if "controllers_forget" in self._sabotage:
+            saved = {**saved, "cohorts": [{**part, "state": []} for part in saved["cohorts"]]}
         self._take(saved)
         self._last_ns = saved["last_ns"]
         self._ended = [(source, actuator, bound, level) for source, actuator, bound, level in saved["ended"]]

@@ -56,6 +56,7 @@ class Step:
     point: int = 0  # of the device: 0 vent_pct, 1 panel
     verdict: int = int(Verdict.LIVE)
     quality: int = 0
+    age_ns: int = 0  # of the sample when it comes
     demands: list[tuple[int, int, str, str, str, int, float | None]] = field(default_factory=list)
 
     def demand(self, rule: str, actuator: str, value: float | None, level: int = 6, bound: str = "value") -> "Step":
@@ -126,7 +127,7 @@ class World:
     def _span(self, steps: list[Step], result: Result, offset: int) -> None:
         frames = [(i, s) for i, s in enumerate(steps) if s.device >= 0]
         columns = {
-            "entry": [i for i, _ in frames], "device": [s.device for _, s in frames], "ts_ns": [s.time_ns for _, s in frames],
+            "entry": [i for i, _ in frames], "device": [s.device for _, s in frames], "ts_ns": [s.time_ns - s.age_ns for _, s in frames],
             "boot": [0] * len(frames), "seq": [0] * len(frames), "flags": [0] * len(frames),
             "offsets": list(range(len(frames) + 1)),
             "point": [self.plan.devices[s.device].points[s.point] for _, s in frames], "value": [s.value for _, s in frames],

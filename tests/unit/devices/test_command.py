@@ -56,6 +56,14 @@ def test_command_is_confirmed_by_measured_feedback() -> None:
     assert not result.of("fault")
 
 
+def test_a_measurement_from_before_the_command_confirms_nothing() -> None:
+    world = begun()
+    ((_, command),) = world.run([at(5).demand("R1", VENT, 50.0)]).commands
+    result = world.run([ack(5.2, command.id), at(6, device=0, value=50.0, age_ns=2 * NS_PER_S)])
+    assert result.states(VENT) == ["accepted"]
+    assert world.run([at(7, device=0, value=50.0, age_ns=2 * NS_PER_S)]).states(VENT) == ["confirmed"]
+
+
 def test_no_answer_is_sent_three_times_then_lost_with_fail_safe() -> None:
     result = begun().run([at(1).demand("R1", VENT, 50.0), *ticks(2, 33)])
     sent = [c for _, c in result.commands]
@@ -153,6 +161,16 @@ def test_switch_respects_minimum_on_and_off_times() -> None:
     assert [(d.body["state"], d.time_ns) for d in off][1:3] == [("queued", T0 + 2 * NS_PER_S), ("sent", T0 + 21 * NS_PER_S)]
     result = world.run([ack(30, off[2].body["id"]), at(31).demand("R1", FAN, 1.0), *ticks(32, 60)])
     assert [d.time_ns for d in result.of("command", FAN) if d.body["state"] == "sent"] == [T0 + 51 * NS_PER_S]
+
+
+def test_minimum_times_hold_over_a_restart() -> None:
+    world = begun()
+    ((_, command),) = world.run([at(1).demand("R1", FAN, 1.0)]).commands
+    world.run([ack(1.2, command.id)])
+    world.restart_from_snapshot()
+    steps = [at(3, record=Start(8)), at(4, record=Event("drained")), at(5), at(6).demand("R1", FAN, 0.0), *ticks(7, 30)]
+    sent = [d for d in world.run(steps).of("command", FAN) if d.body.get("sends") == 1]
+    assert [(d.body["value"], d.time_ns) for d in sent] == [(1.0, T0 + 5 * NS_PER_S), (0.0, T0 + 21 * NS_PER_S)]
 
 
 def test_nothing_is_sent_while_blind_and_the_current_target_after() -> None:

@@ -3,12 +3,15 @@
 import math
 import random
 
+import numpy as np
 import pytest
 
+from bench.control import settle
 from rules.arbitration import REMEMBERED_REQUESTS, Demand, arbitrate
+from rules.control.controller import Ask
 from telemetry.plan import NS_PER_S
 from telemetry.record import Request
-from telemetry.site import ActuatorSpec
+from telemetry.site import LEVELS, ActuatorSpec
 from tests.faults.command_world import T0, Step, World, plan_of
 
 VENT, FLAP = "farm/h-0/vent", "farm/h-0/flap"
@@ -79,6 +82,19 @@ def test_random_demands_keep_bounds_of_higher_levels_in_any_order() -> None:
         only = [d for d in demands if d.level == top and d.bound != "value"]
         if len(only) == 1 and all(d.level > top for d in demands if d is not only[0]) and 0 <= only[0].value <= 100:
             assert only[0] not in outcome.losers
+
+
+def test_closed_loops_of_benches_and_tests_settle_as_arbitration_does() -> None:
+    draw, levels = random.Random(8), list(LEVELS)
+    for _ in range(2000):
+        spec = draw.choice([SPEC, SMALLEST])
+        asks = {
+            Ask(spec.name, draw.choice(["at_least", "at_most", "value"]), draw.choice(levels)) for _ in range(draw.randint(0, 6))
+        }
+        asked = {ask: draw.choice([draw.uniform(-20, 120), math.nan]) for ask in asks}
+        demands = [Demand(f"S{i}", ask.bound, LEVELS[ask.level], value) for i, (ask, value) in enumerate(asked.items())]
+        settled = settle({ask: np.array([value]) for ask, value in asked.items()}, spec, 1)
+        assert settled[0] == arbitrate(demands, spec).value, asked
 
 
 # -- the stage ---------------------------------------------------------------------------------------------------------

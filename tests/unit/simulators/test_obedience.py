@@ -19,7 +19,10 @@ SPECS = [
 ]
 
 
-def device(sabotage="") -> Obedience:
+SABOTAGE = os.environ.get("FIELDLOOM_SABOTAGE", "")
+
+
+def device(sabotage=SABOTAGE) -> Obedience:
     return Obedience(actuators(Drives(SPECS, [np.random.default_rng(0)]), 0), sabotage=sabotage)
 
 
@@ -127,7 +130,7 @@ def test_drive_that_is_off_at_the_panel_takes_neither_commands_nor_fail_safe():
 
 
 def test_after_a_power_cut_drives_take_their_fail_safe_and_no_command_is_done_twice():
-    obedience = device(os.environ.get("FIELDLOOM_SABOTAGE", ""))
+    obedience = device()
     give(obedience, command(0, "valve", 80))
     give(obedience, command(1, "pump", 1))
     assert give(obedience, command(2, "pump", 0)) == []
