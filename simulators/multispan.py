@@ -30,7 +30,13 @@ OUTSIDE_CO2_KG_M3: Final = 7.4e-4
 # Euler is stable below 110 s (vapour at the 64 air changes an hour of open vents and all fans).
 STEP_S_MAX: Final = 10.0
 # What weather may be; beyond it is held (a pyranometer shows -3 W/m2 at night).
-OUTSIDE_BOUNDS: Final = {"temp_c": (-60.0, 60.0), "rh_pct": (0.0, 100.0), "rad_w_m2": (0.0, 1500.0), "wind_m_s": (0.0, 100.0)}
+OUTSIDE_BOUNDS: Final = {
+    "temp_c": (-60.0, 60.0),
+    "rh_pct": (0.0, 100.0),
+    "rad_w_m2": (0.0, 1500.0),
+    "wind_m_s": (0.0, 100.0),
+    "sky_c": (-120.0, 60.0),
+}
 _PAR_SHARE: Final = 0.5  # of the sun's energy
 # Beyond 0..1: a bypass or another heater.
 _INPUT_BOUNDS: Final = {"heat_w_m2": (-1000.0, 1000.0)}
@@ -46,6 +52,7 @@ class Parameters:
     air_mass_w_m2_k: float = 5.0
     mass_soil_w_m2_k: float = 1.7
     cover_w_m2_k: float = 6.1
+    leakage: Any = 1e-4  # of the wind, through cracks
     screen_saving: Any = 0.45
     transmission: Any = 0.70
     albedo: float = 0.15
@@ -126,6 +133,7 @@ class Outside(NamedTuple):
     rh_pct: ArrayLike
     rad_w_m2: ArrayLike
     wind_m_s: ArrayLike
+    sky_c: ArrayLike | None = None  # the sky as the cover sees it; None: as warm as the air
 
 
 def initial_state(air_c: ArrayLike, rh_pct: ArrayLike, mass_c: ArrayLike, *, co2_ppm: ArrayLike = 420.0) -> State:
@@ -154,6 +162,12 @@ def held(name: str, values: ArrayLike, low: float = 0.0, high: float = 1.0) -> A
         house = int(np.argwhere(~np.isfinite(np.atleast_1d(array)))[0][0])
         raise ValueError(f"{name} of house {house} is not a number: give a value of {low:g} to {high:g}")
     return np.minimum(np.maximum(array, low), high)
+
+
+def held_outside(outside: Outside) -> Outside:
+    """Weather held to OUTSIDE_BOUNDS, with a sky. Raises ValueError as `held` does."""
+    known = outside._replace(sky_c=outside.temp_c) if outside.sky_c is None else outside
+    return Outside(*(held(name, value, *OUTSIDE_BOUNDS[name]) for name, value in known._asdict().items()))
 
 
 def vapour_density_kg_m3(temp_c: ArrayLike, rh_pct: ArrayLike = 100.0) -> Any:
@@ -196,9 +210,30 @@ def vent_flow_m_s(opening: ArrayLike, inside_c: ArrayLike, outside_c: ArrayLike,
     return np.asarray(opening, float) * area * 0.75 / 2.0 * np.sqrt(buoyancy + 0.09 * wind**2)
 
 
-def leakage_m_s(wind_m_s: ArrayLike) -> Any:
-    """Air through cracks, 1e-4 max(0.25, w) [m3 per m2 floor and s] [1]."""
-    return 1e-4 * np.maximum(0.25, np.asarray(wind_m_s, float))
+def leakage_m_s(wind_m_s: ArrayLike, leakage: ArrayLike = 1e-4) -> Any:
+    """Air through cracks, leakage max(0.25, w) [m3 per m2 floor and s] [1]."""
+    return np.asarray(leakage, float) * np.maximum(0.25, np.asarray(wind_m_s, float))
+
+
+def sky_pull_k(outside_c: ArrayLike, sky_c: ArrayLike, wind_m_s: ArrayLike) -> Any:
+    """How much colder than air a surface would get outside that only wind and sky reach, hr (To - Tsky) / (hc + hr) [K].
+
+    Wind 2.8 + 1.2 w [W/m2K] and grey radiation of emissivity 0.85, the cover's of GreenLight [1].
+    A cover loses heat to air that is colder by this; the loss to air as warm as the sky is in `cover_w_m2_k`.
+
+    Parameters
+    ----------
+    outside_c, sky_c : [C]
+    wind_m_s : [m/s]
+
+    Returns
+    -------
+    [K]. Air 0 C, sky -20 C, 2.5 m/s: 7.5; a sky as warm as the air: 0.
+    """
+    outside, sky, wind = np.asarray(outside_c, float), np.asarray(sky_c, float), np.asarray(wind_m_s, float)
+    air_k, sky_k = outside + psychrometrics.ZERO_C_K, sky + psychrometrics.ZERO_C_K
+    radiation = 0.85 * STEFAN_BOLTZMANN * (air_k**2 + sky_k**2) * (air_k + sky_k)
+    return radiation * (outside - sky) / (2.8 + 1.2 * wind + radiation)
 
 
 def pipe_heat_w_m2(pipe_c: ArrayLike, air_c: ArrayLike, parameters: Parameters) -> Any:
@@ -324,7 +359,7 @@ def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, para
     """
     assert dt_s >= 0.0
     inputs = Inputs(*(held(name, v, *_INPUT_BOUNDS.get(name, (0.0, 1.0))) for name, v in zip(Inputs._fields, inputs, strict=True)))
-    outside = Outside(*(held(name, v, *OUTSIDE_BOUNDS[name]) for name, v in zip(Outside._fields, outside, strict=True)))
+    outside = held_outside(outside)
     held("leaf_area_index", parameters.leaf_area_index, 0.0, 20.0)
     around = _around(inputs, outside, parameters)
     steps = int(np.ceil(dt_s / STEP_S_MAX))
@@ -341,6 +376,7 @@ class _Around(NamedTuple):
     wind_m_s: Any
     opening: Any  # mean of both sides, 0..1
     leak_m_s: Any
+    sky_k: Any  # that the cover sees it colder outside
     absorbed_w_m2: Any  # sun that crop and floor take up
     light_w_m2: Any  # above the canopy, with lamps, as stomata feel it
     outside_light_w_m2: Any  # sun that would give the crop as much light to grow by
@@ -365,7 +401,8 @@ def _around(inputs: Inputs, outside: Outside, p: Parameters) -> _Around:
         vapour,
         outside.wind_m_s,
         (np.asarray(inputs.vent_lee, float) + np.asarray(inputs.vent_wind, float)) / 2.0,
-        leakage_m_s(outside.wind_m_s),
+        leakage_m_s(outside.wind_m_s, p.leakage),
+        sky_pull_k(outside_c, outside.sky_c, outside.wind_m_s),
         absorbed,
         absorbed + lamp_light,
         absorbed / (p.transmission * (1.0 - p.albedo)) + lamp_light / (p.transmission * _PAR_SHARE),
@@ -388,13 +425,14 @@ def _euler(state: State, dt_s: float, inputs: Inputs, around: _Around, p: Parame
     latent = transpiration_w_m2(p.leaf_area_index, around.light_w_m2, co2_ppm(state), deficit)
     pipe_heat, boiler_heat = pipe_heat_w_m2(state.pipe_c, state.air_c, p), _boiler(state, inputs, p)
     to_mass = p.air_mass_w_m2_k * (state.mass_c - state.air_c)
-    loss = (around.loss_w_m2_k + AIR_J_M3_K * flow) * warmer + AIR_J_M3_K * around.fan_m_s * (state.air_c - around.blown_c)
+    loss = around.loss_w_m2_k * (warmer + around.sky_k) + AIR_J_M3_K * flow * warmer
+    loss = loss + AIR_J_M3_K * around.fan_m_s * (state.air_c - around.blown_c)
     gain = around.cover * around.absorbed_w_m2 + pipe_heat + around.heat_w_m2 + to_mass
     air = state.air_c + dt_s * (gain - latent - loss - VAPORISATION_J_KG * around.fog_kg_m2_s) / p.air_j_m2_k
     mass_heat = (1.0 - around.cover) * around.absorbed_w_m2 - to_mass - p.mass_soil_w_m2_k * (state.mass_c - p.soil_c)
     mass = state.mass_c + dt_s * mass_heat / p.mass_j_m2_k
-    # The cover's temperature lies between outside and inside.
-    condensed = condensation_kg_m2_s(vapour_pa, around.temp_c + 0.45 * warmer)
+    # The cover's temperature lies between outside, as it feels it, and inside.
+    condensed = condensation_kg_m2_s(vapour_pa, around.temp_c + 0.45 * warmer - 0.55 * around.sky_k)
     out = flow * (state.vapour_kg_m3 - around.vapour_kg_m3) + around.fan_m_s * (state.vapour_kg_m3 - around.blown_kg_m3)
     vapour = state.vapour_kg_m3 + dt_s * (latent / VAPORISATION_J_KG + around.fog_kg_m2_s - out - condensed) / p.height_m
     # What exceeds saturation is mist that falls out within a step.

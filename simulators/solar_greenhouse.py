@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from simulators import multispan
-from simulators.multispan import AIR_J_M3_K, KG_M3_PER_PPM, OUTSIDE_BOUNDS, OUTSIDE_CO2_KG_M3, VAPORISATION_J_KG, Outside, held
+from simulators.multispan import AIR_J_M3_K, KG_M3_PER_PPM, OUTSIDE_CO2_KG_M3, VAPORISATION_J_KG, Outside, held
 from telemetry import psychrometrics
 
 # The air follows within 6-15 min, its vapour within 90 s at open vents.
@@ -180,7 +180,7 @@ def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, para
     """
     assert dt_s >= 0.0
     inputs = Inputs(*(held(name, values) for name, values in zip(Inputs._fields, inputs, strict=True)))
-    outside = Outside(*(held(name, v, *OUTSIDE_BOUNDS[name]) for name, v in zip(Outside._fields, outside, strict=True)))
+    outside = multispan.held_outside(outside)
     around = _Around(
         outside.temp_c,
         multispan.vapour_density_kg_m3(outside.temp_c, outside.rh_pct),
