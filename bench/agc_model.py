@@ -34,7 +34,7 @@ PAR_UMOL_J: Final = 2.06  # of the sun's energy, as this mast has it
 # CO2 without lamps, dose and vents falls by 0.09 to 0.17 an hour of what it is over outside, in a wind of 6 to 9 m/s: cracks of so much.
 LEAKAGE: Final = 2e-5
 # A blackout screen instead of a shade.
-HOUSE: Final = multispan.Parameters(shade_cut=0.98, lamp_w_m2=LAMPS_W, transmission=TRANSMISSION, leakage=LEAKAGE)
+HOUSE: Final = multispan.Parameters(shade_cut=0.98, lamp_w_m2=LAMPS_W, leakage=LEAKAGE)
 DAY_S: Final = 86_400.0
 STEP_S: Final = 60.0
 
