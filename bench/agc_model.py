@@ -3,8 +3,7 @@
     python -m bench --only agc_model
 
 Every day begins as the recording does, so that an error is of one day and not of the weeks before; a second run goes through without.
-Three things of the house are read off the recording itself, none by looking at the model's error: the light of lamps, the part of the
-sun's light that comes in, and the leaks. What it does not say (leaf area, size of the CO2 dose, floor) is the model's default.
+Two things of the house are read off the recording itself, none by looking at the model's error: the light of lamps and the leaks. What it does not say (leaf area, size of the CO2 dose, floor) is the model's default.
 """
 
 import csv
@@ -28,13 +27,13 @@ DOSES: Final = 1.0  # CO2reg while CO2 flows: the air then gains 50 ppm in 5 min
 # `AssimLight` says 100 in the dark, too: it is how bright lamps may burn. What burns is the PAR inside that the sun does not give.
 LAMP_UMOL_J: Final = 2.7
 LAMPS_W: Final = 100.0
-# With open screens and no lamps (the lowest tenth of moments over 200 umol/m2/s outside) so much of the PAR outside comes in.
-SUN_INSIDE: Final = 0.15
-PAR_UMOL_J: Final = 2.06  # of the sun's energy, as this mast has it
+LAMPS_LEAST_W: Final = 15.0
+# With open screens and no lamps (the lowest tenth of moments over 200 umol/m2/s) 0.15 of the PAR outside comes to the sensor.
+SUN_UMOL_J: Final = 0.15 * 2.06
 # CO2 without lamps, dose and vents falls by 0.09 to 0.17 an hour of what it is over outside, in a wind of 6 to 9 m/s: cracks of so much.
 LEAKAGE: Final = 2e-5
-# A blackout screen instead of a shade.
-HOUSE: Final = multispan.Parameters(shade_cut=0.98, lamp_w_m2=LAMPS_W, leakage=LEAKAGE)
+BOTH_SAVE: Final = 0.62  # two screens, each of which saves 0.45 alone: their resistances add
+HOUSE: Final = multispan.Parameters(shade_cut=0.98, lamp_w_m2=LAMPS_W, leakage=LEAKAGE, screen_saving=BOTH_SAVE)
 DAY_S: Final = 86_400.0
 STEP_S: Final = 60.0
 
@@ -48,7 +47,7 @@ def recording(team: str) -> tuple[Array, dict[str, Array]]:
     keep = np.r_[True, np.diff(times) > 0.0]
     columns = {}
     for name in COLUMNS:
-        values = np.array([float(row[name] or "nan") for row in rows])[keep]
+        values = np.array([float(row[name].strip() or "nan") for row in rows])[keep]
         known = np.isfinite(values)
         columns[name] = np.interp(times[keep], times[keep][known], values[known])
     return times[keep], columns
@@ -77,21 +76,33 @@ def simulate(days: float) -> tuple[Array, Array]:
         inputs = multispan.Inputs(
             vent_lee=now["VentLee"] / 100.0,
             vent_wind=now["VentWind"] / 100.0,
-            thermal_screen=np.maximum(now["EnScr"], now["BlckScr"]) / 100.0,
+            thermal_screen=_screens(now["EnScr"] / 100.0, now["BlckScr"] / 100.0),
             shade_screen=now["BlckScr"] / 100.0,
             co2_valve=now["CO2reg"] < DOSES + 0.5,
-            lamp=lamps,
+            lamp=_lamps(now["PARin"], now["BlckScr"] / 100.0, weather.at(times[k]).rad_w_m2),
         )
         at = times[k]
         while at < times[k + 1]:
             dt, sample = min(STEP_S, times[k + 1] - at), weather.at(at)
-            outside = multispan.Outside(sample.temp_c, sample.rh_pct, sample.rad_w_m2, sample.wind_m_s)
+            outside = multispan.Outside(sample.temp_c, sample.rh_pct, sample.rad_w_m2, sample.wind_m_s, sample.sky_temp_c)
             # The pipe is as warm as recorded; 0 is a pipe that nothing flows through.
             pipe = np.where(now["Tpipe"] > 0.0, now["Tpipe"], state.air_c)
             state = multispan.advance(state._replace(pipe_c=pipe), dt, inputs=inputs, outside=outside, parameters=HOUSE)
             at += dt
         told.append(np.stack([state.air_c, multispan.relative_humidity_pct(state), multispan.co2_ppm(state)], axis=1))
     return np.array(told), wanted[1:count]
+
+
+def _screens(energy: Array, blackout: Array) -> Array:
+    """One screen that saves as much as both, 1 where both are drawn."""
+    resistance = 0.45 / (1.0 - 0.45)
+    return (1.0 - 1.0 / (1.0 + resistance * (energy + blackout))) / BOTH_SAVE
+
+
+def _lamps(par_umol_m2_s: Array, blackout: Array, rad_w_m2: float) -> Array:
+    """How bright lamps burn, 0..1, by the PAR inside that is not the sun's."""
+    watts = (par_umol_m2_s - SUN_UMOL_J * rad_w_m2 * (1.0 - blackout)) / LAMP_UMOL_J
+    return np.where(watts < LAMPS_LEAST_W, 0.0, np.minimum(watts / LAMPS_W, 1.0))
 
 
 def _begun(columns: dict[str, Array], k: int) -> multispan.State:

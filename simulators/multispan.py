@@ -210,6 +210,25 @@ def vent_flow_m_s(opening: ArrayLike, inside_c: ArrayLike, outside_c: ArrayLike,
     return np.asarray(opening, float) * area * 0.75 / 2.0 * np.sqrt(buoyancy + 0.09 * wind**2)
 
 
+def behind_screen_m_s(flow_m_s: ArrayLike, screen: ArrayLike, warmer_k: ArrayLike) -> Any:
+    """What of the air through roof vents reaches the house under a screen that covers a part of it.
+
+    Through the cloth goes 5e-5 |dT|^0.66 (Vanthoor [1]); where it does not reach, air goes freely.
+
+    Parameters
+    ----------
+    flow_m_s : through the vents without a screen [m3 per m2 floor and s]
+    screen : drawn part, 0..1
+    warmer_k : air under over air above it [K]
+
+    Returns
+    -------
+    [m3 per m2 floor and s]. 0.03 under a screen drawn by 0.95, 10 K: 0.0017.
+    """
+    flow, drawn = np.asarray(flow_m_s, float), np.asarray(screen, float)
+    return (1.0 - drawn) * flow + drawn * np.minimum(flow, 5e-5 * np.abs(warmer_k) ** 0.66)
+
+
 def leakage_m_s(wind_m_s: ArrayLike, leakage: ArrayLike = 1e-4) -> Any:
     """Air through cracks, leakage max(0.25, w) [m3 per m2 floor and s] [1]."""
     return np.asarray(leakage, float) * np.maximum(0.25, np.asarray(wind_m_s, float))
@@ -419,7 +438,8 @@ def _around(inputs: Inputs, outside: Outside, p: Parameters) -> _Around:
 
 def _euler(state: State, dt_s: float, inputs: Inputs, around: _Around, p: Parameters) -> State:
     warmer = state.air_c - around.temp_c
-    flow = vent_flow_m_s(around.opening, state.air_c, around.temp_c, around.wind_m_s, p.roof_vent_area) + around.leak_m_s
+    vented = vent_flow_m_s(around.opening, state.air_c, around.temp_c, around.wind_m_s, p.roof_vent_area)
+    flow = behind_screen_m_s(vented, inputs.thermal_screen, warmer) + around.leak_m_s
     vapour_pa = vapour_pressure_pa(state)
     deficit = np.maximum(0.0, psychrometrics.saturation_vapour_pressure_pa(state.air_c) - vapour_pa)
     latent = transpiration_w_m2(p.leaf_area_index, around.light_w_m2, co2_ppm(state), deficit)

@@ -35,7 +35,7 @@ class Parameters:
     room_c_by_kg: tuple[tuple[float, float], ...] = rows(
         ((6, 28), (8, 27), (12, 25.5), (18, 23.5), (25, 22), (35, 21), (50, 20), (70, 19), (90, 18), (110, 17)), 5, 35
     )
-    heat_on_k: float = setting(0.5, 0.2, 5)  # below the set point
+    heat_on_k: float = setting(1.0, 0.5, 5)  # below the set point
     # Below 0 it is above the set point: in hard frost the air falls by 3 K in the 3 min for which a heater stays off.
     heat_off_k: float = setting(-0.5, -2, 4)
     dead_zone_k: float = setting(1.0, 0, 5)  # by which cooling begins later, up to 15 min after heat

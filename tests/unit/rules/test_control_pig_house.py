@@ -404,6 +404,23 @@ def test_minimum_ventilation_is_that_of_the_handbook_and_rises_with_gas() -> Non
     assert cold.demands[_ask("fan", "at_least", "survival")][0] > 40.0  # never below it to save heat
 
 
+def test_noise_of_the_instruments_moves_no_fan() -> None:
+    random = np.random.default_rng(3)
+
+    def noisy(_: int) -> dict[str, float]:
+        return {
+            "room_temp_c": 20.6 + 0.05 * random.standard_normal(),
+            "room_temp_2_c": 20.6 + 0.05 * random.standard_normal(),
+            "nh3_ppm": 16.5 + 0.5 * random.standard_normal(),
+            "set.room_temp_c": 20.0,
+            "weight_kg": 80.0,
+        }
+
+    share = [float(turn.terms["first_stage_air_pct"][0]) for turn in steps(noisy, 1800)[60:]]
+    assert 30.0 < min(share) < 100.0
+    assert np.count_nonzero(np.diff(share)) <= 3  # of 120 periods
+
+
 def test_small_pigs_get_their_minimum_in_pulses_of_the_slowest_speed() -> None:
     turns = steps(lambda _: {"weight_kg": 15.0, "room_temp_c": 20.0, "set.room_temp_c": 25.0, "pig_count": 600.0}, 2400)
     speed = np.array([np.nan_to_num(turn.demands[_ask("fan", "at_least", "survival")][0]) for turn in turns])
