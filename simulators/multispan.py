@@ -37,6 +37,7 @@ OUTSIDE_BOUNDS: Final = {
     "wind_m_s": (0.0, 100.0),
     "sky_c": (-120.0, 60.0),
 }
+_TO_COVER_M_S: Final = 4.3e-3  # the mass transfer of `condensation_kg_m2_s` at 20 C
 _PAR_SHARE: Final = 0.5  # of the sun's energy
 # Beyond 0..1: a bypass or another heater.
 _INPUT_BOUNDS: Final = {"heat_w_m2": (-1000.0, 1000.0)}
@@ -453,6 +454,8 @@ def _euler(state: State, dt_s: float, inputs: Inputs, around: _Around, p: Parame
     mass = state.mass_c + dt_s * mass_heat / p.mass_j_m2_k
     # The cover's temperature lies between outside, as it feels it, and inside.
     condensed = condensation_kg_m2_s(vapour_pa, around.temp_c + 0.45 * warmer - 0.55 * around.sky_k)
+    # Vapour comes to it through the screen, too.
+    condensed = condensed * behind_screen_m_s(_TO_COVER_M_S, inputs.thermal_screen, warmer) / _TO_COVER_M_S
     out = flow * (state.vapour_kg_m3 - around.vapour_kg_m3) + around.fan_m_s * (state.vapour_kg_m3 - around.blown_kg_m3)
     vapour = state.vapour_kg_m3 + dt_s * (latent / VAPORISATION_J_KG + around.fog_kg_m2_s - out - condensed) / p.height_m
     # What exceeds saturation is mist that falls out within a step.
