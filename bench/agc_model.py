@@ -2,12 +2,14 @@
 
     python -m bench --only agc_model
 
-Every day begins as the recording does, so that an error is of one day and not of the weeks before; a second run goes through without.
-Two things of the house are read off the recording itself, none by looking at the model's error: the light of lamps and the leaks. What it does not say (leaf area, size of the CO2 dose, floor) is the model's default.
+Every seventh day, each begun as recorded, so that an error is of one day and not of the weeks before.
+Two things of the house are read off the recording itself, none by looking at the model's error: the light of lamps and the leaks. What it
+does not say (leaf area, size of the CO2 dose, floor) is the model's default.
 """
 
 import csv
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 from zoneinfo import ZoneInfo
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 
 from bench.agc import AGC
 from simulators import multispan
-from simulators.measured_weather import read_agc2022
+from simulators.measured_weather import MeasuredWeather, read_agc2022
 
 Array = NDArray[Any]
 
@@ -34,6 +36,7 @@ SUN_UMOL_J: Final = 0.15 * 2.06
 LEAKAGE: Final = 2e-5
 BOTH_SAVE: Final = 0.62  # two screens, each of which saves 0.45 alone: their resistances add
 HOUSE: Final = multispan.Parameters(shade_cut=0.98, lamp_w_m2=LAMPS_W, leakage=LEAKAGE, screen_saving=BOTH_SAVE)
+DAYS: Final = (0, 7, 14, 21, 28, 35)
 DAY_S: Final = 86_400.0
 STEP_S: Final = 60.0
 
@@ -53,44 +56,46 @@ def recording(team: str) -> tuple[Array, dict[str, Array]]:
     return times[keep], columns
 
 
-def simulate(days: float) -> tuple[Array, Array]:
-    """Model and recording at every recorded moment after the first, each (k, 4, 3): air [C], humidity [%], CO2 [ppm].
-
-    Houses: each team's begun anew every day, then each team's run through.
-    """
+def simulate(days: Sequence[int]) -> tuple[Array, Array]:
+    """Model and recording at the moments of these days, each (k, teams, 3): air [C], humidity [%], CO2 [ppm]."""
     weather = read_agc2022((AGC / "weather.csv").read_text("utf-8").splitlines())
     recorded = [recording(team) for team in TEAMS]
     times = recorded[0][0]
     if not all(np.array_equal(times, other) for other, _ in recorded):
         raise RuntimeError("the two compartments were not recorded at the same moments: no figure")
-    columns = {name: np.stack([told[name] for _, told in recorded * 2], axis=1) for name in COLUMNS}
+    columns = {name: np.stack([told[name] for _, told in recorded], axis=1) for name in COLUMNS}
     wanted = np.stack([columns["Tair"], columns["Rhair"], columns["CO2air"]], axis=2)
-    count = int(np.searchsorted(times, times[0] + days * DAY_S))
-    daily, begin = np.arange(2 * len(TEAMS)) < len(TEAMS), times[0]
-    state, told = _begun(columns, 0), []
-    for k in range(count - 1):
-        if times[k] - begin >= DAY_S:
-            begin += DAY_S
-            state = multispan.State(*(np.where(daily, new, old) for new, old in zip(_begun(columns, k), state, strict=True)))
-        now = {name: values[k] for name, values in columns.items()}
-        inputs = multispan.Inputs(
-            vent_lee=now["VentLee"] / 100.0,
-            vent_wind=now["VentWind"] / 100.0,
-            thermal_screen=_screens(now["EnScr"] / 100.0, now["BlckScr"] / 100.0),
-            shade_screen=now["BlckScr"] / 100.0,
-            co2_valve=now["CO2reg"] < DOSES + 0.5,
-            lamp=_lamps(now["PARin"], now["BlckScr"] / 100.0, weather.at(times[k]).rad_w_m2),
-        )
-        at = times[k]
-        while at < times[k + 1]:
-            dt, sample = min(STEP_S, times[k + 1] - at), weather.at(at)
-            outside = multispan.Outside(sample.temp_c, sample.rh_pct, sample.rad_w_m2, sample.wind_m_s, sample.sky_temp_c)
-            # The pipe is as warm as recorded; 0 is a pipe that nothing flows through.
-            pipe = np.where(now["Tpipe"] > 0.0, now["Tpipe"], state.air_c)
-            state = multispan.advance(state._replace(pipe_c=pipe), dt, inputs=inputs, outside=outside, parameters=HOUSE)
-            at += dt
-        told.append(np.stack([state.air_c, multispan.relative_humidity_pct(state), multispan.co2_ppm(state)], axis=1))
-    return np.array(told), wanted[1:count]
+    told, at_k = [], []
+    for day in days:
+        first, last = np.searchsorted(times, times[0] + np.array([day, day + 1]) * DAY_S)
+        state = _begun(columns, int(first))
+        for k in range(int(first), int(last) - 1):
+            now = {name: values[k] for name, values in columns.items()}
+            state = _advanced(state, now, times[k], times[k + 1], weather)
+            told.append(np.stack([state.air_c, multispan.relative_humidity_pct(state), multispan.co2_ppm(state)], axis=1))
+            at_k.append(k + 1)
+    return np.array(told), wanted[at_k]
+
+
+def _advanced(state: multispan.State, now: dict[str, Array], begin: float, end: float, weather: MeasuredWeather) -> multispan.State:
+    """The state at the next recorded moment."""
+    inputs = multispan.Inputs(
+        vent_lee=now["VentLee"] / 100.0,
+        vent_wind=now["VentWind"] / 100.0,
+        thermal_screen=_screens(now["EnScr"] / 100.0, now["BlckScr"] / 100.0),
+        shade_screen=now["BlckScr"] / 100.0,
+        co2_valve=now["CO2reg"] < DOSES + 0.5,
+        lamp=_lamps(now["PARin"], now["BlckScr"] / 100.0, weather.at(begin).rad_w_m2),
+    )
+    at = begin
+    while at < end:
+        dt, sample = min(STEP_S, end - at), weather.at(at)
+        outside = multispan.Outside(sample.temp_c, sample.rh_pct, sample.rad_w_m2, sample.wind_m_s, sample.sky_temp_c)
+        # The pipe is as warm as recorded; 0 is a pipe that nothing flows through.
+        pipe = np.where(now["Tpipe"] > 0.0, now["Tpipe"], state.air_c)
+        state = multispan.advance(state._replace(pipe_c=pipe), dt, inputs=inputs, outside=outside, parameters=HOUSE)
+        at += dt
+    return state
 
 
 def _screens(energy: Array, blackout: Array) -> Array:
@@ -116,10 +121,9 @@ def run(*, short: bool) -> list[dict[str, Any]]:
     if not AGC.is_dir():
         print(f"agc_model: skipped, there is no {AGC.resolve()}", file=sys.stderr)
         return []
-    model, recorded = simulate(1.0 if short else 42.0)
+    model, recorded = simulate(DAYS[:1] if short else DAYS)
     error, rows = model - recorded, []
-    names = [f"{team.lower()}.{kind}" for kind in ("day", "through") for team in TEAMS]
-    for house, name in enumerate(names):
+    for house, name in enumerate(team.lower() for team in TEAMS):
         for k, (point, unit) in enumerate((("air_temp", "K"), ("air_rh", "%"), ("co2", "ppm"))):
             of = error[:, house, k]
             for figure, value in (("bias", of.mean()), ("rmse", np.sqrt((of**2).mean()))):
