@@ -134,7 +134,7 @@ class Outside(NamedTuple):
     rh_pct: ArrayLike
     rad_w_m2: ArrayLike
     wind_m_s: ArrayLike
-    sky_c: ArrayLike | None = None  # the sky as the cover sees it; None: as warm as the air
+    sky_c: Any = None  # ArrayLike: the sky as the cover sees it; None: as warm as the air
 
 
 def initial_state(air_c: ArrayLike, rh_pct: ArrayLike, mass_c: ArrayLike, *, co2_ppm: ArrayLike = 420.0) -> State:
