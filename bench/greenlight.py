@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -116,7 +117,7 @@ def multispan_beside(told: dict[str, Array], season: str, days: float) -> tuple[
     model = []
     for k, time_s in enumerate(at):
         model.append([state.air_c[0], multispan.relative_humidity_pct(state)[0], multispan.co2_ppm(state)[0]])
-        house = _with_crop(float(now["lai"][k]))
+        house = replace(HOUSE, leaf_area_index=now["lai"][k])
         inputs = multispan.Inputs(
             vent_lee=now["uRoof"][k],
             vent_wind=now["uRoof"][k],
@@ -125,7 +126,7 @@ def multispan_beside(told: dict[str, Array], season: str, days: float) -> tuple[
             co2_valve=now["mcExtAir"][k] * 1e-6 / CO2_KG_M2_S,
         )
         sample = weather.at(begin + time_s)
-        outside = multispan.Outside(sample.temp_c, sample.rh_pct, sample.rad_w_m2, sample.wind_m_s)
+        outside = multispan.Outside(sample.temp_c, sample.rh_pct, sample.rad_w_m2, sample.wind_m_s, sample.sky_temp_c)
         state = multispan.advance(state, STEP_S, inputs=inputs, outside=outside, parameters=house)
     return np.array(model), np.stack([now["tAir"], now["rhIn"], now["co2InPpm"]], axis=1)
 
@@ -134,16 +135,6 @@ def _means(time_s: Array, values: Array, at: Array) -> Array:
     """Mean of a line between points over the 5 min from each moment on."""
     area = np.r_[0.0, np.cumsum(np.diff(time_s) * (values[1:] + values[:-1]) / 2.0)]
     return np.diff(np.interp(np.r_[at, at[-1] + STEP_S], time_s, area)) / STEP_S
-
-
-def _with_crop(leaf_area_index: float) -> multispan.Parameters:
-    return multispan.Parameters(
-        height_m=HOUSE.height_m,
-        air_j_m2_k=HOUSE.air_j_m2_k,
-        roof_vent_area=HOUSE.roof_vent_area,
-        co2_kg_m2_s=CO2_KG_M2_S,
-        leaf_area_index=leaf_area_index,
-    )
 
 
 def run(*, short: bool) -> list[dict[str, Any]]:

@@ -34,6 +34,7 @@ OUTSIDE_CO2_KG_M3: Final = 7.4e-4
 # Euler is stable below 110 s (vapour at the 64 air changes an hour of open vents and all fans).
 STEP_S_MAX: Final = 10.0
 FEW: Final = 4  # houses that are faster one after the other
+_TO_COVER_M_S: Final = 4.3e-3  # the mass transfer of `condensation_kg_m2_s` at 20 C
 _PAR_SHARE: Final = 0.5  # of the sun's energy
 
 
@@ -47,7 +48,9 @@ class Parameters:
     air_mass_w_m2_k: float = 5.0
     mass_soil_w_m2_k: float = 1.7
     cover_w_m2_k: float = 6.1
+    leakage: Any = 1e-4  # of the wind, through cracks
     screen_saving: Any = 0.45
+    screen_tight: Any = 1.0  # how far its cloth keeps air of the vents and vapour to the cover; 0 as in the handbook: not at all
     transmission: Any = 0.70
     albedo: float = 0.15
     shade_cut: float = 0.50
@@ -128,6 +131,7 @@ class Outside(NamedTuple):
     rh_pct: Any
     rad_w_m2: Any
     wind_m_s: Any
+    sky_c: Any = None  # the sky as the cover sees it; None: as warm as the air
 
 
 def initial_state(air_c: ArrayLike, rh_pct: ArrayLike, mass_c: ArrayLike, *, co2_ppm: ArrayLike = 420.0) -> State:
@@ -188,8 +192,20 @@ def held_together(given: Tuple, between: Array) -> Tuple:
 _INPUT_LIMITS: Final = limits(Inputs, {"heat_w_m2": (-1000.0, 1000.0)})
 # What weather may be; beyond it is held (a pyranometer shows -3 W/m2 at night).
 OUTSIDE_LIMITS: Final = limits(
-    Outside, {"temp_c": (-60.0, 60.0), "rh_pct": (0.0, 100.0), "rad_w_m2": (0.0, 1500.0), "wind_m_s": (0.0, 100.0)}
+    Outside,
+    {
+        "temp_c": (-60.0, 60.0),
+        "rh_pct": (0.0, 100.0),
+        "rad_w_m2": (0.0, 1500.0),
+        "wind_m_s": (0.0, 100.0),
+        "sky_c": (-120.0, 60.0),
+    },
 )
+
+
+def under_sky(outside: Outside) -> Outside:
+    """Weather with a sky: as warm as the air where none is given."""
+    return outside._replace(sky_c=outside.temp_c) if outside.sky_c is None else outside
 
 
 def real(values: ArrayLike) -> Any:
@@ -304,9 +320,49 @@ def vent_flow_m_s(opening: ArrayLike, inside_c: ArrayLike, outside_c: ArrayLike,
     return real(opening) * area * 0.75 / 2.0 * np.sqrt(buoyancy + 0.09 * wind * wind)
 
 
-def leakage_m_s(wind_m_s: ArrayLike) -> Any:
-    """Air through cracks, 1e-4 max(0.25, w) [m3 per m2 floor and s] [1]."""
-    return 1e-4 * np.maximum(0.25, real(wind_m_s))
+def behind_screen_m_s(flow_m_s: ArrayLike, screen: ArrayLike, warmer_k: ArrayLike) -> Any:
+    """What of the air through roof vents reaches the house under a screen that covers a part of it.
+
+    Through the cloth goes 5e-5 |dT|^0.66 (Vanthoor [1]); where it does not reach, air goes freely.
+
+    Parameters
+    ----------
+    flow_m_s : through the vents without a screen [m3 per m2 floor and s]
+    screen : drawn part, 0..1
+    warmer_k : air under over air above it [K]
+
+    Returns
+    -------
+    [m3 per m2 floor and s]. 0.03 under a screen drawn by 0.95, 10 K: 0.0017.
+    """
+    flow, drawn = real(flow_m_s), real(screen)
+    return (1.0 - drawn) * flow + drawn * np.minimum(flow, 5e-5 * abs(real(warmer_k)) ** 0.66)
+
+
+def leakage_m_s(wind_m_s: ArrayLike, leakage: ArrayLike = 1e-4) -> Any:
+    """Air through cracks, leakage max(0.25, w) [m3 per m2 floor and s] [1]."""
+    return real(leakage) * np.maximum(0.25, real(wind_m_s))
+
+
+def sky_pull_k(outside_c: ArrayLike, sky_c: ArrayLike, wind_m_s: ArrayLike) -> Any:
+    """How much colder than air a surface would get outside that only wind and sky reach, hr (To - Tsky) / (hc + hr) [K].
+
+    Wind 2.8 + 1.2 w [W/m2K] and grey radiation of emissivity 0.85, the cover's of GreenLight [1].
+    A cover loses heat to air that is colder by this; the loss to air as warm as the sky is in `cover_w_m2_k`.
+
+    Parameters
+    ----------
+    outside_c, sky_c : [C]
+    wind_m_s : [m/s]
+
+    Returns
+    -------
+    [K]. Air 0 C, sky -20 C, 2.5 m/s: 7.5; a sky as warm as the air: 0.
+    """
+    outside, sky, wind = real(outside_c), real(sky_c), real(wind_m_s)
+    air_k, sky_k = outside + psychrometrics.ZERO_C_K, sky + psychrometrics.ZERO_C_K
+    radiation = 0.85 * STEFAN_BOLTZMANN * (air_k * air_k + sky_k * sky_k) * (air_k + sky_k)
+    return radiation * (outside - sky) / (2.8 + 1.2 * wind + radiation)
 
 
 def pipe_heat_w_m2(pipe_c: ArrayLike, air_c: ArrayLike, parameters: Parameters) -> Any:
@@ -441,7 +497,7 @@ def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, para
     """
     assert dt_s >= 0.0
     _check(parameters)
-    steps = math.ceil(dt_s / STEP_S_MAX)
+    steps, outside = math.ceil(dt_s / STEP_S_MAX), under_sky(outside)
 
     def live(state: State, inputs: Inputs, outside: Outside, p: Parameters) -> State:
         around = _around(inputs, outside, p)
@@ -468,6 +524,7 @@ class _Around(NamedTuple):
     wind_m_s: Any
     opening: Any  # mean of both sides, 0..1
     leak_m_s: Any
+    sky_k: Any  # that the cover sees it colder outside
     absorbed_w_m2: Any  # sun that crop and floor take up
     light_w_m2: Any  # above the canopy, with lamps, as stomata feel it
     outside_light_w_m2: Any  # sun that would give the crop as much light to grow by
@@ -492,7 +549,8 @@ def _around(inputs: Inputs, outside: Outside, p: Parameters) -> _Around:
         vapour,
         outside.wind_m_s,
         (inputs.vent_lee + inputs.vent_wind) / 2.0,
-        leakage_m_s(outside.wind_m_s),
+        leakage_m_s(outside.wind_m_s, p.leakage),
+        sky_pull_k(outside_c, outside.sky_c, outside.wind_m_s),
         absorbed,
         absorbed + lamp_light,
         absorbed / (p.transmission * (1.0 - p.albedo)) + lamp_light / (p.transmission * _PAR_SHARE),
@@ -509,19 +567,24 @@ def _around(inputs: Inputs, outside: Outside, p: Parameters) -> _Around:
 
 def _euler(state: State, dt_s: float, inputs: Inputs, around: _Around, p: Parameters) -> State:
     warmer = state.air_c - around.temp_c
-    flow = vent_flow_m_s(around.opening, state.air_c, around.temp_c, around.wind_m_s, p.roof_vent_area) + around.leak_m_s
+    vented = vent_flow_m_s(around.opening, state.air_c, around.temp_c, around.wind_m_s, p.roof_vent_area)
+    drawn = p.screen_tight * inputs.thermal_screen
+    flow = behind_screen_m_s(vented, drawn, warmer) + around.leak_m_s
     vapour_pa = vapour_pressure_pa(state)
     deficit = np.maximum(0.0, psychrometrics.saturation_pa(state.air_c) - vapour_pa)
     latent = transpiration_w_m2(p.leaf_area_index, around.light_w_m2, co2_ppm(state), deficit)
     pipe_heat, boiler_heat = pipe_heat_w_m2(state.pipe_c, state.air_c, p), _boiler(state, inputs, p)
     to_mass = p.air_mass_w_m2_k * (state.mass_c - state.air_c)
-    loss = (around.loss_w_m2_k + AIR_J_M3_K * flow) * warmer + AIR_J_M3_K * around.fan_m_s * (state.air_c - around.blown_c)
+    loss = around.loss_w_m2_k * (warmer + around.sky_k) + AIR_J_M3_K * flow * warmer
+    loss = loss + AIR_J_M3_K * around.fan_m_s * (state.air_c - around.blown_c)
     gain = around.cover * around.absorbed_w_m2 + pipe_heat + around.heat_w_m2 + to_mass
     air = state.air_c + dt_s * (gain - latent - loss - VAPORISATION_J_KG * around.fog_kg_m2_s) / p.air_j_m2_k
     mass_heat = (1.0 - around.cover) * around.absorbed_w_m2 - to_mass - p.mass_soil_w_m2_k * (state.mass_c - p.soil_c)
     mass = state.mass_c + dt_s * mass_heat / p.mass_j_m2_k
-    # The cover's temperature lies between outside and inside.
-    condensed = condensation_kg_m2_s(vapour_pa, around.temp_c + 0.45 * warmer)
+    # The cover's temperature lies between outside, as it feels it, and inside.
+    condensed = condensation_kg_m2_s(vapour_pa, around.temp_c + 0.45 * warmer - 0.55 * around.sky_k)
+    # Vapour comes to it through the screen, too.
+    condensed = condensed * behind_screen_m_s(_TO_COVER_M_S, drawn, warmer) / _TO_COVER_M_S
     out = flow * (state.vapour_kg_m3 - around.vapour_kg_m3) + around.fan_m_s * (state.vapour_kg_m3 - around.blown_kg_m3)
     vapour = state.vapour_kg_m3 + dt_s * (latent / VAPORISATION_J_KG + around.fog_kg_m2_s - out - condensed) / p.height_m
     # What exceeds saturation is mist that falls out within a step.

@@ -196,7 +196,7 @@ def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, para
     ValueError : where a position or the weather is no number. Positions beyond 0..1 count as 0 or 1.
     """
     assert dt_s >= 0.0
-    steps = math.ceil(dt_s / STEP_S_MAX)
+    steps, outside = math.ceil(dt_s / STEP_S_MAX), multispan.under_sky(outside)
 
     def live(state: State, inputs: Inputs, outside: Outside, p: Parameters) -> State:
         around = _Around(

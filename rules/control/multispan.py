@@ -109,7 +109,7 @@ class Multispan:
             pump=off,
             lee=drive,
             wind=drive,
-            humid_pct=np.zeros(n),
+            humid=drive,
             swapped=off,
             storm=off,
             rain=off,
@@ -321,7 +321,8 @@ def _ventilate(state: State, seen: Seen, p: Parameters, demands: dict[Ask, Array
     most = known_or(p_band(outside, 10.0, 10.0, low=p.rh_vent_pct, high=p.rh_vent_warm_pct), p.rh_vent_pct)
     humid = p_band(over, p.rh_vent_from_pct, p.rh_vent_to_pct - p.rh_vent_from_pct, high=most)
     humid = np.where(shut | seen.idle, 0.0, known_or(humid, 0.0))
-    humid = steady(state.humid_pct, humid, np.maximum(p.rh_vent_step_pct, most / 4.0))
+    humid_moves = Moves(np.maximum(p.rh_vent_step_pct, most / 4.0), 0, p.vent_wait_s)
+    humid_drive, humid = move(state.humid, time_ns, humid, humid_moves, _GUARD)
     lee, wind = roles(warm_lee, warm_wind)
     lee_drive, lee_pct = move(state.lee, time_ns, lee, _moves(p), _GUARD)
     wind_drive, wind_pct = move(state.wind, time_ns, wind, _moves(p), _GUARD)
@@ -330,7 +331,7 @@ def _ventilate(state: State, seen: Seen, p: Parameters, demands: dict[Ask, Array
     _limit_vents(state, seen, p, demands, gust=gust, roles=roles)
     terms |= {"ventilation_band_k": band, "meteo_k": early, "gust_m_s": gust, "humidity_over_pct": over}
     terms["lee_and_wind_swapped"] = state.swapped.on.astype(np.float64)
-    return state._replace(lee=lee_drive, wind=wind_drive, humid_pct=humid)
+    return state._replace(lee=lee_drive, wind=wind_drive, humid=humid_drive)
 
 
 def _winds(state: State, seen: Seen, p: Parameters) -> tuple[State, Array, Array, Any]:

@@ -82,7 +82,7 @@ class State(NamedTuple):
     pump: Switch
     lee: Drive
     wind: Drive
-    humid_pct: Array  # (n,) of the vents to lee against humidity, as asked last
+    humid: Drive
     swapped: Switch  # what is named lee is to wind
     storm: Switch
     rain: Switch

@@ -38,7 +38,7 @@ class Parameters:
     empty_c: float = 5.0  # an empty house is kept from freezing
     # Heating
     heating_pipe_k_k: float = 8.0  # pipe per K of air
-    pipe_outside_k_k: float = 1.3  # pipe per K that it is colder outside than wanted inside
+    pipe_outside_k_k: float = 1.9  # pipe per K that it is colder outside than wanted inside
     pipe_light_k_m2_w: float = 0.08  # less pipe per W/m2 of sun
     pipe_trim_k: float = 30.0  # at most, that PI adds to these
     heating_integral_s: float = 5400.0
@@ -64,8 +64,8 @@ class Parameters:
     meteo_k: float = 1.0  # opens so much earlier when it is sunny, calm and warm [2]
     vents_cold_k: float = 1.0  # under the heating set point vents stay shut [1]
     vents_frost_c: float = 10.0
-    vent_step_pct: float = 10.0
-    vent_wait_s: float = 300.0
+    vent_step_pct: float = 15.0
+    vent_wait_s: float = 900.0
     wind_side_deg: float = -1.0  # where the vents `vent_wind` face; -1: the panel moves what is to lee as `vent_lee`
     # Limits of vents
     gust_from_m_s: float = 8.0  # the wind side closes from here on

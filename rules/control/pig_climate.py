@@ -29,6 +29,8 @@ RETRY_S: Final = 900.0
 TURNING_RPM: Final = 100.0
 ELSEWHERE_PCT: Final = 5.0
 COOLED_STEP, TRIM_STEP_PCT = 0.08, 3.0  # noise of an instrument moves no fan
+# Air answers a fan within half a minute: a share that followed each reading would swing with it. Gases take minutes.
+COOLED_TAU_S, TRIM_TAU_S = 120.0, 300.0
 TUNNEL_BACK_K: Final = 1.5
 IDLE_K: Final = -10.0  # an error that asks for nothing
 COLD_OUTSIDE_K: Final = 8.0  # below the set point: without a thermometer no more than the first stage
@@ -42,7 +44,9 @@ class Climate(NamedTuple):
 
     fan: memory.Duty
     trim_pct: Array  # last asked for
+    trim_mean_pct: Array  # smoothed; NaN before the first
     cooled: Array  # share of the first stage that temperature last asked for
+    cooled_mean: Array  # smoothed; NaN before the first
     stages: staging.Staging  # fan_2 to fan_4
     tunnel: Array  # bool, wanted
     pad: Array  # bool
@@ -87,7 +91,9 @@ def start(n: int, time_ns: int) -> Climate:
     return Climate(
         fan=memory.start_duty(n, time_ns),
         trim_pct=zero,
+        trim_mean_pct=zero + np.nan,
         cooled=zero,
+        cooled_mean=zero + np.nan,
         stages=staging.start_staging(n, len(FANS), time_ns, _FAN_LIMITS),
         tunnel=none,
         pad=none,
@@ -130,6 +136,11 @@ def latched(was: Array, error: Array, on_at: float, off_at: float) -> Array:
 def steady(was: Array, now: Array, step: float) -> Array:
     """A value that follows only what differs by a step."""
     return np.where(np.abs(now - was) >= step, now, was)
+
+
+def smoothed(mean: Array, now: Array, tau_s: float) -> Array:
+    """A first-order lag of `tau_s`; it begins with the first value."""
+    return np.where(np.isnan(mean), now, mean + (now - mean) * (PERIOD_S / tau_s))
 
 
 def speed_pct(share: Array, p: Parameters) -> Array:
@@ -175,7 +186,8 @@ def first_stage(
 ) -> tuple[Climate, Air, dict[str, Array]]:
     """Minimum ventilation, its trims, and cooling by the first stage."""
     by_weight, by_co2 = minimum_m3_h(at, p)
-    trim = steady(state.trim_pct, trims_pct(inputs, p), TRIM_STEP_PCT)
+    trim_mean = smoothed(state.trim_mean_pct, trims_pct(inputs, p), TRIM_TAU_S)
+    trim = steady(state.trim_pct, trim_mean, TRIM_STEP_PCT)
     least = np.where(at.occupied, np.minimum(np.maximum(by_weight, by_co2) / (p.places * p.fan_m3_h), 1.0), 0.0)
     gas = np.where(at.occupied, np.where(at.agitation, 1.0, np.minimum(least + trim / 100.0, 1.0)), 0.0)
     mode = inputs["mode"]
@@ -186,6 +198,7 @@ def first_stage(
     # Between heating and cooling lies a dead zone.
     over = error - np.where(_for_s(state.heated_ns, at.now_ns, HEATED_S), 0.0, p.dead_zone_k)
     cooled = np.where(np.isnan(error), 1.0, p_band(over, 0.0, p.band_k, low=least, high=1.0))
+    cooled_mean = cooled = np.where(cooled == 1.0, 1.0, smoothed(state.cooled_mean, cooled, COOLED_TAU_S))
     cooled = np.where((cooled == 1.0) | (cooled <= least), cooled, np.maximum(steady(state.cooled, cooled, COOLED_STEP), least))
     warm = np.where(at.occupied, cooled, nobody)
     part = np.maximum(gas, warm) / p.lowest_share
@@ -196,7 +209,8 @@ def first_stage(
         "trims_pct": trim,
         "first_stage_air_pct": 100.0 * part * p.lowest_share,
     }
-    return state._replace(fan=fan, trim_pct=trim, cooled=cooled), Air(least, gas, warm, on), terms
+    state = state._replace(fan=fan, trim_pct=trim, trim_mean_pct=trim_mean, cooled=cooled, cooled_mean=cooled_mean)
+    return state, Air(least, gas, warm, on), terms
 
 
 def fan_demands(air: Air, p: Parameters) -> tuple[Array, Array, Array]:

@@ -36,7 +36,7 @@ class Parameters:
         ((6, 28), (8, 27), (12, 25.5), (18, 23.5), (25, 22), (35, 21), (50, 20), (70, 19), (90, 18), (110, 17)), 5, 35
     )
     heat_on_k: float = setting(1.0, 0.5, 5)  # below the set point
-    heat_off_k: float = setting(0.3, 0, 4)
+    heat_off_k: float = setting(0.3, -2, 4)  # below 0 it is above the set point
     dead_zone_k: float = setting(0.5, 0, 5)  # by which cooling begins later, up to 15 min after heat
     frost_c: float = setting(5.0, 0, 15)  # of an empty room
     creep_c_by_day: tuple[tuple[float, float], ...] = rows(((0, 34), (21, 26)), 15, 40)

@@ -229,7 +229,7 @@ class Compartments:
 
 
 def _outside(now: WeatherSample) -> multispan.Outside:
-    return multispan.Outside(now.temp_c, now.rh_pct, now.rad_w_m2, now.wind_m_s)
+    return multispan.Outside(now.temp_c, now.rh_pct, now.rad_w_m2, now.wind_m_s, now.sky_temp_c)
 
 
 def make(n: int, weather: Weather, start_s: float, random: list[np.random.Generator]) -> Compartments:

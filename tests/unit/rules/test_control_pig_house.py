@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.control import Loop, settle
-from bench.control_pig_house import SUMMER, SUMMER_S, WINTER, WINTER_S, Around, Day, loop_of
+from bench.control_pig_house import NOISE, SUMMER, SUMMER_S, WINTER, WINTER_S, Around, Day, loop_of
 from bench.recordings import shipped_profile
 from rules.control import pig_climate, pig_works
 from rules.control.pig_house import CONTROLLER, State
@@ -188,6 +188,16 @@ def test_without_pressure_inlets_open_to_their_fail_safe() -> None:
     house.around.blind.add("static_pressure_pa")
     house.run(120.0)
     assert house.at("inlet")[0] >= 29.0
+
+
+def test_fans_do_not_swing_with_the_air_and_the_noise_of_instruments() -> None:
+    house = House(Day(WINTER_S + 13 * 3600.0, WINTER))
+    house.loop.noise = NOISE
+    house.run(600.0)
+    before = house.loop.drives.moves["fan"].copy()
+    house.run(1200.0)
+    assert house.at("heater", "fan_2") == [0.0, 0.0]  # the first stage holds it alone
+    assert (house.loop.drives.moves["fan"] - before)[0] <= 8.0
 
 
 def test_heater_needs_moving_air() -> None:

@@ -7,12 +7,14 @@ from simulators.multispan import (
     Outside,
     Parameters,
     advance,
+    behind_screen_m_s,
     co2_ppm,
     initial_state,
     leakage_m_s,
     photosynthesis_kg_m2_s,
     pipe_heat_w_m2,
     relative_humidity_pct,
+    sky_pull_k,
     transpiration_w_m2,
     vent_flow_m_s,
 )
@@ -191,3 +193,33 @@ def test_a_crop_that_is_none_is_refused():
             outside=Outside(10, 60, 400, 2),
             parameters=Parameters(leaf_area_index=np.nan),
         )
+
+
+def test_a_clear_sky_takes_heat_by_radiation_and_wind_takes_from_that():
+    assert sky_pull_k(0.0, -20.0, 2.5) == pytest.approx(7.6, abs=0.05)
+    assert sky_pull_k(5.0, 5.0, 3.0) == 0.0
+    assert sky_pull_k(0.0, -20.0, 10.0) < sky_pull_k(0.0, -20.0, 0.0) < 20.0
+    # Of a cover that air and sky alone cool, what goes to both is what comes from inside: 0.85 sigma (Tc^4 - Tsky^4) + h (Tc - To) = 0.
+    cover_k = 273.15 - sky_pull_k(0.0, -20.0, 2.5)
+    assert 0.85 * 5.67e-8 * (cover_k**4 - 253.15**4) == pytest.approx(-5.8 * (cover_k - 273.15), rel=0.1)
+
+
+def test_a_house_under_a_clear_sky_is_colder_and_a_screen_halves_that():
+    sky, screen = np.array([-5.0, -30.0, -30.0]), np.array([0.0, 0.0, 1.0])
+    begin, inputs = initial_state(15, 70, 15), Inputs(heat_w_m2=90.0, thermal_screen=screen)
+    even, clear, covered = run(begin, 3, outside=Outside(-5, 80, 0, 2, sky), inputs=inputs, parameters=NO_PIPES).air_c
+    assert 3.0 < even - clear < 9.0
+    assert covered > clear + 5.0
+    unsaid = run(begin, 3, outside=Outside(-5, 80, 0, 2), inputs=Inputs(heat_w_m2=90.0), parameters=NO_PIPES)
+    assert unsaid.air_c[0] == even
+
+
+def test_vents_behind_a_drawn_screen_give_little_air():
+    assert behind_screen_m_s(0.03, 0.0, 10.0) == 0.03
+    assert behind_screen_m_s(0.03, 0.95, 10.0) == pytest.approx(0.0017, abs=5e-5)
+    assert behind_screen_m_s(1e-5, 1.0, 10.0) == 1e-5  # no more than the vents give
+    begin, outside = initial_state(20, 80, 20), Outside(5, 70, 0, 3)
+    free, behind = (
+        run(begin, 1, outside=outside, inputs=Inputs(vent_lee=0.3, thermal_screen=screen)).air_c[0] for screen in (0.0, 1.0)
+    )
+    assert behind > free + 2.0
