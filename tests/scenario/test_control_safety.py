@@ -62,7 +62,7 @@ SILENT = [  # kind, points that fall silent, actuator, from where, to where
     ("germination_room", {"fan_rpm"}, "heater", (1.0, 100.0), (0.0, 0.0)),
     ("multispan", {"weather.wind_gust_m_s", "weather.wind_speed_m_s"}, "vent_wind", (5.0, 100.0), (0.0, 0.0)),
 ]
-WARM = {"solar_greenhouse": 34.0, "multispan": 27.0}
+WARM = {"solar_greenhouse": 34.0, "multispan": 30.0}
 AIR = ("air_temp_c", "air_temp_2_c", "air_temp_east_c", "air_temp_west_c", "leaf_temp_c")
 
 
@@ -73,7 +73,7 @@ def test_what_falls_silent_is_held_for_three_heartbeats_and_then_made_safe(
     """T24, as far as controllers act on it."""
     unit = world(kind)
     unit.values |= {name: WARM[kind] for name in AIR if kind in WARM and name in unit.values}
-    unit.run(300)
+    unit.run(1000)  # vents of a multi-span may wait for 15 min
     low, high = before
     assert low <= unit.where[actuator] <= high
     unit.values |= dict.fromkeys(silent)
