@@ -238,8 +238,13 @@ class Lab:
     def run(self) -> None:
         """Until the end of its hours."""
         self.begin()
-        while self.clock.now_ns() < self.end_ns:
+        while not self.is_over:
             self.advance()
+
+    @property
+    def is_over(self) -> bool:
+        """Its hours are through."""
+        return self.clock.now_ns() >= self.end_ns
 
     def begin(self) -> None:
         """START, the site's configuration, and everybody online."""
@@ -419,7 +424,7 @@ def _run_with_bar(lab: Lab) -> None:
     start_ns = lab.clock.now_ns()
     with slow_progress("lab", int((lab.end_ns - start_ns) // NS_PER_S)) as advance:
         lab.begin()
-        while lab.clock.now_ns() < lab.end_ns:
+        while not lab.is_over:
             lab.advance()
             advance(int((lab.clock.now_ns() - start_ns) // NS_PER_S))
 

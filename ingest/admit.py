@@ -162,6 +162,9 @@ class Admit:
     def run(self, span: Span) -> None:
         """Write `span.admission`; count; decide "clock_wrong" and "calibration"."""
         frames = span.entries.frames
+        if not len(frames) and not span.entries.records:  # mostly: a moment of the clock
+            span.admission = Admission(np.zeros(0, np.uint8), np.zeros(0, np.uint16))
+            return
         received = span.entries.time_ns[frames.entry]
         booked = self._book(span)
         columns = self._plan.columns

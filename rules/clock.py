@@ -29,6 +29,7 @@ CLOCKS: Final = {  # name in the language: unit of the value
 }
 
 OF_AREA: Final = ("mode", "day_of_batch")
+OF_SUN: Final = ("hours_after_sunrise", "hours_before_sunset")
 
 
 def full_minutes(after_ns: int, until_ns: int) -> Array:
@@ -47,7 +48,7 @@ def clock_values(plan: Plan, areas: Mapping[str, AreaState], cells: Sequence[tup
             out[:, k] = area_value(plan.sites[site], area, areas.get(f"{site}/{area}", AreaState()), name, times_ns)
             continue
         if (site, name) not in made:
-            made[site, name] = _site_value(plan, site, name, times_ns)
+            made |= {(site, told): value for told, value in _site_values(plan, site, name, times_ns).items()}
         out[:, k] = made[site, name]
     return out
 
@@ -56,20 +57,29 @@ def area_value(config: SiteConfig, place: str, state: AreaState, name: str, time
     """The mode's number, the day of the batch, or a set point ("set.NAME"), at times (n,)."""
     if name == "mode":
         return np.full(len(times_ns), float(MODES.index(state.mode)))
+    spec = None
+    if name != "day_of_batch":
+        spec = next(area for area in config.areas if area.name == place).setpoints.get(name.removeprefix("set."))
+        if spec is None or spec.value is not None:
+            return np.full(len(times_ns), np.nan if spec is None else spec.value)
     local_s = times_ns / NS_PER_S + config.offset_s(times_ns)
     if state.batch_ns is None:
         day = np.full(len(times_ns), np.nan)
     else:
         day = local_s / sun.DAY_S - (state.batch_ns / NS_PER_S + config.offset_s(np.array([state.batch_ns]))[0]) / sun.DAY_S
-    if name == "day_of_batch":
-        return np.asarray(np.floor(day))
-    spec = next(area for area in config.areas if area.name == place).setpoints.get(name.removeprefix("set."))
     if spec is None:
-        return np.full(len(times_ns), np.nan)
-    if spec.value is not None:
-        return np.full(len(times_ns), spec.value)
+        return np.asarray(np.floor(day))
     knots = np.array(spec.by_day or spec.by_hour)
     return np.asarray(np.interp(day if spec.by_day else np.mod(local_s, sun.DAY_S) / 3600.0, knots[:, 0], knots[:, 1]))
+
+
+def _site_values(plan: Plan, site: str, name: str, times_ns: Array) -> dict[str, Array]:
+    """A value of the site's clock by its name, and what is known with it."""
+    if name not in OF_SUN:
+        return {name: _site_value(plan, site, name, times_ns)}
+    config, unix_s = plan.sites[site], times_ns / NS_PER_S
+    rise_s, set_s = sun.sunrise_sunset_s(unix_s, config.latitude, config.longitude)
+    return dict(zip(OF_SUN, (np.asarray(unix_s - rise_s) / 3600.0, np.asarray(set_s - unix_s) / 3600.0), strict=True))
 
 
 def _site_value(plan: Plan, site: str, name: str, times_ns: Array) -> Array:
@@ -85,7 +95,4 @@ def _site_value(plan: Plan, site: str, name: str, times_ns: Array) -> Array:
             return np.asarray(sun.elevation_at_deg(unix_s, config.latitude, config.longitude) > sun.HORIZON_DEG, np.float64)
         case "sun_elevation_deg":
             return np.asarray(sun.elevation_at_deg(unix_s, config.latitude, config.longitude))
-        case "hours_after_sunrise" | "hours_before_sunset":
-            rise_s, set_s = sun.sunrise_sunset_s(unix_s, config.latitude, config.longitude)
-            return np.asarray(unix_s - rise_s if name == "hours_after_sunrise" else set_s - unix_s) / 3600.0
     return np.full(len(times_ns), np.nan)

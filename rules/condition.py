@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rules import loop, members, panes
 from rules.book import GROUP_MAX, bind, evidence, level_of
 from rules.calculate import STACK
-from rules.clock import OF_AREA, area_value, clock_values, full_minutes
+from rules.clock import MINUTE_NS, OF_AREA, area_value, clock_values, full_minutes
 from rules.cohort import Cohort, Fault, Rule, Rulebook, Virtual, blocks
 from rules.loop import NEVER, Input, Memory, Output, Work
 from telemetry import quality
@@ -238,6 +238,10 @@ class Conditions:
             span.transitions = NO_CHANGES
             return
         self._watch_silence(span)
+        last_ns = int(span.entries.time_ns[-1])
+        if self._is_quiet(span, last_ns):
+            self._last_ns, span.transitions = last_ns, NO_CHANGES
+            return
         given, found, derived = self._input(span), [], []
         at = (0, 0, 0)
         while True:
@@ -250,9 +254,16 @@ class Conditions:
                 break
             self._make_room()
         span.derived = join_derived(derived, [0] * len(derived))
-        self._last_ns = int(span.entries.time_ns[-1])
+        self._last_ns = last_ns
         span.transitions = _joined(found, self._book)
         self._demand(span, span.transitions)
+
+    def _is_quiet(self, span: Span, last_ns: int) -> bool:
+        """Nothing came, no timer is due and the clock passes no full minute: there is nothing to evaluate."""
+        m = self._memory
+        if len(span.entries.frames) or span.area_changes or (m.tally[1] and m.heap_time[0] <= last_ns):
+            return False
+        return self._last_ns // MINUTE_NS == last_ns // MINUTE_NS or not self._book.clock
 
     def _input(self, span: Span) -> Input:
         entries, admission = span.entries, span.admission

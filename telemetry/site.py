@@ -532,10 +532,14 @@ class SiteConfig(_Model):
         except ValueError:
             return given  # told by the zone itself
 
+    @functools.cached_property
+    def _offset_table(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        starts, ahead = np.array(self.zone_offsets, np.int64).reshape(-1, 2).T
+        return starts.copy(), ahead.copy()
+
     def offset_s(self, times_ns: NDArray[np.int64]) -> NDArray[np.int64]:
         """Seconds by which the site's clock is ahead of UTC at times (n,) in ns."""
-        starts = np.array([start for start, _ in self.zone_offsets], np.int64)
-        offsets = np.array([offset for _, offset in self.zone_offsets], np.int64)
+        starts, offsets = self._offset_table
         return offsets[np.maximum(np.searchsorted(starts, times_ns // 1_000_000_000, side="right") - 1, 0)]
 
     def end_of_day_ns(self, day: str) -> int:

@@ -273,6 +273,8 @@ class Control:
         """Usable samples of the points that are read: entry, place in `latest`, value, time; in order of entries."""
         frames, admission = span.entries.frames, span.admission
         assert admission is not None
+        if not len(frames) and not len(span.derived.point):
+            return NOTHING, NOTHING, unknown(0), NOTHING
         place = self._latest.place[frames.point]
         rows = np.flatnonzero(place >= 0)
         frame = np.searchsorted(frames.offsets, rows, side="right") - 1

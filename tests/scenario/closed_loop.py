@@ -64,7 +64,7 @@ class Day:
         group = next(d.device.place.group for d in self.lab.devices if d.device.profile.name == kind)
         rows: list[dict[str, Any]] = []
         self.lab.begin()
-        while self.lab.clock.now_ns() < self.lab.end_ns:
+        while not self.lab.is_over:
             self.lab.advance()
             if self.lab.clock.now_ns() >= self.start_ns + len(rows) * EVERY_S * NS_PER_S:
                 drives = group.drives.fractions()
