@@ -94,7 +94,7 @@ class Parameters:
     medication: tuple[tuple[float, float], ...] = rows(
         (), -100, 1000, ascends=False
     )  # first and last day of the batch, such as [[3, 7]]
-    scrape_h: tuple[float, ...] = ascending((5.5, 9.5, 12.5, 14.5, 18.5, 20.5), 0, 24)  # hours of the day
+    scrape_h: tuple[float, ...] = ascending((5.5, 9.5, 12.5, 14.5, 18.5, 20.5, 23.5), 0, 24)  # hours of the day
     scraper_pass_s: float = setting(600.0, 30, 1200)
     scraper_reverse_s: float = setting(20.0, 5, 60)
     agitation_air_s: float = setting(600.0, 60, 3600)  # air proven before slurry moves
