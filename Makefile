@@ -37,9 +37,11 @@ test: tools
 	$(BIN)/pytest tests -m "alone and not (torture or days)"
 	$(BIN)/pytest tests -n 4 --dist loadfile --no-loadscope-reorder -m "not (torture or alone or days)"
 
-# Whole days: plants alone, every kind under its controller with its worst faults in winter and summer, recordings through the service.
+# Worst faults: live over MQTT, one by one, then whole days in the lab: plants alone, every kind under its controller in winter and
+# summer, recordings through the service.
 days: tools
-	$(BIN)/pytest tests -n 3 --dist worksteal -m days
+	$(BIN)/pytest tests -m "days and alone and not torture"
+	$(BIN)/pytest tests -n 3 --dist worksteal -m "days and not alone"
 
 torture: tools
 	$(BIN)/pytest -m torture --timeout 3600 tests

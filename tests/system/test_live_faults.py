@@ -18,7 +18,7 @@ from tests.faults.process import wait_until
 from tests.system.live_farm import HEARTBEAT_S, LiveFarm, is_small_disk, live_farm
 from tests.system.test_commit_failures import fill_up
 
-pytestmark = [pytest.mark.system, pytest.mark.alone]
+pytestmark = [pytest.mark.system, pytest.mark.alone, pytest.mark.days]
 SPEED = 30.0
 STORM_M_S = 25.0  # more than is blowing: all gusts are over 17 m/s
 TEN_MIN_S = 600.0
