@@ -14,6 +14,7 @@ from telemetry.site import MODES, PlantClock, SiteConfig
 
 Array = NDArray[Any]
 HELD_HEARTBEATS: Final = 3
+BACK_SAMPLES: Final = 3  # good ones in a row, before what fell silent acts again
 NEVER_NS: Final = np.iinfo(np.int64).min // 2
 
 
@@ -24,6 +25,8 @@ class Latest(NamedTuple):
     point: Array  # (k,)
     value: Array  # (k,)
     ns: Array  # (k,)
+    good: Array  # (k,) samples since it came back from silence, at most BACK_SAMPLES
+    held_ns: Array  # (k,) int64 how long one acts; longer without any is silence
 
     @staticmethod
     def of(points: Array, count: int) -> "Latest":
@@ -31,7 +34,25 @@ class Latest(NamedTuple):
         point = np.unique(points[points >= 0])
         place = np.full(count + 1, -1, np.int32)  # the last is that of no point
         place[point] = np.arange(len(point), dtype=np.int32)
-        return Latest(place, point, unknown(len(point)), np.full(len(point), NEVER_NS))
+        n = len(point)
+        good, held_ns = np.full(n, BACK_SAMPLES, np.int8), np.zeros(n, np.int64)
+        return Latest(place, point, unknown(n), np.full(n, NEVER_NS), good, held_ns)
+
+    def hear(self, at: Array, value: Array, ns: Array) -> None:
+        """Samples at places, in the order in which they came: of one point the last one stays."""
+        since = ns - self.ns[at]
+        if not ((since >= 0) & (since <= self.held_ns[at]) & (self.good[at] == BACK_SAMPLES)).all():
+            self._count(at, ns)
+        self.value[at], self.ns[at] = value, ns
+
+    def _count(self, at: Array, ns: Array) -> None:
+        order = np.argsort(at, kind="stable")
+        at, ns, row = at[order], ns[order], np.arange(len(at))
+        is_first = np.append(True, at[1:] != at[:-1])
+        before = np.where(is_first, self.ns[at], np.append(NEVER_NS, ns[:-1]))
+        returns = (before != NEVER_NS) & (ns - before > self.held_ns[at])
+        begin = np.maximum.accumulate(np.where(is_first | returns, row, 0))
+        self.good[at] = np.minimum(np.where(returns[begin], 0, self.good[at]) + row - begin + 1, BACK_SAMPLES)
 
 
 class Curves(NamedTuple):
@@ -71,11 +92,12 @@ class Inputs:
         names: Sequence[str],
         clock: PlantClock | None = None,
         held: int = HELD_HEARTBEATS,
+        back: int = BACK_SAMPLES,
     ) -> None:
         self._plan, self._site, self._devices, self._names, self._clock = plan, site, devices, names, clock
         config = plan.sites[site]
         found = {name: points for name in names if (points := _points(plan, config, devices, name)) is not None}
-        n = len(devices)
+        n, self._back = len(devices), back
         self._measured = list(found)
         self.points = np.array([points for points, _ in found.values()], np.int64).reshape(len(found), n)
         self._held_ns = held * np.array([beats for _, beats in found.values()], np.int64).reshape(len(found), n)
@@ -91,6 +113,7 @@ class Inputs:
         """Find the points among the newest samples."""
         self._place = latest.place[self.points]
         self._is_placed = self._place >= 0
+        latest.held_ns[self._place[self._is_placed]] = self._held_ns[self._is_placed]
 
     def moments(self, due_ns: Array) -> Moments:
         """What the clock says at times (k,)."""
@@ -119,7 +142,7 @@ class Inputs:
         n, due_ns, local_s = len(self._devices), int(moments.due_ns[k]), float(moments.local_s[k])
         values = np.full(self._place.shape, np.nan)
         if len(latest.ns):
-            fresh = self._is_placed & (due_ns - latest.ns[self._place] <= self._held_ns)
+            fresh = self._is_placed & (due_ns - latest.ns[self._place] <= self._held_ns) & (latest.good[self._place] >= self._back)
             values = np.where(fresh, latest.value[self._place], np.nan)
         known = dict(zip(self._measured, values, strict=True))
         known |= {name: np.full(n, value) for name, value in zip(self._clocks, moments.clock[k], strict=True)}

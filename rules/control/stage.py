@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rules.control.controller import Ask, Controller, Naming, Turn, unknown
-from rules.control.inputs import HELD_HEARTBEATS, Inputs, Latest, Moments
+from rules.control.inputs import BACK_SAMPLES, HELD_HEARTBEATS, Inputs, Latest, Moments
 from rules.control.kinds import KINDS
 from telemetry import quality
 from telemetry.errors import CallerError
@@ -94,7 +94,8 @@ class Cohort:
         self.limits = np.zeros((4, 0, 1))  # lowest, highest and rest position, smallest step
         self.is_faulted = False
         held = HELD_HEARTBEATS * (1000 if "controllers_believe_the_stale" in sabotage else 1)
-        self.inputs = Inputs(plan, group.site, devices, kind.READS, spec.plant_clock, held)
+        back = 1 if "controllers_trust_a_return" in sabotage else BACK_SAMPLES
+        self.inputs = Inputs(plan, group.site, devices, kind.READS, spec.plant_clock, held, back)
         self._sabotage = sabotage
 
     def row(self, ask: Ask) -> int:
@@ -194,9 +195,11 @@ class Control:
         """Give cohorts what was known of their units, and end what nobody asks any more."""
         points = [cohort.inputs.points.ravel() for cohort in self._cohorts]
         self._latest = latest = Latest.of(np.concatenate([*points, np.zeros(0, np.int64)]), len(self._plan.point_owner))
-        point, value, ns = (np.asarray(column) for column in saved["latest"])
-        at = latest.place[point]
-        latest.value[at[at >= 0]], latest.ns[at[at >= 0]] = value[at >= 0], ns[at >= 0]
+        point, value, ns, *more = (np.asarray(column) for column in saved["latest"])
+        good = more[0] if more else np.full(len(point), BACK_SAMPLES)  # a snapshot of before
+        is_read = latest.place[point] >= 0
+        at = latest.place[point][is_read]
+        latest.value[at], latest.ns[at], latest.good[at] = value[is_read], ns[is_read], good[is_read]
         by_name: dict[tuple[str, str, str], list[Cohort]] = {}
         for cohort in self._cohorts:
             cohort.inputs.place(latest)
@@ -300,9 +303,8 @@ class Control:
         """Take samples of entries before `place`; how many are taken then."""
         entry, at, value, ns = rows
         upto = int(np.searchsorted(entry, place))
-        if upto > taken:  # of one point the last one stays
-            self._latest.value[at[taken:upto]] = value[taken:upto]
-            self._latest.ns[at[taken:upto]] = ns[taken:upto]
+        if upto > taken:
+            self._latest.hear(at[taken:upto], value[taken:upto], ns[taken:upto])
         return upto
 
     def _turn(self, span: Span, cohort: Cohort, place: int, moments: Moments, k: int) -> None:
@@ -352,7 +354,7 @@ class Control:
             cohorts.append({**common, "devices": cohort.keys, "state": state, "said": said, "is_faulted": cohort.is_faulted})
             cohorts += [{**common, "devices": kept["devices"], "state": kept["state"], "said": []} for kept in cohort.kept]
         return {
-            "cohorts": cohorts, "latest": list(self._latest[1:]), "last_ns": self._last_ns, "ended": [list(one) for one in self._ended],
+            "cohorts": cohorts, "latest": list(self._latest[1:5]), "last_ns": self._last_ns, "ended": [list(one) for one in self._ended],
             "faults": [list(one) for one in self._faults],
         }  # fmt: skip
 

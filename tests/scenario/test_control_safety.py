@@ -83,17 +83,46 @@ def test_what_falls_silent_is_held_for_three_heartbeats_and_then_made_safe(
     assert after[0] <= unit.where[actuator] <= after[1]
 
 
+def test_what_comes_back_acts_from_its_third_good_sample_on() -> None:
+    """T24: top vents stay bounded until the wind has been told three times without a silence, also over a restart of core."""
+    unit = world("solar_greenhouse")
+    unit.values |= {name: WARM["solar_greenhouse"] for name in AIR if name in unit.values}
+    told, silent = {"weather.wind_gust_m_s": 3.0}, {"weather.wind_gust_m_s": None}
+    unit.run(300)
+    assert unit.where["vent_top"] > 30.0
+    for spoken in (0, 2, 1, 2):  # each time silent again before the third: they do not add up
+        unit.values |= told
+        unit.run(spoken * EVERY_S)
+        unit.values |= silent
+        for _ in range(0, HELD_S + 60, EVERY_S):
+            unit.run(EVERY_S)
+            assert spoken == 0 or unit.where["vent_top"] <= 30.0, spoken
+    unit.values |= told
+    unit.run(EVERY_S)
+    unit.restart()
+    unit.run(EVERY_S)
+    unit.values |= silent
+    unit.run(60)
+    assert unit.where["vent_top"] <= 30.0
+    unit.run(EVERY_S, weather__wind_gust_m_s=3.0)
+    unit.run(60)
+    assert unit.where["vent_top"] > 30.0
+
+
 def silence_referee(seed: int, steps: int) -> None:
     """Thermometers of a pig house that come and go: full air and no heat while both are unknown, own air while they are not."""
     draw, unit = random.Random(seed), world("pig_house", room_temp_c=18.0, room_temp_2_c=18.0)
     last, heard = {"room_temp_c": unit.now_ns, "room_temp_2_c": unit.now_ns}, 0
+    good = dict.fromkeys(last, 3)
     for _ in range(steps):
         speaks = {name: draw.random() < 0.4 for name in last}
         for _ in range(draw.choice([1, 3, 12, 17, 18, 19, 25])):
             unit.run(EVERY_S, **{name: 18.0 if speaks[name] else None for name in last})
-            last |= {name: unit.now_ns for name, is_heard in speaks.items() if is_heard}
+            for name in (name for name, is_heard in speaks.items() if is_heard):
+                good[name] = 1 if unit.now_ns - last[name] > HELD_S * 1e9 else min(good[name] + 1, 3)
+                last[name] = unit.now_ns
             ages_s = [(unit.now_ns - at) / 1e9 for at in last.values()]
-            heard = heard + 1 if any(speaks.values()) else 0
+            heard = heard + 1 if any(speaks[name] and good[name] == 3 for name in speaks) else 0
             if min(ages_s) > HELD_S + EVERY_S:
                 assert unit.where["fan"] == 100.0, (seed, ages_s)
                 assert unit.where["heater"] == 0.0, (seed, ages_s)
