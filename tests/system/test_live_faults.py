@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.system, pytest.mark.alone, pytest.mark.days]
 SPEED = 30.0
 STORM_M_S = 25.0  # more than is blowing: all gusts are over 17 m/s
 TEN_MIN_S = 600.0
-BACK_S = 45.0  # devices try a broker again after at most 30 s
+BACK_S = 120.0  # devices try a broker again after at most 30 s, core what failed meanwhile after a minute more
 ALONE_S = LEASE_LIFETIME_S + 0.4 * 120.0 / SPEED + 1.5 * HEARTBEAT_S  # a lease, the travel of the valve, and its word
 HOT_C, STALE_PPM = 27.0, 3000.0  # what a sealed house of fattening pigs passes within 10 min (handbook, 4.6)
 
@@ -92,6 +92,7 @@ def test_worst_fault(farm, check):
     check(farm)
 
 
+@pytest.mark.timeout(360)
 def test_a_broker_that_is_gone_leaves_every_house_to_its_fail_safe(farm):
     farm.reaches("climate-1/mixing_valve_pct", 37.0, 43.0, within_s=10.0)
     began = time.time_ns()
