@@ -245,6 +245,12 @@ def each_alone(
     return type(state)(*map(np.array, zip(*lived, strict=True)))
 
 
+def all_after(live: Callable[..., Tuple], state: Tuple, *acting: tuple[Any, Array], parameters: Any) -> Tuple:
+    """The states of any number of houses after `live`: few as numbers (`each_alone`), many as arrays held to their limits."""
+    alone = each_alone(live, state, *acting, parameters=parameters)
+    return live(state, *(held_together(*given) for given in acting), parameters) if alone is None else alone
+
+
 def _numbers(given: tuple[Any, ...], n: int, between: Array | None) -> list[Any] | None:
     """A named tuple for each of n houses."""
     rows = []
@@ -498,6 +504,8 @@ def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, para
     assert dt_s >= 0.0
     _check(parameters)
     steps, outside = math.ceil(dt_s / STEP_S_MAX), under_sky(outside)
+    if not steps:
+        return state
 
     def live(state: State, inputs: Inputs, outside: Outside, p: Parameters) -> State:
         around = _around(inputs, outside, p)
@@ -505,10 +513,7 @@ def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, para
             state = _euler(state, dt_s / steps, inputs, around, p)
         return state
 
-    alone = each_alone(live, state, (inputs, _INPUT_LIMITS), (outside, OUTSIDE_LIMITS), parameters=parameters) if steps else None
-    if alone is not None:
-        return alone
-    return live(state, held_together(inputs, _INPUT_LIMITS), held_together(outside, OUTSIDE_LIMITS), parameters)
+    return all_after(live, state, (inputs, _INPUT_LIMITS), (outside, OUTSIDE_LIMITS), parameters=parameters)
 
 
 @lru_cache(maxsize=32)

@@ -26,8 +26,7 @@ from simulators.multispan import (
     OUTSIDE_LIMITS,
     VAPORISATION_J_KG,
     Outside,
-    each_alone,
-    held_together,
+    all_after,
     limits,
     real,
 )
@@ -197,6 +196,8 @@ def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, para
     """
     assert dt_s >= 0.0
     steps, outside = math.ceil(dt_s / STEP_S_MAX), multispan.under_sky(outside)
+    if not steps:
+        return state
 
     def live(state: State, inputs: Inputs, outside: Outside, p: Parameters) -> State:
         around = _Around(
@@ -210,10 +211,7 @@ def advance(state: State, dt_s: float, *, inputs: Inputs, outside: Outside, para
             state = _euler(state, dt_s / steps, inputs, around, p)
         return state
 
-    alone = each_alone(live, state, (inputs, _INPUT_LIMITS), (outside, OUTSIDE_LIMITS), parameters=parameters) if steps else None
-    if alone is not None:
-        return alone
-    return live(state, held_together(inputs, _INPUT_LIMITS), held_together(outside, OUTSIDE_LIMITS), parameters)
+    return all_after(live, state, (inputs, _INPUT_LIMITS), (outside, OUTSIDE_LIMITS), parameters=parameters)
 
 
 class _Around(NamedTuple):
